@@ -1,0 +1,186 @@
+//! One error type: what kind it is, which op, which shapes and dtypes, and the user's source line.
+
+use crate::dtype::DType;
+use crate::shape::Shape;
+use std::fmt;
+use std::sync::Arc;
+
+/// Result of every fallible function in torsh.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Selects the Python exception class (see `python/src/errors.rs`, the one mapping).
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// Shapes do not fit: `ShapeError(ValueError)`.
+    Shape,
+    /// Dtypes do not fit: `DTypeError(TypeError)`.
+    DType,
+    /// Device unknown or absent: `DeviceError(RuntimeError)`.
+    Device,
+    /// A limit of `torsh.limits` was exceeded: `LimitError(MemoryError)`.
+    Limit,
+    /// The function cannot be traced: `TraceError`.
+    Trace,
+    /// Code generation failed: `CompileError(RuntimeError)`.
+    Compile,
+    /// Export failed: `ExportError`.
+    Export,
+    /// A package or text file is malformed: `PackageError(ValueError)`.
+    Package,
+    /// A bad value or string: `ValueError`.
+    Value,
+    /// A wrong Python type: `TypeError`.
+    Type,
+    /// An index out of range: `IndexError`.
+    Index,
+    /// Autograd misuse and other states that PyTorch reports as `RuntimeError`.
+    Runtime,
+    /// Ctrl-C arrived between kernels: `KeyboardInterrupt`.
+    Interrupted,
+    /// A bug in torsh: `InternalError`.
+    Internal,
+}
+
+/// A source position in the user's program.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Loc {
+    /// File name as Python reports it.
+    pub file: Arc<str>,
+    /// 1-based line.
+    pub line: u32,
+}
+
+impl fmt::Display for Loc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// The one error of torsh. Cheap to move (one pointer).
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Error(Box<Data>);
+
+#[derive(Clone, Debug)]
+struct Data {
+    kind: ErrorKind,
+    message: String,
+    op: Option<String>,
+    shapes: Vec<Shape>,
+    dtypes: Vec<DType>,
+    location: Option<Loc>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(op) = &self.0.op {
+            write!(f, "{op}: ")?;
+        }
+        f.write_str(&self.0.message)?;
+        if let Some(loc) = &self.0.location {
+            write!(f, " (at {loc})")?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! constructors {
+    ($($(#[$doc:meta])* $name:ident => $kind:ident;)*) => {
+        impl Error {
+            $($(#[$doc])* pub fn $name(message: impl Into<String>) -> Error { Error::new(ErrorKind::$kind, message) })*
+        }
+    };
+}
+
+constructors! {
+    /// A `Shape` error.
+    shape => Shape;
+    /// A `DType` error.
+    dtype => DType;
+    /// A `Device` error.
+    device => Device;
+    /// A `Limit` error.
+    limit => Limit;
+    /// A `Trace` error.
+    trace => Trace;
+    /// A `Compile` error.
+    compile => Compile;
+    /// A `Package` error.
+    package => Package;
+    /// A `Value` error.
+    value => Value;
+    /// A `Type` error.
+    type_ => Type;
+    /// An `Index` error.
+    index => Index;
+    /// A `Runtime` error.
+    runtime => Runtime;
+    /// An `Internal` error: a bug in torsh.
+    internal => Internal;
+}
+
+impl Error {
+    /// An error of any kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error(Box::new(Data {
+            kind,
+            message: message.into(),
+            op: None,
+            shapes: Vec::new(),
+            dtypes: Vec::new(),
+            location: None,
+        }))
+    }
+
+    /// Names the op, unless an inner call named one already.
+    #[must_use]
+    pub fn with_op(mut self, op: &str) -> Error {
+        self.0.op.get_or_insert_with(|| op.to_string());
+        self
+    }
+
+    /// Attaches the operand shapes and dtypes, unless already attached.
+    #[must_use]
+    pub fn with_types<'a>(mut self, types: impl IntoIterator<Item = &'a crate::shape::Type>) -> Error {
+        if self.0.shapes.is_empty() {
+            for t in types {
+                self.0.shapes.push(t.shape.clone());
+                self.0.dtypes.push(t.dtype);
+            }
+        }
+        self
+    }
+
+    /// Attaches the user's source line, unless already attached.
+    #[must_use]
+    pub fn with_loc(mut self, loc: Option<Loc>) -> Error {
+        if self.0.location.is_none() {
+            self.0.location = loc;
+        }
+        self
+    }
+
+    /// Which class of error this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+    /// The message without op and location.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+    /// The op that refused.
+    pub fn op(&self) -> Option<&str> {
+        self.0.op.as_deref()
+    }
+    /// Shapes of the operands.
+    pub fn shapes(&self) -> &[Shape] {
+        &self.0.shapes
+    }
+    /// Dtypes of the operands.
+    pub fn dtypes(&self) -> &[DType] {
+        &self.0.dtypes
+    }
+    /// The user's source line.
+    pub fn location(&self) -> Option<&Loc> {
+        self.0.location.as_ref()
+    }
+}

@@ -1,0 +1,186 @@
+//! The operator registry: one file an op, one line here.
+//!
+//! A file holds one `pub static DEF: OpDef` with every fact of the op: name (which is also the file's),
+//! doc with a runnable example, attributes, dtypes, type rule, meaning or decomposition, gradient,
+//! tolerance, Python surface and samples. Adding an op is: write the file, add the line.
+
+use crate::attr::{AttrKind, AttrSpec, Attrs};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::op::{Arity, DTypeSet, Kind, Op, OpDef, Sample, Surface, Tolerance, Vjp};
+use crate::scalar::{BinOp, CmpOp, ScalarOp, UnOp};
+use crate::shape::{Shape, Type};
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+macro_rules! registry {
+    ($($name:ident)*) => {
+        $(pub mod $name;)*
+        /// Every op.
+        pub static OPS: &[&OpDef] = &[$(&$name::DEF,)*];
+    };
+}
+
+registry! {
+    // leaves
+    input constant full iota
+    // elementwise
+    add exp mul
+    // reductions
+    sum
+    // views
+    reshape
+    // composites
+    softmax
+}
+
+/// Finds an op by name.
+pub fn find(name: &str) -> Option<Op> {
+    static TABLE: OnceLock<HashMap<&'static str, Op>> = OnceLock::new();
+    TABLE.get_or_init(|| OPS.iter().map(|d| (d.name, Op(d))).collect()).get(name).copied()
+}
+
+/// An op that is known to exist. Names reach this only from our own source; `tests` call every one.
+pub fn op(name: &str) -> Op {
+    find(name).unwrap_or_else(|| panic!("no op named {name:?} in the registry"))
+}
+
+/// Base of every definition, for `..BASE`.
+pub const BASE: OpDef = OpDef {
+    name: "",
+    doc: "",
+    kind: Kind::Composite,
+    arity: Arity::Fixed(1),
+    attrs: &[],
+    dtypes: DTypeSet::ALL,
+    infer: same_as_first,
+    eval: None,
+    decompose: None,
+    vjp: Vjp::ViaDecompose,
+    tolerance: Tolerance::EXACT,
+    surface: Surface::Hidden,
+    aliases: &[],
+    samples: no_samples,
+};
+
+fn no_samples() -> Vec<Sample> {
+    Vec::new()
+}
+
+/// An attribute in an op's list.
+pub const fn attr(name: &'static str, kind: AttrKind) -> AttrSpec {
+    AttrSpec { name, kind }
+}
+
+/// Base of a unary elementwise op.
+pub const fn unary(name: &'static str, op: UnOp) -> OpDef {
+    OpDef { name, kind: Kind::Elementwise(ScalarOp::Un(op)), ..BASE }
+}
+/// Base of a unary elementwise op on floats; integers are converted by the front.
+pub const fn unary_float(name: &'static str, op: UnOp) -> OpDef {
+    OpDef { dtypes: DTypeSet::FLOATS, surface: Surface::Unary { float: true, inplace: true }, ..unary(name, op) }
+}
+/// Base of a binary elementwise op.
+pub const fn binary(name: &'static str, op: BinOp) -> OpDef {
+    OpDef {
+        name,
+        kind: Kind::Elementwise(ScalarOp::Bin(op)),
+        arity: Arity::Fixed(2),
+        infer: same_types,
+        dtypes: DTypeSet::NUMBERS,
+        surface: Surface::Binary { float: false, inplace: true },
+        ..BASE
+    }
+}
+/// Base of a comparison.
+pub const fn compare(name: &'static str, op: CmpOp) -> OpDef {
+    OpDef {
+        name,
+        kind: Kind::Elementwise(ScalarOp::Cmp(op)),
+        arity: Arity::Fixed(2),
+        infer: same_types_to_bool,
+        vjp: Vjp::None("a comparison is piecewise constant"),
+        surface: Surface::Binary { float: false, inplace: false },
+        ..BASE
+    }
+}
+
+/// Type rule: the first operand's type.
+pub fn same_as_first(x: &[Type], _: &[crate::attr::Attr]) -> Result<Type> {
+    Ok(x[0].clone())
+}
+
+/// Type rule: all operands have one type, and so has the result.
+pub fn same_types(x: &[Type], _: &[crate::attr::Attr]) -> Result<Type> {
+    for other in &x[1..] {
+        if other.dtype != x[0].dtype {
+            return Err(Error::dtype(format!("operands must have one dtype, got {} and {}", x[0].dtype, other.dtype)));
+        }
+        if other.shape != x[0].shape {
+            return Err(Error::shape(format!("operands must have one shape, got {} and {}", x[0].shape, other.shape)));
+        }
+    }
+    Ok(x[0].clone())
+}
+
+fn same_types_to_bool(x: &[Type], attrs: &[crate::attr::Attr]) -> Result<Type> {
+    Ok(Type::new(DType::Bool, same_types(x, attrs)?.shape))
+}
+
+/// Sizes out of an attribute: each at least 0, the product addressable.
+pub fn shape_attr(sizes: &[i64]) -> Result<Shape> {
+    let dims: Vec<usize> = sizes
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| Error::shape(format!("negative size {d} in shape {sizes:?}"))))
+        .collect::<Result<_>>()?;
+    Shape::new(&dims)
+}
+
+/// Distinct dims out of an attribute, in range for `rank`.
+pub fn dims_attr(dims: &[i64], rank: usize) -> Result<Vec<usize>> {
+    let mut out = Vec::with_capacity(dims.len());
+    for &d in dims {
+        match usize::try_from(d) {
+            Ok(u) if u < rank && !out.contains(&u) => out.push(u),
+            Ok(u) if u < rank => return Err(Error::value(format!("dim {d} appears twice in {dims:?}"))),
+            _ => return Err(Error::index(format!("dim {d} is out of range for rank {rank}"))),
+        }
+    }
+    Ok(out)
+}
+
+/// Attributes from values.
+pub fn attrs(values: &[crate::attr::Attr]) -> Attrs {
+    Attrs::from(values.to_vec())
+}
+
+/// Odd shapes around the vector width, zero-size and 0-d: the shapes of every elementwise sample.
+pub fn elementwise_shapes() -> Vec<Vec<usize>> {
+    vec![
+        vec![],
+        vec![0],
+        vec![1],
+        vec![7],
+        vec![16],
+        vec![17],
+        vec![3, 33],
+        vec![2, 0, 3],
+        vec![5, 257],
+        vec![2, 3, 130],
+    ]
+}
+
+/// Type rule of reductions: attribute 0 lists the dims, which become 1. ArgMax/ArgMin take one dim.
+pub fn reduce_infer(x: &[Type], a: &[crate::attr::Attr]) -> Result<Type> {
+    use crate::attr::AttrsExt;
+    let mut dims = x[0].shape.to_vec();
+    for d in dims_attr(a.ints(0), x[0].rank())? {
+        dims[d] = 1;
+    }
+    Ok(Type::new(x[0].dtype, Shape::new(&dims)?))
+}
+
+/// Meaning of reductions: folds in row-major order; Sum and Prod of floats accumulate in f64 and round once.
+pub fn reduce_eval(c: &crate::op::EvalCall<'_>, op: crate::scalar::ReduceOp) -> Result<crate::interp::HostTensor> {
+    crate::interp::reduce(op, c.x[0], c.ty)
+}

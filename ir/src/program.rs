@@ -1,0 +1,231 @@
+//! A lowered program: kernels and library calls over planned buffers. Passes make it, an
+//! [`Executor`](crate::exec::Executor) loads it, `interp::program` gives it its meaning.
+
+use crate::attr::Scalar;
+use crate::error::Loc;
+use crate::kernel::Kernel;
+use crate::scalar::ReduceOp;
+use crate::shape::{Dims, Ints, Type};
+use std::sync::Arc;
+
+/// Index of a buffer in [`Program::buffers`].
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct BufId(pub u32);
+
+/// Where a buffer lives.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Place {
+    /// The caller's input.
+    Input(u32),
+    /// A fresh allocation handed to the caller.
+    Output,
+    /// The memory of a donated input: written in place when the caller gave it up, else a copy of it.
+    Donated(u32),
+    /// A slice of the program's arena.
+    Arena {
+        /// Byte offset, a multiple of 64.
+        offset: usize,
+    },
+    /// Constant data, little-endian, row-major.
+    Const(Arc<[u8]>),
+}
+
+/// A contiguous row-major buffer.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BufDecl {
+    /// Dtype and shape.
+    pub ty: Type,
+    /// Where it lives.
+    pub place: Place,
+}
+
+/// A strided operand of a [`DotStep`]: element offset and strides (may be 0 or negative).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DotOperand {
+    /// The buffer.
+    pub buf: BufId,
+    /// Element offset of the first element.
+    pub offset: i64,
+    /// One stride per batch axis.
+    pub batch_strides: Ints,
+    /// Stride of the row axis (M for the left, K for the right operand).
+    pub row_stride: i64,
+    /// Stride of the column axis (K for the left, N for the right operand).
+    pub col_stride: i64,
+}
+
+/// `out[batch, m, n] = sum_k lhs[batch, m, k] * rhs[batch, k, n]`, out contiguous. Floats accumulate in f32
+/// or better (f64 for f64), integers wrap.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DotStep {
+    /// Batch extents.
+    pub batch: Dims,
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Length of the contraction.
+    pub k: usize,
+    /// Left operand.
+    pub lhs: DotOperand,
+    /// Right operand.
+    pub rhs: DotOperand,
+    /// Result.
+    pub out: BufId,
+}
+
+/// How a scatter combines.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ScatterMode {
+    /// The last write in row-major order of the source wins.
+    Set,
+    /// Sums, in row-major order of the source.
+    Add,
+    /// Products.
+    Prod,
+    /// Maxima.
+    Max,
+    /// Minima.
+    Min,
+}
+
+impl ScatterMode {
+    /// Every mode.
+    pub const ALL: [ScatterMode; 5] =
+        [ScatterMode::Set, ScatterMode::Add, ScatterMode::Prod, ScatterMode::Max, ScatterMode::Min];
+    /// Name in attributes and dumps.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ScatterMode::Set => "set",
+            ScatterMode::Add => "add",
+            ScatterMode::Prod => "prod",
+            ScatterMode::Max => "amax",
+            ScatterMode::Min => "amin",
+        }
+    }
+    /// Parses a name.
+    pub fn parse(text: &str) -> Option<ScatterMode> {
+        ScatterMode::ALL.into_iter().find(|m| m.name() == text)
+    }
+}
+
+/// Library calls on contiguous buffers. Indices are i64; one out of range is an `Index` error that names
+/// the op and the user's line, raised before anything visible is written.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum LibCall {
+    /// `out = take(x, index)`: `x[.., index[j], ..]` along `dim`; index is 1-d and may be negative.
+    Take {
+        /// The indexed dim of `x`.
+        dim: usize,
+    },
+    /// `out[i][j] = x[index[i][j]][j]` along `dim` (torch.gather).
+    Gather {
+        /// The indexed dim.
+        dim: usize,
+    },
+    /// `out = base; out[index[i][j]][j] (mode)= src[i][j]` along `dim` (torch.scatter); args base, index, src.
+    Scatter {
+        /// The indexed dim.
+        dim: usize,
+        /// How to combine.
+        mode: ScatterMode,
+    },
+    /// `out = base; out[.., index[j], ..] (mode)= src[.., j, ..]` along `dim` (torch.index_add, index_copy);
+    /// args base, index (1-d, may be negative), src.
+    IndexPut {
+        /// The indexed dim.
+        dim: usize,
+        /// How to combine.
+        mode: ScatterMode,
+    },
+    /// Stable argsort along `dim`; NaN sorts last (first when descending).
+    ArgSort {
+        /// The sorted dim.
+        dim: usize,
+        /// Largest first.
+        descending: bool,
+    },
+    /// Inclusive scan along `dim`: Sum, Prod, Max or Min.
+    Scan {
+        /// The operation.
+        op: ReduceOp,
+        /// The scanned dim.
+        dim: usize,
+    },
+    /// Fills `out` with a constant.
+    Fill(Scalar),
+    /// Copies the only argument to `out` (same type).
+    Copy,
+}
+
+/// What a step runs.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StepOp {
+    /// A generated kernel; `args` bind its parameters in order.
+    Kernel {
+        /// The kernel; equal kernels share one `Arc`.
+        kernel: Arc<Kernel>,
+        /// One buffer per parameter.
+        args: Vec<BufId>,
+    },
+    /// A matrix product.
+    Dot(DotStep),
+    /// A library call.
+    Lib {
+        /// Which.
+        call: LibCall,
+        /// Inputs.
+        args: Vec<BufId>,
+        /// Result.
+        out: BufId,
+    },
+}
+
+/// One step.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Step {
+    /// What runs.
+    pub op: StepOp,
+    /// The tensor ops that it covers, for errors, profiles and `explain()`.
+    pub ops: Vec<&'static str>,
+    /// The user's line of the last of them.
+    pub loc: Option<Loc>,
+}
+
+/// Figures of a compilation.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Stats {
+    /// Level-1 nodes on entry.
+    pub nodes: usize,
+    /// Steps that the program would have had without fusion.
+    pub kernels_unfused: usize,
+    /// Steps it has.
+    pub kernels: usize,
+    /// Bytes read and written by all steps.
+    pub bytes_moved: u64,
+    /// Floating point operations of all steps.
+    pub flops: u64,
+    /// Seconds per pass, in order.
+    pub passes: Vec<(&'static str, f64)>,
+    /// Why fusion stopped where it did, a line each.
+    pub fusion_notes: Vec<String>,
+}
+
+/// A program ready to load.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Program {
+    /// All buffers.
+    pub buffers: Vec<BufDecl>,
+    /// Steps in order.
+    pub steps: Vec<Step>,
+    /// Types of the inputs.
+    pub inputs: Vec<Type>,
+    /// The buffer of each output; an output may be an input's buffer itself, and two outputs may share one.
+    pub outputs: Vec<BufId>,
+    /// Size of the arena.
+    pub arena_bytes: usize,
+    /// Arena, outputs and constants together: what a run needs beyond its inputs.
+    pub peak_bytes: usize,
+    /// Figures.
+    pub stats: Stats,
+}
