@@ -1,0 +1,3 @@
+//! Code generation for the CPU.
+
+pub mod prims;
