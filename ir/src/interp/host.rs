@@ -27,6 +27,12 @@ impl HostTensor {
         HostTensor { ty, bits }
     }
 
+    /// From the bits of each element in row-major order; a wrong count leaves zeros or is cut.
+    pub fn from_bits(ty: Type, mut bits: Vec<u64>) -> HostTensor {
+        bits.resize(ty.numel(), 0);
+        HostTensor { ty, bits }
+    }
+
     /// From little-endian bytes.
     pub fn from_bytes(ty: Type, bytes: &[u8]) -> Result<HostTensor> {
         if bytes.len() != ty.nbytes() {

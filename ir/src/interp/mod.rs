@@ -1,61 +1,156 @@
 //! The reference interpreter: the meaning of the IR. Slow, obvious, and independent of every pass and
 //! backend.
+//!
+//! [`eval_graph`] is the meaning of level 1: elementwise ops by `scalar.rs`, other primitives by their
+//! `eval`, composites by their decomposition. [`run_program`] is the meaning of level 2: kernels as
+//! [`kernel`](crate::kernel) says, over real bytes where buffers may overlap, so that a wrong memory plan
+//! gives wrong numbers here too. [`InterpExecutor`] puts both behind the runtime's contract.
 
+mod exec;
+mod fold;
+mod graph;
 mod host;
+mod kernel;
+mod memory;
+mod program;
+mod scalar_op;
 
+pub use exec::{GraphExecutable, HostBuffer, InterpExecutor};
+pub use graph::{eval_graph, expand_composites};
 pub use host::HostTensor;
+pub use program::run_program;
 
-use crate::attr::Scalar;
 use crate::error::Result;
-use crate::scalar::{self, ReduceOp};
+use crate::scalar::ReduceOp;
 use crate::shape::Type;
+use fold::Fold;
 
 /// Folds `x` into the shape of `ty`, whose reduced dims are 1, in row-major order. Sum and Prod of floats
 /// accumulate in f64 and round once. ArgMax/ArgMin give the row-major position among the reduced dims.
 pub fn reduce(op: ReduceOp, x: &HostTensor, ty: &Type) -> Result<HostTensor> {
-    let dtype = x.dtype();
-    let acc_dtype = if dtype.is_float() { crate::dtype::DType::F64 } else { dtype };
     let (in_shape, out_strides) = (&x.ty.shape, ty.shape.strides());
-    let mut acc: Vec<Option<Scalar>> = vec![None; ty.numel()];
-    let mut arg: Vec<(i64, i64)> = vec![(0, 0); ty.numel()]; // (best position, next position)
     let in_strides = in_shape.strides();
+    let mut folds = vec![Fold::new(op, x.dtype()); ty.numel()];
     for i in 0..x.len() {
         let mut o = 0;
         for d in 0..in_shape.rank() {
-            let pos = i / in_strides[d] as usize % in_shape[d];
             if ty.shape[d] != 1 {
-                o += pos * out_strides[d] as usize;
+                o += i / in_strides[d] as usize % in_shape[d] * out_strides[d] as usize;
             }
         }
-        let v = x.get(i);
-        let next = arg[o].1;
-        let new = match acc[o] {
-            None => v,
-            Some(a) => match op {
-                ReduceOp::Sum => scalar::eval_bin(scalar::BinOp::Add, a, v, acc_dtype),
-                ReduceOp::Prod => scalar::eval_bin(scalar::BinOp::Mul, a, v, acc_dtype),
-                ReduceOp::Max => scalar::eval_bin(scalar::BinOp::Max, a, v, dtype),
-                ReduceOp::Min => scalar::eval_bin(scalar::BinOp::Min, a, v, dtype),
-                ReduceOp::Any => Scalar::Bool(a.as_i64() != 0 || v.as_i64() != 0),
-                ReduceOp::All => Scalar::Bool(a.as_i64() != 0 && v.as_i64() != 0),
-                ReduceOp::ArgMax | ReduceOp::ArgMin => {
-                    let cmp = if op == ReduceOp::ArgMax { scalar::CmpOp::Gt } else { scalar::CmpOp::Lt };
-                    let is_nan = |s: Scalar| dtype.is_float() && s.as_f64().is_nan();
-                    let better = !is_nan(a) && (is_nan(v) || scalar::eval_cmp(cmp, v, a, dtype));
-                    if better {
-                        arg[o].0 = next;
-                        v
-                    } else {
-                        a
-                    }
-                }
-            },
-        };
-        acc[o] = Some(new);
-        arg[o].1 = next + 1;
+        folds[o].push(x.get(i));
     }
-    let is_arg = matches!(op, ReduceOp::ArgMax | ReduceOp::ArgMin);
-    Ok(HostTensor::from_fn(ty.clone(), |i| {
-        if is_arg { Scalar::Int(arg[i].0) } else { acc[i].unwrap_or_else(|| scalar::identity(op, dtype)) }
-    }))
+    Ok(HostTensor::from_fn(ty.clone(), |i| folds[i].finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Executable, Executor};
+    use crate::kernel::{Access, Affine, Domain, Inst, Kernel, Param, Reduce, Stage, Store, Value, ValueId};
+    use crate::program::{BufDecl, BufId, Place, Program, Step, StepOp};
+    use crate::scalar::{BinOp, ScalarOp, UnOp};
+    use crate::{Builder, DType, Graph, Scalar, Shape};
+    use smallvec::smallvec;
+    use std::sync::Arc;
+
+    fn tensor(shape: &[usize], values: &[f64]) -> HostTensor {
+        HostTensor::from_fn(Type::new(DType::F32, Shape::of(shape)), |i| Scalar::Float(values[i]))
+    }
+
+    fn softmax_graph() -> Graph {
+        let b = Builder::new(Graph::new());
+        let x = b.input(Type::new(DType::F32, Shape::of(&[2, 2])));
+        let y = b.op("softmax", &[x], &[crate::Attr::Int(1)]).id();
+        let mut g = b.finish().unwrap();
+        g.set_outputs(vec![y]);
+        g
+    }
+
+    #[test]
+    fn a_composite_means_its_decomposition() {
+        let out = eval_graph(&softmax_graph(), &[tensor(&[2, 2], &[0.0, 0.0, 1.0, 1.0])]).unwrap();
+        assert_eq!(out[0].to_f64(), vec![0.5; 4]);
+    }
+
+    #[test]
+    fn an_executable_of_a_graph_counts_its_memory() {
+        let exec = InterpExecutor::new();
+        let loaded = exec.load_graph(softmax_graph());
+        let ty = Type::new(DType::F32, Shape::of(&[2, 2]));
+        let mut inputs = vec![exec.upload(&ty, &[0; 16]).unwrap()];
+        let out = loaded.run(&mut inputs).unwrap();
+        assert_eq!(out[0].host_bytes().unwrap()[..4], 0.5f32.to_le_bytes());
+        assert_eq!(exec.memory_stats().live, 32);
+        drop((inputs, out));
+        assert_eq!((exec.memory_stats().live, exec.memory_stats().peak), (0, 32));
+        exec.set_memory_limit(8);
+        assert_eq!(exec.upload(&ty, &[0; 16]).err().unwrap().kind(), crate::ErrorKind::Limit);
+    }
+
+    // One kernel: row sums of x, then y = exp(x) * sum, the sum in the arena.
+    fn row_kernel() -> Kernel {
+        let at = |strides: &[i64]| Affine { offset: 0, strides: strides.into() };
+        let value = |inst| Value { inst, dtype: DType::F32 };
+        let (load, sum, exp, mul) = (ValueId(0), ValueId(1), ValueId(2), ValueId(3));
+        let param = |numel, access| Param { dtype: DType::F32, numel, access };
+        Kernel {
+            name: "sum_exp_mul".into(),
+            params: vec![param(6, Access::Read), param(2, Access::Write), param(6, Access::Write)],
+            grid: smallvec![2],
+            inner: smallvec![3],
+            values: vec![
+                value(Inst::Load { param: 0, index: at(&[3, 1]) }),
+                value(Inst::Reduced),
+                value(Inst::Op(ScalarOp::Un(UnOp::Exp), smallvec![load])),
+                value(Inst::Op(ScalarOp::Bin(BinOp::Mul), smallvec![exp, sum])),
+            ],
+            stages: vec![
+                Stage {
+                    domain: Domain::Full,
+                    insts: vec![load],
+                    reduces: vec![Reduce { op: ReduceOp::Sum, value: load, out: sum }],
+                    stores: vec![],
+                },
+                Stage {
+                    domain: Domain::Row,
+                    insts: vec![],
+                    reduces: vec![],
+                    stores: vec![Store { param: 1, index: at(&[1, 0]), value: sum }],
+                },
+                Stage {
+                    domain: Domain::Full,
+                    insts: vec![exp, mul],
+                    reduces: vec![],
+                    stores: vec![Store { param: 2, index: at(&[3, 1]), value: mul }],
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn stages_see_rows_and_inner_points() {
+        let x = Type::new(DType::F32, Shape::of(&[2, 3]));
+        let decl = |ty: &Type, place| BufDecl { ty: ty.clone(), place };
+        let program = Program {
+            buffers: vec![
+                decl(&x, Place::Input(0)),
+                decl(&Type::new(DType::F32, Shape::of(&[2, 1])), Place::Arena { offset: 64 }),
+                decl(&x, Place::Output),
+            ],
+            steps: vec![Step {
+                op: StepOp::Kernel { kernel: Arc::new(row_kernel()), args: vec![BufId(0), BufId(1), BufId(2)] },
+                ops: vec!["sum"],
+                loc: None,
+            }],
+            inputs: vec![x],
+            outputs: vec![BufId(2), BufId(1)],
+            arena_bytes: 128,
+            ..Program::default()
+        };
+        let out = run_program(&program, &[tensor(&[2, 3], &[0.0, 0.0, 0.0, 0.0, 1.0, 0.0])]).unwrap();
+        assert_eq!(out[0].to_f64()[..3], [0.0; 3]);
+        assert_eq!(out[1].to_f64(), [0.0, 1.0]);
+        assert_eq!(out[0].get(4), Scalar::Float(f64::from(std::f32::consts::E)));
+    }
 }

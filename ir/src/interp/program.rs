@@ -1,0 +1,120 @@
+//! Meaning of programs.
+
+use super::graph::check_inputs;
+use super::memory::Memory;
+use super::{HostTensor, kernel};
+use crate::attr::Attr;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::op::EvalCall;
+use crate::ops;
+use crate::program::{BufId, DotOperand, DotStep, LibCall, Program, Step, StepOp};
+use crate::scalar::{self, BinOp, ReduceOp, from_bits, to_bits};
+
+/// Runs a program on one tensor per input; gives one tensor per output. Every input counts as given up:
+/// donated buffers are written in place (in this run's own copy).
+pub fn run_program(program: &Program, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
+    check_inputs(&program.inputs, inputs)?;
+    let mut memory = Memory::new(program, inputs)?;
+    for step in &program.steps {
+        run_step(step, &mut memory).map_err(|e| {
+            let e = e.with_loc(step.loc.clone());
+            step.ops.last().map_or(e.clone(), |op| e.with_op(op))
+        })?;
+    }
+    program.outputs.iter().map(|&o| memory.tensor(o)).collect()
+}
+
+fn run_step(step: &Step, memory: &mut Memory) -> Result<()> {
+    match &step.op {
+        StepOp::Kernel { kernel, args } => kernel::run(kernel, args, memory),
+        StepOp::Dot(dot) => run_dot(dot, memory),
+        StepOp::Lib { call, args, out } => run_lib(call, args, *out, memory),
+    }
+}
+
+/// Products are summed in f64 and rounded once; integers wrap. Each element is stored as soon as it is
+/// known, so a result that overlaps an operand gives wrong numbers.
+fn run_dot(dot: &DotStep, memory: &mut Memory) -> Result<()> {
+    let dtype = memory.ty(dot.out)?.dtype;
+    let wide = if dtype.is_float() { DType::F64 } else { dtype };
+    let batches: usize = dot.batch.iter().product();
+    let mut at = 0;
+    for b in 0..batches {
+        let (l0, r0) = (batch_offset(&dot.lhs, &dot.batch, b), batch_offset(&dot.rhs, &dot.batch, b));
+        for m in 0..dot.m as i64 {
+            for n in 0..dot.n as i64 {
+                let mut acc = scalar::identity(ReduceOp::Sum, wide);
+                for k in 0..dot.k as i64 {
+                    let l = memory.load(dot.lhs.buf, l0 + m * dot.lhs.row_stride + k * dot.lhs.col_stride)?;
+                    let r = memory.load(dot.rhs.buf, r0 + k * dot.rhs.row_stride + n * dot.rhs.col_stride)?;
+                    let p = scalar::eval_bin(BinOp::Mul, from_bits(l, dtype), from_bits(r, dtype), wide);
+                    acc = scalar::eval_bin(BinOp::Add, acc, p, wide);
+                }
+                memory.store(dot.out, at, to_bits(acc.to_dtype(dtype), dtype))?;
+                at += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn batch_offset(x: &DotOperand, batch: &[usize], mut b: usize) -> i64 {
+    let mut at = x.offset;
+    for (&n, &s) in batch.iter().zip(&x.batch_strides).rev() {
+        at += (b % n) as i64 * s;
+        b /= n;
+    }
+    at
+}
+
+/// A library call means what the tensor op of that name means.
+fn run_lib(call: &LibCall, args: &[BufId], out: BufId, memory: &mut Memory) -> Result<()> {
+    let dim = |d: usize| Attr::Int(d as i64);
+    let (name, attrs): (&str, Vec<Attr>) = match call {
+        LibCall::Take { dim: d } => ("take", vec![dim(*d)]),
+        LibCall::Gather { dim: d } => ("gather", vec![dim(*d)]),
+        LibCall::Scatter { dim: d, mode } => ("scatter", vec![dim(*d), Attr::from(mode.name())]),
+        LibCall::IndexPut { dim: d, mode } => ("index_put", vec![dim(*d), Attr::from(mode.name())]),
+        LibCall::ArgSort { dim: d, descending } => ("argsort", vec![dim(*d), Attr::Bool(*descending)]),
+        LibCall::Scan { op, dim: d } => (scan_name(*op)?, vec![dim(*d)]),
+        LibCall::Fill(value) => {
+            let value = HostTensor::from_fn(memory.ty(out)?.clone(), |_| *value);
+            return memory.write(out, &value);
+        }
+        LibCall::Copy => {
+            let [from] = args else { return Err(Error::internal("copy takes one buffer")) };
+            let value = memory.tensor(*from)?;
+            return memory.write(out, &value);
+        }
+    };
+    let op = ops::find(name).ok_or_else(|| Error::internal(format!("no op named {name}")))?;
+    let eval = op.eval.ok_or_else(|| Error::internal(format!("{name} has no meaning of its own")))?;
+    // Only the base of an update may be its result; any other overlap must show.
+    let in_place = matches!(call, LibCall::Scatter { .. } | LibCall::IndexPut { .. })
+        && match args.first() {
+            Some(&base) => memory.same_place(base, out)?,
+            None => false,
+        };
+    if !in_place {
+        memory.poison(out)?;
+    }
+    let x: Vec<HostTensor> = args.iter().map(|&a| memory.tensor(a)).collect::<Result<_>>()?;
+    let types: Vec<_> = x.iter().map(|t| t.ty.clone()).collect();
+    let ty = op.infer(&types, &attrs)?;
+    let refs: Vec<&HostTensor> = x.iter().collect();
+    let value = eval(&EvalCall { x: &refs, attrs: &attrs, ty: &ty })?;
+    memory.write(out, &value)
+}
+
+fn scan_name(op: ReduceOp) -> Result<&'static str> {
+    match op {
+        ReduceOp::Sum => Ok("cumsum"),
+        ReduceOp::Prod => Ok("cumprod"),
+        ReduceOp::Max => Ok("cummax"),
+        ReduceOp::Min => Ok("cummin"),
+        ReduceOp::Any | ReduceOp::All | ReduceOp::ArgMax | ReduceOp::ArgMin => {
+            Err(Error::internal(format!("there is no scan by {}", op.name())))
+        }
+    }
+}
