@@ -21,6 +21,8 @@ macro_rules! registry {
     };
 }
 
+mod rules;
+
 registry! {
     // leaves
     input constant full iota
@@ -29,7 +31,9 @@ registry! {
     // reductions
     sum
     // views
-    reshape
+    reshape permute expand slice flip pad
+    // joining, indexing, sorting, contraction
+    concat slice_scatter take gather scatter index_put argsort dot_general
     // composites
     softmax
 }
