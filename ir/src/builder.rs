@@ -3,11 +3,11 @@
 //! Errors are sticky: after the first failing call every further call returns the failing call's first
 //! operand (or node 0), and [`Builder::finish`] reports the error. Rules therefore read like formulas.
 
-use crate::attr::{Attr, Attrs, Scalar};
+use crate::attr::{Attr, Attrs, AttrsExt, Scalar};
 use crate::dtype::DType;
 use crate::error::{Error, Loc, Result};
 use crate::graph::{Graph, NodeId};
-use crate::op::Op;
+use crate::op::{Kind, Op, View};
 use crate::ops;
 use crate::shape::{Shape, Type};
 use smallvec::SmallVec;
@@ -167,6 +167,20 @@ impl<'b> Val<'b> {
     #[must_use]
     pub fn not(self) -> Val<'b> {
         self.un("bitwise_not")
+    }
+    /// The number that this node holds everywhere, where it is visibly a `full` (views of one included).
+    pub fn as_full(self) -> Option<Scalar> {
+        let graph = self.builder.graph.borrow();
+        let mut node = graph.node(self.id);
+        loop {
+            match node.op.kind {
+                Kind::Full => return Some(node.attrs.scalar(0)),
+                Kind::View(View::Reshape | View::Permute | View::Expand | View::Slice | View::Flip) => {
+                    node = graph.node(node.operands[0]);
+                }
+                _ => return None,
+            }
+        }
     }
     /// A constant of this node's type.
     pub fn full_like(self, value: f64) -> Val<'b> {

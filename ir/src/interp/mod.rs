@@ -14,11 +14,13 @@ mod kernel;
 mod memory;
 mod program;
 mod scalar_op;
+mod scan;
 
 pub use exec::{GraphExecutable, HostBuffer, InterpExecutor};
 pub use graph::{eval_graph, expand_composites};
 pub use host::HostTensor;
 pub use program::run_program;
+pub use scan::scan;
 
 use crate::error::Result;
 use crate::scalar::ReduceOp;

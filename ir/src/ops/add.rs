@@ -1,7 +1,7 @@
-//! `add`: elementwise sum.
+//! `add`: sum.
 
-use super::{binary, elementwise_shapes};
-use crate::op::{DTypeSet, Gen, OpDef, Sample, Values, Vjp};
+use super::{binary, binary_samples};
+use crate::op::{DTypeSet, OpDef, Values, Vjp};
 use crate::scalar::BinOp;
 use smallvec::smallvec;
 
@@ -10,10 +10,6 @@ pub static DEF: OpDef = OpDef {
     doc: "Elementwise `a + b`; integers wrap, bool is logical or.\n\n>>> torsh.add(torsh.tensor([1., 2.]), 1).tolist()\n[2.0, 3.0]",
     dtypes: DTypeSet::ALL,
     vjp: Vjp::Rule(|c| smallvec![Some(c.ct), Some(c.ct)]),
-    samples: || {
-        let mut s: Vec<_> = elementwise_shapes().iter().map(|d| Sample::new(vec![Gen::normal(d), Gen::normal(d)])).collect();
-        s.push(Sample::new(vec![Gen::of(&[67], Values::Special), Gen::of(&[67], Values::Special)]).no_grad());
-        s
-    },
+    samples: || binary_samples(Values::Normal, Values::Normal),
     ..binary("add", BinOp::Add)
 };

@@ -4,11 +4,12 @@
 //! doc with a runnable example, attributes, dtypes, type rule, meaning or decomposition, gradient,
 //! tolerance, Python surface and samples. Adding an op is: write the file, add the line.
 
-use crate::attr::{AttrKind, AttrSpec, Attrs};
+use crate::attr::{Attr, AttrKind, AttrSpec, Attrs, AttrsExt};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::op::{Arity, DTypeSet, Kind, Op, OpDef, Sample, Surface, Tolerance, Vjp};
-use crate::scalar::{BinOp, CmpOp, ScalarOp, UnOp};
+use crate::interp::HostTensor;
+use crate::op::{Arity, DTypeSet, EvalCall, Kind, Op, OpDef, Sample, Surface, Tolerance, Vjp};
+use crate::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
 use crate::shape::{Shape, Type};
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -21,15 +22,28 @@ macro_rules! registry {
     };
 }
 
+mod gradients;
 mod rules;
+mod samples;
+
+pub use gradients::*;
+pub use samples::*;
 
 registry! {
     // leaves
     input constant full iota
-    // elementwise
-    add exp mul
+    // unary
+    abs acos acosh asin asinh atan atanh bitwise_not ceil cos cosh erf exp exp2 expm1 floor log log10 log1p log2
+    neg reciprocal round rsqrt sigmoid sign sin sinh sqrt tan tanh trunc
+    // binary
+    add atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor div floor_divide fmod
+    maximum minimum mul philox pow remainder sub
+    // comparison, choice, conversion
+    bitcast cast eq ge gt le lt ne select
     // reductions
-    sum
+    all amax amin any argmax argmin prod sum
+    // scans
+    cummax cummin cumprod cumsum
     // views
     reshape permute expand slice flip pad
     // joining, indexing, sorting, contraction
@@ -80,6 +94,10 @@ pub const fn attr(name: &'static str, kind: AttrKind) -> AttrSpec {
 pub const fn unary(name: &'static str, op: UnOp) -> OpDef {
     OpDef { name, kind: Kind::Elementwise(ScalarOp::Un(op)), ..BASE }
 }
+/// Base of a unary elementwise op on numbers, without conversion.
+pub const fn unary_number(name: &'static str, op: UnOp) -> OpDef {
+    OpDef { dtypes: DTypeSet::NUMBERS, surface: Surface::Unary { float: false, inplace: true }, ..unary(name, op) }
+}
 /// Base of a unary elementwise op on floats; integers are converted by the front.
 pub const fn unary_float(name: &'static str, op: UnOp) -> OpDef {
     OpDef { dtypes: DTypeSet::FLOATS, surface: Surface::Unary { float: true, inplace: true }, ..unary(name, op) }
@@ -96,6 +114,10 @@ pub const fn binary(name: &'static str, op: BinOp) -> OpDef {
         ..BASE
     }
 }
+/// Base of a binary elementwise op on floats; integers are converted by the front.
+pub const fn binary_float(name: &'static str, op: BinOp) -> OpDef {
+    OpDef { dtypes: DTypeSet::FLOATS, surface: Surface::Binary { float: true, inplace: true }, ..binary(name, op) }
+}
 /// Base of a comparison.
 pub const fn compare(name: &'static str, op: CmpOp) -> OpDef {
     OpDef {
@@ -104,18 +126,35 @@ pub const fn compare(name: &'static str, op: CmpOp) -> OpDef {
         arity: Arity::Fixed(2),
         infer: same_types_to_bool,
         vjp: Vjp::None("a comparison is piecewise constant"),
+        samples: comparison_samples,
         surface: Surface::Binary { float: false, inplace: false },
         ..BASE
     }
 }
 
+const DIMS: &[AttrSpec] = &[attr("dims", AttrKind::Ints)];
+const DIM: &[AttrSpec] = &[attr("dim", AttrKind::Int)];
+
+/// Base of a reduction, with its meaning.
+pub const fn reduction(name: &'static str, op: ReduceOp, eval: fn(&EvalCall<'_>) -> Result<HostTensor>) -> OpDef {
+    OpDef { name, kind: Kind::Reduce(op), attrs: DIMS, infer: reduce_infer, eval: Some(eval), ..BASE }
+}
+/// Base of a reduction to a position: one dim, i64.
+pub const fn arg_reduction(name: &'static str, op: ReduceOp, eval: fn(&EvalCall<'_>) -> Result<HostTensor>) -> OpDef {
+    OpDef { infer: arg_reduce_infer, ..reduction(name, op, eval) }
+}
+/// Base of a scan, with its meaning.
+pub const fn scan_op(name: &'static str, op: ReduceOp, eval: fn(&EvalCall<'_>) -> Result<HostTensor>) -> OpDef {
+    OpDef { name, kind: Kind::Scan(op), attrs: DIM, infer: scan_infer, eval: Some(eval), ..BASE }
+}
+
 /// Type rule: the first operand's type.
-pub fn same_as_first(x: &[Type], _: &[crate::attr::Attr]) -> Result<Type> {
+pub fn same_as_first(x: &[Type], _: &[Attr]) -> Result<Type> {
     Ok(x[0].clone())
 }
 
 /// Type rule: all operands have one type, and so has the result.
-pub fn same_types(x: &[Type], _: &[crate::attr::Attr]) -> Result<Type> {
+pub fn same_types(x: &[Type], _: &[Attr]) -> Result<Type> {
     for other in &x[1..] {
         if other.dtype != x[0].dtype {
             return Err(Error::dtype(format!("operands must have one dtype, got {} and {}", x[0].dtype, other.dtype)));
@@ -127,7 +166,7 @@ pub fn same_types(x: &[Type], _: &[crate::attr::Attr]) -> Result<Type> {
     Ok(x[0].clone())
 }
 
-fn same_types_to_bool(x: &[Type], attrs: &[crate::attr::Attr]) -> Result<Type> {
+fn same_types_to_bool(x: &[Type], attrs: &[Attr]) -> Result<Type> {
     Ok(Type::new(DType::Bool, same_types(x, attrs)?.shape))
 }
 
@@ -154,29 +193,12 @@ pub fn dims_attr(dims: &[i64], rank: usize) -> Result<Vec<usize>> {
 }
 
 /// Attributes from values.
-pub fn attrs(values: &[crate::attr::Attr]) -> Attrs {
+pub fn attrs(values: &[Attr]) -> Attrs {
     Attrs::from(values.to_vec())
 }
 
-/// Odd shapes around the vector width, zero-size and 0-d: the shapes of every elementwise sample.
-pub fn elementwise_shapes() -> Vec<Vec<usize>> {
-    vec![
-        vec![],
-        vec![0],
-        vec![1],
-        vec![7],
-        vec![16],
-        vec![17],
-        vec![3, 33],
-        vec![2, 0, 3],
-        vec![5, 257],
-        vec![2, 3, 130],
-    ]
-}
-
-/// Type rule of reductions: attribute 0 lists the dims, which become 1. ArgMax/ArgMin take one dim.
-pub fn reduce_infer(x: &[Type], a: &[crate::attr::Attr]) -> Result<Type> {
-    use crate::attr::AttrsExt;
+/// Type rule of reductions: attribute 0 lists the dims, which become 1.
+pub fn reduce_infer(x: &[Type], a: &[Attr]) -> Result<Type> {
     let mut dims = x[0].shape.to_vec();
     for d in dims_attr(a.ints(0), x[0].rank())? {
         dims[d] = 1;
@@ -184,7 +206,26 @@ pub fn reduce_infer(x: &[Type], a: &[crate::attr::Attr]) -> Result<Type> {
     Ok(Type::new(x[0].dtype, Shape::new(&dims)?))
 }
 
+/// Type rule of ArgMax and ArgMin: one dim, which becomes 1, and i64.
+fn arg_reduce_infer(x: &[Type], a: &[Attr]) -> Result<Type> {
+    if a.ints(0).len() != 1 {
+        return Err(Error::value(format!("takes exactly one dim, got {:?}", a.ints(0))));
+    }
+    Ok(Type::new(DType::I64, reduce_infer(x, a)?.shape))
+}
+
+/// Type rule of scans: attribute 0 is a dim in range; the type stays.
+fn scan_infer(x: &[Type], a: &[Attr]) -> Result<Type> {
+    dims_attr(&[a.int(0)], x[0].rank())?;
+    Ok(x[0].clone())
+}
+
 /// Meaning of reductions: folds in row-major order; Sum and Prod of floats accumulate in f64 and round once.
-pub fn reduce_eval(c: &crate::op::EvalCall<'_>, op: crate::scalar::ReduceOp) -> Result<crate::interp::HostTensor> {
+pub fn reduce_eval(c: &EvalCall<'_>, op: ReduceOp) -> Result<HostTensor> {
     crate::interp::reduce(op, c.x[0], c.ty)
+}
+
+/// Meaning of scans.
+pub fn scan_eval(c: &EvalCall<'_>, op: ReduceOp) -> Result<HostTensor> {
+    crate::interp::scan(op, c.x[0], c.attrs.int(0) as usize)
 }

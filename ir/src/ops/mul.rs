@@ -1,7 +1,7 @@
-//! `mul`: elementwise product.
+//! `mul`: product.
 
-use super::{binary, elementwise_shapes};
-use crate::op::{DTypeSet, Gen, OpDef, Sample, Values, Vjp};
+use super::{binary, binary_samples};
+use crate::op::{DTypeSet, OpDef, Values, Vjp};
 use crate::scalar::BinOp;
 use smallvec::smallvec;
 
@@ -11,10 +11,6 @@ pub static DEF: OpDef = OpDef {
     dtypes: DTypeSet::ALL,
     aliases: &["multiply"],
     vjp: Vjp::Rule(|c| smallvec![Some(c.ct * c.x[1]), Some(c.ct * c.x[0])]),
-    samples: || {
-        let mut s: Vec<_> = elementwise_shapes().iter().map(|d| Sample::new(vec![Gen::normal(d), Gen::normal(d)])).collect();
-        s.push(Sample::new(vec![Gen::of(&[67], Values::Special), Gen::of(&[67], Values::Special)]).no_grad());
-        s
-    },
+    samples: || binary_samples(Values::Normal, Values::Normal),
     ..binary("mul", BinOp::Mul)
 };

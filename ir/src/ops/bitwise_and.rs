@@ -1,0 +1,14 @@
+//! `bitwise_and`: and of each bit.
+
+use super::{binary, binary_samples};
+use crate::op::{DTypeSet, OpDef, Values, Vjp};
+use crate::scalar::BinOp;
+
+/// The op.
+pub static DEF: OpDef = OpDef {
+    doc: "Elementwise and of each bit of integers in two's complement; logical and of bool.\n\n>>> torsh.bitwise_and(torsh.tensor([6, 5]), 3).tolist()\n[2, 1]",
+    dtypes: DTypeSet::BITS,
+    vjp: Vjp::None("integers and bool have no gradient"),
+    samples: || binary_samples(Values::Normal, Values::Normal),
+    ..binary("bitwise_and", BinOp::And)
+};
