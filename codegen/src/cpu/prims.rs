@@ -4,7 +4,7 @@
 //! # Conventions
 //! * All are `unsafe extern "C"` functions without result; every parameter is a pointer or a 64-bit integer.
 //! * `n` counts elements and may be 0. Pointers are aligned to their element and may be aligned no further.
-//! * `dst` may be the same pointer as an operand; otherwise they do not overlap.
+//! * Nothing written overlaps anything read: bodies may use slices. Only accumulators are read and written.
 //! * Values are in their compute dtype ([`DType::compute`]): 16-bit floats travel as f32 and are rounded by
 //!   `round_*` after each operation. A bool is a byte 0 or 1 and uses the `u8` primitives, except where a
 //!   cast makes one.
