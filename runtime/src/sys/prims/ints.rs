@@ -1,0 +1,117 @@
+//! Integer operations by the policy of `torsh_ir::scalar`: wrapping, and never a trap.
+
+/// Integers of every width.
+pub(super) trait Int: Copy {
+    fn floor_div(self, b: Self) -> Self;
+    fn remainder(self, b: Self) -> Self;
+    fn fmod(self, b: Self) -> Self;
+    fn power(self, e: Self) -> Self;
+    fn shl(self, by: Self) -> Self;
+    fn shr(self, by: Self) -> Self;
+    fn magnitude(self) -> Self;
+    fn sign(self) -> Self;
+}
+
+macro_rules! common {
+    ($t:ident) => {
+        #[inline(always)]
+        fn fmod(self, b: $t) -> $t {
+            if b == 0 { 0 } else { self.wrapping_rem(b) }
+        }
+        #[inline(always)]
+        fn shl(self, by: $t) -> $t {
+            // The masked count is in range, so the shift itself is total.
+            if (0..$t::BITS as $t).contains(&by) { self.wrapping_shl(by as u32) } else { 0 }
+        }
+    };
+}
+
+macro_rules! signed {
+    ($($t:ident)*) => { $(impl Int for $t {
+        common!($t);
+        #[inline(always)]
+        fn floor_div(self, b: $t) -> $t {
+            if b == 0 {
+                return 0;
+            }
+            let q = self.wrapping_div(b);
+            if self.wrapping_rem(b) != 0 && (self < 0) != (b < 0) { q.wrapping_sub(1) } else { q }
+        }
+        #[inline(always)]
+        fn remainder(self, b: $t) -> $t {
+            if b == 0 {
+                return 0;
+            }
+            let r = self.wrapping_rem(b);
+            if r != 0 && (r < 0) != (b < 0) { r.wrapping_add(b) } else { r }
+        }
+        fn power(self, e: $t) -> $t {
+            if e >= 0 {
+                return squarings!($t, self, e);
+            }
+            match self {
+                1 => 1,
+                -1 => if e & 1 == 0 { 1 } else { -1 },
+                _ => 0,
+            }
+        }
+        #[inline(always)]
+        fn shr(self, by: $t) -> $t {
+            const LAST: $t = $t::BITS as $t - 1;
+            // Any larger count fills with the sign, as LAST does.
+            let by = if (0..LAST).contains(&by) { by } else { LAST };
+            self.wrapping_shr(by as u32)
+        }
+        #[inline(always)]
+        fn magnitude(self) -> $t {
+            self.wrapping_abs()
+        }
+        #[inline(always)]
+        fn sign(self) -> $t {
+            $t::from(self > 0).wrapping_sub($t::from(self < 0))
+        }
+    })* };
+}
+
+macro_rules! squarings {
+    ($t:ident, $base:expr, $exp:expr) => {{
+        let (mut base, mut exp, mut acc): ($t, $t, $t) = ($base, $exp, 1);
+        while exp > 0 {
+            if exp & 1 == 1 {
+                acc = acc.wrapping_mul(base);
+            }
+            base = base.wrapping_mul(base);
+            exp >>= 1;
+        }
+        acc
+    }};
+}
+
+signed!(i8 i16 i32 i64);
+
+impl Int for u8 {
+    common!(u8);
+    #[inline(always)]
+    fn floor_div(self, b: u8) -> u8 {
+        self.checked_div(b).unwrap_or(0)
+    }
+    #[inline(always)]
+    fn remainder(self, b: u8) -> u8 {
+        self.fmod(b)
+    }
+    fn power(self, e: u8) -> u8 {
+        squarings!(u8, self, e)
+    }
+    #[inline(always)]
+    fn shr(self, by: u8) -> u8 {
+        if by < 8 { self.wrapping_shr(u32::from(by)) } else { 0 }
+    }
+    #[inline(always)]
+    fn magnitude(self) -> u8 {
+        self
+    }
+    #[inline(always)]
+    fn sign(self) -> u8 {
+        u8::from(self > 0)
+    }
+}

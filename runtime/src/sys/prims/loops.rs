@@ -1,0 +1,386 @@
+//! The loop of each family of primitives, generic over the scalar operation and compiled by [`super::isa`]
+//! for each level.
+//!
+//! `dst` may be the same pointer as an operand. Then a chunk is computed into a buffer on the stack and
+//! copied, so that the vector loops themselves never see overlapping pointers (LLVM guards them by a check
+//! and would run the overlapping case one element at a time). A result that is wider than an operand is
+//! produced from the last chunk to the first, a narrower one from the first to the last: either way no
+//! chunk overwrites elements that a later one reads.
+//!
+//! Every function here has the safety contract stated in the module `prims`.
+#![allow(clippy::missing_safety_doc, reason = "one contract for all, stated in the module `prims`")]
+
+use std::mem::MaybeUninit;
+
+/// Elements per chunk when `dst` is an operand.
+const CHUNK: usize = 256;
+
+/// A scalar function of one operand.
+pub(super) trait Un {
+    /// Operand.
+    type X: Copy;
+    /// Result.
+    type R: Copy;
+    /// Whether `f` is wrong where `rare` says so, and `slow` is to be used there.
+    const HAS_RARE: bool = false;
+    /// The function, in straight-line code.
+    fn f(x: Self::X) -> Self::R;
+    /// Whether `f` does not hold at `x`.
+    #[inline(always)]
+    fn rare(_x: Self::X) -> bool {
+        false
+    }
+    /// The function at a rare `x`.
+    #[inline(always)]
+    fn slow(x: Self::X) -> Self::R {
+        Self::f(x)
+    }
+}
+
+/// A scalar function of two operands.
+pub(super) trait Bin {
+    /// Operands.
+    type X: Copy;
+    /// Result.
+    type R: Copy;
+    /// The function.
+    fn f(a: Self::X, b: Self::X) -> Self::R;
+}
+
+/// A fold of elements `X` into an accumulator `A`.
+pub(super) trait Fold {
+    /// Element.
+    type X: Copy;
+    /// Accumulator.
+    type A: Copy;
+    /// Neutral element.
+    const ID: Self::A;
+    /// Adds an element.
+    fn step(a: Self::A, x: Self::X) -> Self::A;
+    /// Joins two accumulators.
+    fn join(a: Self::A, b: Self::A) -> Self::A;
+}
+
+/// A search for an extreme element.
+pub(super) trait Arg {
+    /// Element.
+    type X: Copy;
+    /// Start of a search.
+    const ID: Self::X;
+    /// Whether `x` replaces `best`: more extreme, or NaN after a number.
+    fn better(x: Self::X, best: Self::X) -> bool;
+    /// Same value; NaN is the same as NaN.
+    fn same(a: Self::X, b: Self::X) -> bool;
+}
+
+/// Runs `$body` for the elements `$i .. $i + $m` of `0..$n`, which writes its `$m` results from `$d` on.
+macro_rules! chunked {
+    ($dst:ident: $r:ty, $n:ident, inplace: $inplace:expr, widens: $widens:expr, |$d:ident, $i:ident, $m:ident| $body:block) => {{
+        let inplace = $inplace;
+        let mut tmp = [const { MaybeUninit::<$r>::uninit() }; CHUNK];
+        let step = if inplace { CHUNK } else { $n.max(1) };
+        let chunks = $n.div_ceil(step);
+        for c in 0..chunks {
+            let $i = (if $widens { chunks - 1 - c } else { c }).wrapping_mul(step);
+            let $m = ($n - $i).min(step);
+            let $d = if inplace { tmp.as_mut_ptr().cast() } else { $dst };
+            $body
+            if inplace {
+                std::ptr::copy_nonoverlapping($d, $dst.add($i), $m);
+            }
+        }
+    }};
+}
+
+#[inline(always)]
+fn same<A, B>(dst: *mut A, x: *const B) -> bool {
+    dst.cast_const().cast::<u8>() == x.cast::<u8>()
+}
+
+/// `dst[i] = f(x[i])`.
+#[inline(always)]
+pub(super) unsafe fn un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
+    // SAFETY: offsets are below `n`; `tmp` has CHUNK elements and a chunk at most that many.
+    unsafe {
+        chunked!(dst: O::R, n, inplace: same(dst, x), widens: size_of::<O::R>() > size_of::<O::X>(), |d, i, m| {
+            let x = x.add(i);
+            for j in 0..m {
+                *d.add(j) = O::f(*x.add(j));
+            }
+            if O::HAS_RARE {
+                mend::<O>(d, x, m);
+            }
+        });
+    }
+}
+
+/// Replaces the results of rare arguments.
+#[inline(always)]
+unsafe fn mend<O: Un>(d: *mut O::R, x: *const O::X, m: usize) {
+    // SAFETY: offsets are below `m`, the extent of both.
+    unsafe {
+        let mut rare = false;
+        for j in 0..m {
+            rare |= O::rare(*x.add(j));
+        }
+        if rare {
+            for j in 0..m {
+                if O::rare(*x.add(j)) {
+                    *d.add(j) = O::slow(*x.add(j));
+                }
+            }
+        }
+    }
+}
+
+/// `dst[i] = f(a[i], b[i])`.
+#[inline(always)]
+pub(super) unsafe fn vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
+    // SAFETY: offsets are below `n`; `tmp` has CHUNK elements and a chunk at most that many.
+    unsafe {
+        let inplace = same(dst, a) | same(dst, b);
+        chunked!(dst: O::R, n, inplace: inplace, widens: false, |d, i, m| {
+            let (a, b) = (a.add(i), b.add(i));
+            for j in 0..m {
+                *d.add(j) = O::f(*a.add(j), *b.add(j));
+            }
+        });
+    }
+}
+
+/// `dst[i] = f(a[i], *b)`.
+#[inline(always)]
+pub(super) unsafe fn vs<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
+    // SAFETY: as `vv`; `b` has one element.
+    unsafe {
+        let b = *b;
+        chunked!(dst: O::R, n, inplace: same(dst, a), widens: false, |d, i, m| {
+            let a = a.add(i);
+            for j in 0..m {
+                *d.add(j) = O::f(*a.add(j), b);
+            }
+        });
+    }
+}
+
+/// `dst[i] = f(*a, b[i])`.
+#[inline(always)]
+pub(super) unsafe fn sv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
+    // SAFETY: as `vv`; `a` has one element.
+    unsafe {
+        let a = *a;
+        chunked!(dst: O::R, n, inplace: same(dst, b), widens: false, |d, i, m| {
+            let b = b.add(i);
+            for j in 0..m {
+                *d.add(j) = O::f(a, *b.add(j));
+            }
+        });
+    }
+}
+
+/// `dst[i] = if cond[i] != 0 { a[i] } else { b[i] }`; `VA` and `VB` say which operands are vectors.
+#[inline(always)]
+pub(super) unsafe fn select<T: Copy, const VA: bool, const VB: bool>(
+    dst: *mut T,
+    cond: *const u8,
+    a: *const T,
+    b: *const T,
+    n: usize,
+) {
+    if n == 0 {
+        return;
+    }
+    // SAFETY: offsets are below `n`, or 0 for a scalar operand; `tmp` as in `un`.
+    unsafe {
+        let inplace = same(dst, cond) | same(dst, a) | same(dst, b);
+        let (sa, sb) = (*a, *b);
+        chunked!(dst: T, n, inplace: inplace, widens: size_of::<T>() > 1, |d, i, m| {
+            let cond = cond.add(i);
+            for j in 0..m {
+                let x = if VA { *a.add(i + j) } else { sa };
+                let y = if VB { *b.add(i + j) } else { sb };
+                *d.add(j) = if *cond.add(j) != 0 { x } else { y };
+            }
+        });
+    }
+}
+
+/// `dst[i] = *s`.
+#[inline(always)]
+pub(super) unsafe fn splat<T: Copy>(dst: *mut T, s: *const T, n: usize) {
+    // SAFETY: offsets are below `n`; `s` has one element.
+    unsafe {
+        let s = *s;
+        for j in 0..n {
+            *dst.add(j) = s;
+        }
+    }
+}
+
+/// `dst[i] = x[i]`.
+#[inline(always)]
+pub(super) unsafe fn copy<T: Copy>(dst: *mut T, x: *const T, n: usize) {
+    // SAFETY: both have `n` elements; overlap is allowed here.
+    unsafe { std::ptr::copy(x, dst, n) }
+}
+
+/// `dst[i] = src[i * stride]`.
+#[inline(always)]
+pub(super) unsafe fn load<T: Copy>(dst: *mut T, src: *const T, stride: i64, n: usize) {
+    // SAFETY: the caller vouches for `src + i * stride`, `i < n`; `dst` has `n` elements.
+    unsafe {
+        match stride {
+            1 => std::ptr::copy(src, dst, n),
+            0 if n > 0 => splat(dst, src, n),
+            _ => {
+                let mut p = src;
+                for j in 0..n {
+                    *dst.add(j) = *p;
+                    p = p.wrapping_offset(stride as isize);
+                }
+            }
+        }
+    }
+}
+
+/// `dst[i * stride] = src[i]`.
+#[inline(always)]
+pub(super) unsafe fn store<T: Copy>(dst: *mut T, stride: i64, src: *const T, n: usize) {
+    // SAFETY: the caller vouches for `dst + i * stride`, `i < n`; `src` has `n` elements.
+    unsafe {
+        if stride == 1 {
+            std::ptr::copy(src, dst, n);
+        } else {
+            let mut p = dst;
+            for j in 0..n {
+                *p = *src.add(j);
+                p = p.wrapping_offset(stride as isize);
+            }
+        }
+    }
+}
+
+/// `dst[i] = start + i * step`, wrapping.
+#[inline(always)]
+pub(super) unsafe fn iota(dst: *mut i64, start: i64, step: i64, n: usize) {
+    // SAFETY: offsets are below `n`.
+    unsafe {
+        for j in 0..n {
+            *dst.add(j) = start.wrapping_add(step.wrapping_mul(j as i64));
+        }
+    }
+}
+
+/// Folds `x` into `*acc`: `L` lanes side by side, then a fixed tree over the lanes, whatever the level.
+#[inline(always)]
+pub(super) unsafe fn fold<O: Fold, const L: usize>(acc: *mut O::A, x: *const O::X, n: usize) {
+    // SAFETY: offsets are below `n`; `acc` is one element.
+    unsafe { *acc = O::join(*acc, lanes::<O, L>(x, n)) }
+}
+
+#[inline(always)]
+unsafe fn lanes<O: Fold, const L: usize>(x: *const O::X, n: usize) -> O::A {
+    // SAFETY: `i + j < n` in both loops.
+    unsafe {
+        let mut lane = [O::ID; L];
+        let full = n / L * L;
+        let mut i = 0;
+        while i < full {
+            for j in 0..L {
+                lane[j] = O::step(lane[j], *x.add(i + j));
+            }
+            i = i.wrapping_add(L);
+        }
+        for j in 0..n - full {
+            lane[j] = O::step(lane[j], *x.add(full + j));
+        }
+        let mut half = L / 2;
+        while half > 0 {
+            for j in 0..half {
+                lane[j] = O::join(lane[j], lane[j + half]);
+            }
+            half /= 2;
+        }
+        lane[0]
+    }
+}
+
+/// `acc[i] = step(acc[i], x[i])`.
+#[inline(always)]
+pub(super) unsafe fn col<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) {
+    // SAFETY: offsets are below `n`.
+    unsafe {
+        for j in 0..n {
+            *acc.add(j) = O::step(*acc.add(j), *x.add(j));
+        }
+    }
+}
+
+/// The most extreme element, as a fold.
+pub(super) struct Extreme<O>(std::marker::PhantomData<O>);
+
+impl<O: Arg> Fold for Extreme<O> {
+    type X = O::X;
+    type A = O::X;
+    const ID: O::X = O::ID;
+    #[inline(always)]
+    fn step(a: O::X, x: O::X) -> O::X {
+        if O::better(x, a) { x } else { a }
+    }
+    #[inline(always)]
+    fn join(a: O::X, b: O::X) -> O::X {
+        Self::step(a, b)
+    }
+}
+
+/// Continues a search for the first extreme element; the position of `x[0]` is `base`.
+#[inline(always)]
+pub(super) unsafe fn arg<O: Arg, const L: usize>(
+    best: *mut O::X,
+    index: *mut i64,
+    x: *const O::X,
+    n: usize,
+    base: i64,
+) {
+    // SAFETY: offsets are below `n`; `best` and `index` are one element each.
+    unsafe {
+        let top = lanes::<Extreme<O>, L>(x, n);
+        if n == 0 || !O::better(top, *best) {
+            return;
+        }
+        // A whole chunk is compared without leaving it, so that the comparison is a vector one.
+        let mut i = 0;
+        while n - i > L {
+            let mut hit = false;
+            for j in 0..L {
+                hit |= O::same(*x.add(i + j), top);
+            }
+            if hit {
+                break;
+            }
+            i = i.wrapping_add(L);
+        }
+        while i < n {
+            if O::same(*x.add(i), top) {
+                *best = *x.add(i);
+                *index = base.wrapping_add(i as i64);
+                return;
+            }
+            i = i.wrapping_add(1);
+        }
+    }
+}
+
+/// Continues `n` searches side by side; `pos` is the position of all of `x`.
+#[inline(always)]
+pub(super) unsafe fn col_arg<O: Arg>(best: *mut O::X, index: *mut i64, x: *const O::X, n: usize, pos: i64) {
+    // SAFETY: offsets are below `n`.
+    unsafe {
+        for j in 0..n {
+            let (b, v) = (*best.add(j), *x.add(j));
+            let take = O::better(v, b);
+            *best.add(j) = if take { v } else { b };
+            *index.add(j) = if take { pos } else { *index.add(j) };
+        }
+    }
+}

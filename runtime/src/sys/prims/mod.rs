@@ -1,0 +1,87 @@
+//! Block primitives: the precompiled loops that generated kernels call. Names and signatures are those of
+//! `torsh_codegen::cpu::prims`; the values computed are those of `torsh_ir::scalar`.
+//!
+//! One source, several ISA levels: a row of [`table`] is a scalar function, [`loops`] holds the loop of its
+//! family, and [`isa`] compiles that loop once per level under `#[target_feature]`, where LLVM vectorises
+//! it. Bodies are `#[inline(always)]`, so that they take on the features of the level. No level contracts
+//! products and sums, so all levels give the same bits (the payload and sign of a NaN excepted).
+//!
+//! # Accuracy
+//! f32: every function of [`math`] computes in f64 with an error below 0.01 ulp of f32 and rounds once:
+//! at most 0.51 ulp. f64: at most 2 ulp. Both are tested in `accuracy.rs`.
+//!
+//! # Safety
+//! A primitive trusts its caller: operands hold `n` readable elements, `dst` holds `n` writable ones,
+//! pointers are aligned to their element, and `dst` equals an operand or overlaps none. Code generation
+//! keeps this by construction; nobody else calls them.
+
+#[cfg(test)]
+mod accuracy;
+mod convert;
+mod ints;
+mod isa;
+mod loops;
+mod math;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use torsh_ir::{Error, Result};
+
+/// The ISA levels, weakest first.
+pub const LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
+
+/// Every primitive of an ISA level with its address. An unknown level gives the portable one.
+pub fn table(isa: &str) -> Vec<(String, *const u8)> {
+    let mut rows = Vec::with_capacity(1024);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => table::fill::<isa::Avx2>(&mut rows),
+        #[cfg(target_arch = "x86_64")]
+        "avx512" => table::fill::<isa::Avx512>(&mut rows),
+        _ => table::fill::<isa::Portable>(&mut rows),
+    }
+    rows
+}
+
+/// Whether this CPU can run a level.
+pub fn supported(isa: &str) -> bool {
+    match isa {
+        "portable" => true,
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        #[cfg(target_arch = "x86_64")]
+        "avx512" => {
+            supported("avx2")
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+        }
+        _ => false,
+    }
+}
+
+/// The level to use: `TORSH_ISA` if it is set (an error if this CPU lacks it), else the best there is.
+pub fn detect() -> Result<&'static str> {
+    choose(std::env::var("TORSH_ISA").ok().as_deref())
+}
+
+fn choose(wanted: Option<&str>) -> Result<&'static str> {
+    match wanted {
+        None | Some("") => Ok(LEVELS.into_iter().rev().find(|l| supported(l)).unwrap_or("portable")),
+        Some(name) => {
+            let Some(level) = LEVELS.into_iter().find(|&l| l == name) else {
+                return Err(Error::value(format!(
+                    "TORSH_ISA={name} is unknown; expected one of {}",
+                    LEVELS.join(", ")
+                )));
+            };
+            if supported(level) {
+                Ok(level)
+            } else {
+                Err(Error::device(format!("TORSH_ISA={name}: this CPU does not have that instruction set")))
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The table: one row a primitive. `every` rows are compiled for each ISA level; `once` rows call a scalar
+//! library function or divide integers, gain nothing from wide vectors, and are shared by all levels.
+
+use super::convert::{self, Bf16, Bool, F16, To};
+use super::ints::Int;
+use super::isa::{Addr, Isa, Portable, plain};
+use super::loops::{Arg, Bin, Extreme, Fold, Un};
+use super::math;
+use torsh_ir::scalar::philox;
+
+type Rows = Vec<(String, Addr)>;
+
+/// Adds every primitive of level `I`.
+pub(super) fn fill<I: Isa>(rows: &mut Rows) {
+    float_unary::<I>(rows);
+    float_binary::<I>(rows);
+    integers::<I>(rows);
+    compare::<I>(rows);
+    casts::<I>(rows);
+    moves::<I>(rows);
+    folds::<I>(rows);
+}
+
+/// `unary!(rows, Level, "suffix", X -> R; name: |x| expression; ...)`.
+macro_rules! unary {
+    ($rows:ident, $isa:ident, $suffix:expr, $x:ty => $r:ty; $($name:ident: |$v:ident| $e:expr;)*) => { $({
+        struct Op;
+        impl Un for Op {
+            type X = $x;
+            type R = $r;
+            #[inline(always)]
+            fn f($v: $x) -> $r { $e }
+        }
+        $rows.push((format!("{}_{}", stringify!($name), $suffix), $isa::un::<Op>()));
+    })* };
+}
+
+macro_rules! binary {
+    ($rows:ident, $isa:ident, $suffix:expr, $x:ty => $r:ty; $($name:ident: |$a:ident, $b:ident| $e:expr;)*) => { $({
+        struct Op;
+        impl Bin for Op {
+            type X = $x;
+            type R = $r;
+            #[inline(always)]
+            fn f($a: $x, $b: $x) -> $r { $e }
+        }
+        for (form, addr) in ["vv", "vs", "sv"].into_iter().zip($isa::bin::<Op>()) {
+            $rows.push((format!("{}_{}_{form}", stringify!($name), $suffix), addr));
+        }
+    })* };
+}
+
+/// Unary rows with a scalar function where the vector one does not hold.
+macro_rules! unary_rare {
+    ($rows:ident, $isa:ident, $suffix:expr, $x:ty; $($name:ident: $f:expr, rare $rare:expr, slow $slow:expr;)*) => { $({
+        struct Op;
+        impl Un for Op {
+            type X = $x;
+            type R = $x;
+            const HAS_RARE: bool = true;
+            #[inline(always)]
+            fn f(x: $x) -> $x { $f(x) }
+            #[inline(always)]
+            fn rare(x: $x) -> bool { $rare(x) }
+            #[inline(always)]
+            fn slow(x: $x) -> $x { $slow(x) }
+        }
+        $rows.push((format!("{}_{}", stringify!($name), $suffix), $isa::un::<Op>()));
+    })* };
+}
+
+fn float_unary<I: Isa>(rows: &mut Rows) {
+    macro_rules! exact {
+        ($t:ident) => {
+            unary! { rows, I, stringify!($t), $t => $t;
+                neg: |x| -x;
+                abs: |x| x.abs();
+                // Keeps NaN and the sign of zero.
+                sign: |x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x };
+                floor: |x| x.floor();
+                ceil: |x| x.ceil();
+                round: |x| x.round_ties_even();
+                trunc: |x| x.trunc();
+                sqrt: |x| x.sqrt();
+                rsqrt: |x| 1.0 / x.sqrt();
+                reciprocal: |x| 1.0 / x;
+            }
+        };
+    }
+    exact!(f32);
+    exact!(f64);
+    unary! { rows, I, "f32", f32 => f32;
+        exp: |x| math::exp32(x);
+        exp2: |x| math::exp2_32(x);
+        expm1: |x| math::expm1_32(x);
+        log: |x| math::log32(x);
+        log2: |x| math::log2_32(x);
+        log10: |x| math::log10_32(x);
+        log1p: |x| math::log1p_32(x);
+        tanh: |x| math::tanh32(x);
+        erf: |x| math::erf32(x);
+        sigmoid: |x| math::sigmoid32(x);
+    }
+    unary_rare! { rows, I, "f32", f32;
+        sin: math::sin32, rare math::beyond_trig32, slow |x| libm::sin(f64::from(x)) as f32;
+        cos: math::cos32, rare math::beyond_trig32, slow |x| libm::cos(f64::from(x)) as f32;
+    }
+    unary! { rows, I, "f64", f64 => f64;
+        exp: |x| math::exp64(x);
+        exp2: |x| math::exp2_64(x);
+        expm1: |x| math::expm1_64(x);
+        log: |x| math::log64(x);
+        log1p: |x| math::log1p_64(x);
+        tanh: |x| math::tanh64(x);
+        sigmoid: |x| math::sigmoid64(x);
+    }
+    macro_rules! library {
+        ($($f:ident)*) => {
+            unary! { rows, Portable, "f32", f32 => f32; $($f: |x| libm::$f(f64::from(x)) as f32;)* }
+            unary! { rows, Portable, "f64", f64 => f64; $($f: |x| libm::$f(x);)* }
+        };
+    }
+    library!(tan asin acos atan sinh cosh asinh acosh atanh);
+    unary! { rows, Portable, "f64", f64 => f64;
+        log2: |x| libm::log2(x);
+        log10: |x| libm::log10(x);
+        sin: |x| libm::sin(x);
+        cos: |x| libm::cos(x);
+        erf: |x| libm::erf(x);
+    }
+    unary! { rows, I, "f16", f32 => f32; round: |x| convert::f16_to_f32(convert::f32_to_f16(x)); }
+    unary! { rows, I, "bf16", f32 => f32; round: |x| convert::bf16_to_f32(convert::f32_to_bf16(x)); }
+}
+
+fn float_binary<I: Isa>(rows: &mut Rows) {
+    macro_rules! exact {
+        ($t:ident) => {
+            binary! { rows, I, stringify!($t), $t => $t;
+                add: |a, b| a + b;
+                sub: |a, b| a - b;
+                mul: |a, b| a * b;
+                div: |a, b| a / b;
+                floor_divide: |a, b| (a / b).floor();
+                maximum: |a, b| if a.is_nan() | (a > b) { a } else { b };
+                minimum: |a, b| if a.is_nan() | (a < b) { a } else { b };
+            }
+            binary! { rows, Portable, stringify!($t), $t => $t;
+                fmod: |a, b| a % b;
+                remainder: |a, b| {
+                    let r = a % b;
+                    if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+                };
+            }
+        };
+    }
+    exact!(f32);
+    exact!(f64);
+    binary! { rows, Portable, "f32", f32 => f32;
+        pow: |a, b| libm::pow(f64::from(a), f64::from(b)) as f32;
+        atan2: |a, b| libm::atan2(f64::from(a), f64::from(b)) as f32;
+    }
+    binary! { rows, Portable, "f64", f64 => f64;
+        pow: |a, b| libm::pow(a, b);
+        atan2: |a, b| libm::atan2(a, b);
+    }
+}
+
+fn integers<I: Isa>(rows: &mut Rows) {
+    macro_rules! int {
+        ($($t:ident)*) => { $(
+            unary! { rows, I, stringify!($t), $t => $t;
+                neg: |x| x.wrapping_neg();
+                abs: |x| x.magnitude();
+                sign: |x| x.sign();
+                not: |x| !x;
+            }
+            binary! { rows, I, stringify!($t), $t => $t;
+                add: |a, b| a.wrapping_add(b);
+                sub: |a, b| a.wrapping_sub(b);
+                mul: |a, b| a.wrapping_mul(b);
+                maximum: |a, b| if a > b { a } else { b };
+                minimum: |a, b| if a < b { a } else { b };
+                bitwise_and: |a, b| a & b;
+                bitwise_or: |a, b| a | b;
+                bitwise_xor: |a, b| a ^ b;
+                bitwise_left_shift: |a, b| Int::shl(a, b);
+                bitwise_right_shift: |a, b| Int::shr(a, b);
+            }
+            binary! { rows, Portable, stringify!($t), $t => $t;
+                floor_divide: |a, b| a.floor_div(b);
+                remainder: |a, b| Int::remainder(a, b);
+                fmod: |a, b| Int::fmod(a, b);
+                pow: |a, b| a.power(b);
+            }
+        )* };
+    }
+    int!(u8 i8 i16 i32 i64);
+    binary! { rows, I, "i64", i64 => i32; philox: |seed, counter| philox(seed as u64, counter as u64) as i32; }
+}
+
+fn compare<I: Isa>(rows: &mut Rows) {
+    macro_rules! compare {
+        ($($t:ident)*) => { $(
+            binary! { rows, I, stringify!($t), $t => u8;
+                eq: |a, b| u8::from(a == b);
+                ne: |a, b| u8::from(a != b);
+                lt: |a, b| u8::from(a < b);
+                le: |a, b| u8::from(a <= b);
+                gt: |a, b| u8::from(a > b);
+                ge: |a, b| u8::from(a >= b);
+            }
+        )* };
+    }
+    compare!(u8 i8 i16 i32 i64 f32 f64);
+}
+
+struct Cast<A, B>(std::marker::PhantomData<(A, B)>);
+
+impl<A: Copy + To<B>, B: Copy> Un for Cast<A, B> {
+    type X = A;
+    type R = B;
+    #[inline(always)]
+    fn f(x: A) -> B {
+        x.to()
+    }
+}
+
+fn casts<I: Isa>(rows: &mut Rows) {
+    macro_rules! casts {
+        ($($from:ident $name:literal: $($to:ident $to_name:literal)*;)*) => { $($(
+            rows.push((concat!("cast_", $name, "_", $to_name).to_string(), I::un::<Cast<$from, $to>>()));
+        )*)* };
+    }
+    casts! {
+        Bool "bool": u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        u8 "u8": Bool "bool" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i8 "i8": Bool "bool" u8 "u8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i16 "i16": Bool "bool" u8 "u8" i8 "i8" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i32 "i32": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i64 "i64": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        F16 "f16": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" Bf16 "bf16" f32 "f32" f64 "f64";
+        Bf16 "bf16": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" f32 "f32" f64 "f64";
+        f32 "f32": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f64 "f64";
+        f64 "f64": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32";
+    }
+}
+
+fn moves<I: Isa>(rows: &mut Rows) {
+    macro_rules! moves {
+        ($($t:ident $bytes:literal)*) => { $(
+            for (form, addr) in ["vvv", "vvs", "vsv", "vss"].into_iter().zip(I::select::<$t>()) {
+                rows.push((format!("select_{}_{form}", $bytes), addr));
+            }
+            rows.push((format!("splat_{}", $bytes), I::splat::<$t>()));
+            rows.push((format!("copy_{}", $bytes), plain::copy::<$t> as Addr));
+            rows.push((format!("load_{}", $bytes), plain::load::<$t> as Addr));
+            rows.push((format!("store_{}", $bytes), plain::store::<$t> as Addr));
+        )* };
+    }
+    moves!(u8 1 u16 2 u32 4 u64 8);
+    rows.push(("iota".to_string(), I::iota()));
+}
+
+fn folds<I: Isa>(rows: &mut Rows) {
+    macro_rules! sums {
+        ($($t:ident $a:ident: $id0:expr, $id1:expr, $add:expr, $mul:expr;)*) => { $({
+            struct Sum;
+            impl Fold for Sum {
+                type X = $t;
+                type A = $a;
+                const ID: $a = $id0;
+                #[inline(always)]
+                fn step(a: $a, x: $t) -> $a { $add(a, x as $a) }
+                #[inline(always)]
+                fn join(a: $a, b: $a) -> $a { $add(a, b) }
+            }
+            struct Prod;
+            impl Fold for Prod {
+                type X = $t;
+                type A = $a;
+                const ID: $a = $id1;
+                #[inline(always)]
+                fn step(a: $a, x: $t) -> $a { $mul(a, x as $a) }
+                #[inline(always)]
+                fn join(a: $a, b: $a) -> $a { $mul(a, b) }
+            }
+            let t = stringify!($t);
+            rows.push((format!("reduce_sum_{t}"), I::sum::<Sum>()));
+            rows.push((format!("reduce_prod_{t}"), I::sum::<Prod>()));
+            rows.push((format!("col_sum_{t}"), I::col::<Sum>()));
+            rows.push((format!("col_prod_{t}"), I::col::<Prod>()));
+        })* };
+    }
+    sums! {
+        f32 f64: 0.0, 1.0, |a, x| a + x, |a, x| a * x;
+        f64 f64: 0.0, 1.0, |a, x| a + x, |a, x| a * x;
+        u8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i16 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i32 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i64 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+    }
+    macro_rules! extremes {
+        ($($t:ident: $lo:expr, $hi:expr, |$x:ident| $nan:expr;)*) => { $({
+            extremes!(@one $t, "max", $lo, >, |$x| $nan);
+            extremes!(@one $t, "min", $hi, <, |$x| $nan);
+        })* };
+        (@one $t:ident, $name:literal, $id:expr, $cmp:tt, |$x:ident| $nan:expr) => {{
+            struct Best;
+            impl Best {
+                #[inline(always)]
+                fn nan($x: $t) -> bool { $nan }
+            }
+            impl Arg for Best {
+                type X = $t;
+                const ID: $t = $id;
+                #[inline(always)]
+                fn better(x: $t, best: $t) -> bool { ((x $cmp best) | Best::nan(x)) & !Best::nan(best) }
+                #[inline(always)]
+                fn same(a: $t, b: $t) -> bool { (a == b) | (Best::nan(a) & Best::nan(b)) }
+            }
+            let t = stringify!($t);
+            rows.push((format!(concat!("reduce_a", $name, "_{}"), t), I::max::<Extreme<Best>>()));
+            rows.push((format!(concat!("col_a", $name, "_{}"), t), I::col::<Extreme<Best>>()));
+            rows.push((format!(concat!("arg", $name, "_{}"), t), I::arg::<Best>()));
+            rows.push((format!(concat!("col_arg", $name, "_{}"), t), I::col_arg::<Best>()));
+        }};
+    }
+    extremes! {
+        f32: f32::NEG_INFINITY, f32::INFINITY, |x| x.is_nan();
+        f64: f64::NEG_INFINITY, f64::INFINITY, |x| x.is_nan();
+        u8: u8::MIN, u8::MAX, |_x| false;
+        i8: i8::MIN, i8::MAX, |_x| false;
+        i16: i16::MIN, i16::MAX, |_x| false;
+        i32: i32::MIN, i32::MAX, |_x| false;
+        i64: i64::MIN, i64::MAX, |_x| false;
+    }
+}
