@@ -18,6 +18,8 @@ pub mod ops;
 pub mod program;
 pub mod scalar;
 pub mod shape;
+pub mod text;
+pub mod verify;
 
 pub use attr::{Attr, Attrs, AttrsExt, Scalar};
 pub use builder::{Builder, Val};

@@ -1,7 +1,7 @@
 //! A lowered program: kernels and library calls over planned buffers. Passes make it, an
 //! [`Executor`](crate::exec::Executor) loads it, `interp::program` gives it its meaning.
 
-use crate::attr::Scalar;
+use crate::attr::{Attr, Scalar};
 use crate::error::Loc;
 use crate::kernel::Kernel;
 use crate::scalar::ReduceOp;
@@ -156,6 +156,32 @@ pub enum LibCall {
     Fill(Scalar),
     /// Copies the only argument to `out` (same type).
     Copy,
+}
+
+impl LibCall {
+    /// The tensor op that has the same meaning, with its attributes; `None` for Fill and Copy.
+    pub fn tensor_op(&self) -> Option<(&'static str, Vec<Attr>)> {
+        let dim = |d: usize| Attr::Int(d as i64);
+        Some(match self {
+            LibCall::Take { dim: d } => ("take", vec![dim(*d)]),
+            LibCall::Gather { dim: d } => ("gather", vec![dim(*d)]),
+            LibCall::Scatter { dim: d, mode } => ("scatter", vec![dim(*d), Attr::from(mode.name())]),
+            LibCall::IndexPut { dim: d, mode } => ("index_put", vec![dim(*d), Attr::from(mode.name())]),
+            LibCall::ArgSort { dim: d, descending } => ("argsort", vec![dim(*d), Attr::Bool(*descending)]),
+            LibCall::Scan { op, dim: d } => {
+                let name = match op {
+                    ReduceOp::Sum => "cumsum",
+                    ReduceOp::Prod => "cumprod",
+                    ReduceOp::Max => "cummax",
+                    ReduceOp::Min => "cummin",
+                    // No tensor op has this name, so that whoever looks it up refuses.
+                    ReduceOp::Any | ReduceOp::All | ReduceOp::ArgMax | ReduceOp::ArgMin => "scan of this kind",
+                };
+                (name, vec![dim(*d)])
+            }
+            LibCall::Fill(_) | LibCall::Copy => return None,
+        })
+    }
 }
 
 /// What a step runs.

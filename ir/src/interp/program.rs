@@ -3,7 +3,6 @@
 use super::graph::check_inputs;
 use super::memory::Memory;
 use super::{HostTensor, kernel};
-use crate::attr::Attr;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::EvalCall;
@@ -70,23 +69,13 @@ fn batch_offset(x: &DotOperand, batch: &[usize], mut b: usize) -> i64 {
 
 /// A library call means what the tensor op of that name means.
 fn run_lib(call: &LibCall, args: &[BufId], out: BufId, memory: &mut Memory) -> Result<()> {
-    let dim = |d: usize| Attr::Int(d as i64);
-    let (name, attrs): (&str, Vec<Attr>) = match call {
-        LibCall::Take { dim: d } => ("take", vec![dim(*d)]),
-        LibCall::Gather { dim: d } => ("gather", vec![dim(*d)]),
-        LibCall::Scatter { dim: d, mode } => ("scatter", vec![dim(*d), Attr::from(mode.name())]),
-        LibCall::IndexPut { dim: d, mode } => ("index_put", vec![dim(*d), Attr::from(mode.name())]),
-        LibCall::ArgSort { dim: d, descending } => ("argsort", vec![dim(*d), Attr::Bool(*descending)]),
-        LibCall::Scan { op, dim: d } => (scan_name(*op)?, vec![dim(*d)]),
-        LibCall::Fill(value) => {
-            let value = HostTensor::from_fn(memory.ty(out)?.clone(), |_| *value);
-            return memory.write(out, &value);
-        }
-        LibCall::Copy => {
-            let [from] = args else { return Err(Error::internal("copy takes one buffer")) };
-            let value = memory.tensor(*from)?;
-            return memory.write(out, &value);
-        }
+    let Some((name, attrs)) = call.tensor_op() else {
+        let value = match (call, args) {
+            (LibCall::Fill(value), _) => HostTensor::from_fn(memory.ty(out)?.clone(), |_| *value),
+            (_, [from]) => memory.tensor(*from)?,
+            _ => return Err(Error::internal("copy takes one buffer")),
+        };
+        return memory.write(out, &value);
     };
     let op = ops::find(name).ok_or_else(|| Error::internal(format!("no op named {name}")))?;
     let eval = op.eval.ok_or_else(|| Error::internal(format!("{name} has no meaning of its own")))?;
@@ -105,16 +94,4 @@ fn run_lib(call: &LibCall, args: &[BufId], out: BufId, memory: &mut Memory) -> R
     let refs: Vec<&HostTensor> = x.iter().collect();
     let value = eval(&EvalCall { x: &refs, attrs: &attrs, ty: &ty })?;
     memory.write(out, &value)
-}
-
-fn scan_name(op: ReduceOp) -> Result<&'static str> {
-    match op {
-        ReduceOp::Sum => Ok("cumsum"),
-        ReduceOp::Prod => Ok("cumprod"),
-        ReduceOp::Max => Ok("cummax"),
-        ReduceOp::Min => Ok("cummin"),
-        ReduceOp::Any | ReduceOp::All | ReduceOp::ArgMax | ReduceOp::ArgMin => {
-            Err(Error::internal(format!("there is no scan by {}", op.name())))
-        }
-    }
 }
