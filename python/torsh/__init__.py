@@ -1,0 +1,174 @@
+"""torsh: a tensor compiler that feels like PyTorch.
+
+Operations on `torsh.Tensor` build a lazy graph; values are computed when they are looked at, as fused
+machine code. `torsh.compile` turns a function, a module or a whole training step into one program.
+
+>>> import torsh
+>>> x = torsh.tensor([1.0, 2.0, 3.0], requires_grad=True)
+>>> (x * x).sum().backward()
+>>> x.grad.tolist()
+[2.0, 4.0, 6.0]
+"""
+
+from __future__ import annotations
+
+from torsh import _C
+from torsh._size import Size
+
+from torsh._C import (  # isort: skip
+    CompileError, DeviceError, DTypeError, ExportError, InternalError, LimitError, PackageError, PyDevice, PyDType,
+    ShapeError, Tensor, TorshError, TraceError, __version__, bfloat16, bool, float16, float32, float64, int8, int16,
+    int32, int64, result_type, uint8,
+)  # fmt: skip
+
+device, dtype = PyDevice, PyDType
+half, double, float = float16, float64, float32
+short, int, long = int16, int32, int64
+inf, nan, pi, e = __import__("math").inf, __import__("math").nan, __import__("math").pi, __import__("math").e
+newaxis = None
+
+from torsh._fn import _registry  # noqa: E402
+
+_functions, _methods = _registry.build()
+globals().update(_functions)
+
+from torsh._fn.creation import (  # noqa: E402
+    arange, as_tensor, clone, empty, empty_like, eye, from_numpy, full, full_like, get_default_dtype, linspace, logspace,
+    meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
+)  # fmt: skip
+from torsh._fn.indexing import (  # noqa: E402
+    gather, index_add, index_copy, index_fill, index_select, masked_fill, masked_select, nonzero, scatter, scatter_add,
+    scatter_reduce, take, take_along_dim, tril, triu,
+)  # fmt: skip
+from torsh._fn.linalg import (  # noqa: E402
+    addmm, addmv, baddbmm, bmm, dot, einsum, matmul, mm, mv, outer, tensordot, trace,
+)  # fmt: skip
+from torsh._fn.pointwise import (  # noqa: E402
+    add, addcdiv, addcmul, allclose, clamp, clamp_max, clamp_min, clip, copysign, div, divide, equal, float_power, frac,
+    heaviside, isclose, lerp, logical_and, logical_not, logical_or, logical_xor, nan_to_num, positive, round, rsub, sinc,
+    sub, subtract, true_divide, where,
+)  # fmt: skip
+from torsh._fn.random import (  # noqa: E402
+    Generator, bernoulli, default_generator, dropout, get_rng_state, initial_seed, manual_seed, multinomial, normal, rand,
+    rand_like, randint, randint_like, randn, randn_like, randperm, seed, set_rng_state,
+)  # fmt: skip
+from torsh._fn.reduce import (  # noqa: E402
+    all, amax, amin, aminmax, any, argmax, argmin, count_nonzero, cummax, cummin, cumprod, cumsum, logsumexp, max, mean,
+    median, min, nanmean, nansum, norm, prod, std, std_mean, sum, var, var_mean,
+)  # fmt: skip
+from torsh._fn.shape import (  # noqa: E402
+    atleast_1d, atleast_2d, broadcast_shapes, broadcast_tensors, broadcast_to, cat, chunk, concat, concatenate, diag,
+    diag_embed, diagonal, flatten, flip, fliplr, flipud, hstack, is_tensor, moveaxis, movedim, narrow,
+    numel, permute, ravel, repeat_interleave, reshape, roll, select, split, squeeze, stack, swapaxes, swapdims, t,
+    tensor_split, tile, transpose, unbind, unflatten, unsqueeze, vstack,
+)  # fmt: skip
+from torsh._fn.sorting import argsort, kthvalue, sort, topk  # noqa: E402
+from torsh._repr import set_printoptions, tensor_repr  # noqa: E402
+from torsh._tensor import apply_methods  # noqa: E402
+from torsh.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
+
+apply_methods(_methods)
+_C._register(size=Size, repr=tensor_repr)
+
+_LAZY = {"nn", "optim", "func", "limits", "random"}
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module("torsh." + name)
+    if name == "compile":
+        from torsh._compile import compile
+
+        globals()["compile"] = compile
+        return compile
+    if name in ("complex64", "complex128", "cfloat", "cdouble", "complex32"):
+        raise AttributeError(f"torsh has no complex dtypes (torsh.{name}); keep real and imaginary parts in two tensors")
+    raise AttributeError(f"module 'torsh' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY, "compile"})
+
+
+def softmax(input, dim=None, dtype=None):
+    """See `torsh.nn.functional.softmax`."""
+    return nn.functional.softmax(input, dim, dtype=dtype)  # noqa: F821
+
+
+def log_softmax(input, dim=None, dtype=None):
+    """See `torsh.nn.functional.log_softmax`."""
+    return nn.functional.log_softmax(input, dim, dtype=dtype)  # noqa: F821
+
+
+def relu(input):
+    """See `torsh.nn.functional.relu`."""
+    return nn.functional.relu(input)  # noqa: F821
+
+
+def eval(*tensors):
+    """Computes pending tensors now; returns them.
+
+    >>> x = torsh.eval(torsh.ones(2) + 1)
+    """
+    flat = [t for a in tensors for t in (a if isinstance(a, (list, tuple)) else (a,))]
+    for x in flat:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"eval(): expected Tensors, got {type(x).__name__}")
+    _C.eval(flat)
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def is_floating_point(input) -> "bool":
+    """Whether the dtype of `input` is a float."""
+    return input.dtype.is_floating_point
+
+
+def memory_stats() -> dict:
+    """Bytes of tensor memory: live, peak, cached, limit, allocations, code."""
+    return _C.memory_stats()
+
+
+def reset_peak_memory_stats() -> None:
+    """Sets the peak to what is live now."""
+    _C.reset_peak_memory_stats()
+
+
+def empty_cache() -> None:
+    """Returns cached tensor memory to the system."""
+    _C.empty_cache()
+
+
+def set_num_threads(n) -> None:
+    """Number of worker threads for kernels."""
+    from torsh._fn._args import int_arg
+
+    n = int_arg(n, "set_num_threads", "n")
+    if n < 1:
+        raise RuntimeError(f"set_num_threads expects a positive integer, got {n}")
+    _C.set_num_threads(n)
+
+
+def get_num_threads() -> "int":
+    """Number of worker threads."""
+    return _C.get_num_threads()
+
+
+def promote_types(a, b):
+    """The dtype that operands of two dtypes promote to."""
+    return _C.promote_types(PyDType(a), PyDType(b))
+
+
+def finfo(dtype=None):
+    """Limits of a float dtype: bits, eps, max, min, tiny."""
+    from torsh._dtype_info import finfo as make
+
+    return make(dtype)
+
+
+def iinfo(dtype):
+    """Limits of an integer dtype: bits, max, min."""
+    from torsh._dtype_info import iinfo as make
+
+    return make(dtype)

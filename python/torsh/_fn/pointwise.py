@@ -1,0 +1,246 @@
+"""Elementwise functions that take more than the registry's generic arguments."""
+
+from __future__ import annotations
+
+from torsh import _C
+
+from ._args import DTypeError, Tensor, is_float, number_arg, tensor_arg, to_float
+
+
+def where(condition, input=None, other=None):
+    """`input` where `condition` holds, else `other`; all three broadcast, dtypes promote. With one argument:
+    `nonzero(condition, as_tuple=True)`.
+
+    >>> torsh.where(torsh.tensor([True, False]), 1.0, 2.0).tolist()
+    [1.0, 2.0]
+    """
+    c = tensor_arg(condition, "where", "condition")
+    if input is None and other is None:
+        from .indexing import nonzero
+
+        return nonzero(c, as_tuple=True)
+    if input is None or other is None:
+        raise TypeError("where(): input and other must be given together")
+    return _C.where(c, input, other)
+
+
+def _bound(v, x: Tensor, name: str):
+    if v is None or isinstance(v, Tensor):
+        return v
+    return number_arg(v, "clamp", name)
+
+
+def clamp(input, min=None, max=None) -> Tensor:
+    """Limits values to `[min, max]`; NaN stays NaN; where min > max the result is max.
+
+    >>> torsh.clamp(torsh.tensor([-1., 5.]), 0, 3).tolist()
+    [0.0, 3.0]
+    """
+    x = tensor_arg(input, "clamp")
+    lo, hi = _bound(min, x, "min"), _bound(max, x, "max")
+    if lo is None and hi is None:
+        raise ValueError("clamp(): At least one of 'min' or 'max' must not be None")
+    if lo is not None:
+        x = _C.binary("maximum", x, lo)
+    if hi is not None:
+        x = _C.binary("minimum", x, hi)
+    return x
+
+
+clip = clamp
+
+
+def clamp_min(input, min) -> Tensor:
+    """`clamp(input, min=min)`."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input, max) -> Tensor:
+    """`clamp(input, max=max)`."""
+    return clamp(input, max=max)
+
+
+def add(input, other, *, alpha=1) -> Tensor:
+    """`input + alpha * other`."""
+    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+        tensor_arg(input, "add")
+    if alpha != 1:
+        other = _C.binary("mul", other, alpha) if isinstance(other, Tensor) else other * alpha
+    return _C.binary("add", input, other)
+
+
+def sub(input, other, *, alpha=1) -> Tensor:
+    """`input - alpha * other`."""
+    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+        tensor_arg(input, "sub")
+    if alpha != 1:
+        other = _C.binary("mul", other, alpha) if isinstance(other, Tensor) else other * alpha
+    return _C.binary("sub", input, other)
+
+
+subtract = sub
+
+
+def rsub(input, other, *, alpha=1) -> Tensor:
+    """`other - alpha * input`."""
+    return sub(other, input, alpha=alpha)
+
+
+def div(input, other, *, rounding_mode=None) -> Tensor:
+    """Quotient; `rounding_mode` "trunc" or "floor" rounds it. Ints divide to float32.
+
+    >>> torsh.div(torsh.tensor([7]), 2, rounding_mode="floor").tolist()
+    [3]
+    """
+    if rounding_mode is None:
+        return _C.binary("div", input, other)
+    if rounding_mode == "floor":
+        return _C.binary("floor_divide", input, other)
+    if rounding_mode == "trunc":
+        dtype = _C.result_type(input, other)
+        if dtype.is_floating_point:
+            return _C.unary("trunc", _C.binary("div", input, other))
+        q, r = _C.binary("floor_divide", input, other), _C.binary("remainder", input, other)
+        # Floor and truncation differ by one where the quotient is negative and not whole.
+        negative = (q < 0) & (r != 0)
+        return q + _C.cast(negative, q.dtype)
+    raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found {rounding_mode!r}")
+
+
+divide = div
+
+
+def true_divide(input, other) -> Tensor:
+    """See `div`."""
+    return _C.binary("div", input, other)
+
+
+def round(input, *, decimals: int = 0) -> Tensor:
+    """Rounds to nearest, ties to even, at `decimals` digits."""
+    x = tensor_arg(input, "round")
+    if decimals == 0 or not is_float(x):
+        return _C.unary("round", x)
+    scale = 10.0 ** abs(decimals)
+    return _C.unary("round", x * scale) / scale if decimals > 0 else _C.unary("round", x / scale) * scale
+
+
+def _bool(x, fn: str) -> Tensor:
+    return _C.cast(tensor_arg(x, fn), _C.bool)
+
+
+def logical_and(input, other) -> Tensor:
+    """`bool(a) and bool(b)`, elementwise."""
+    return _C.binary("bitwise_and", _bool(input, "logical_and"), _bool(other, "logical_and"))
+
+
+def logical_or(input, other) -> Tensor:
+    """`bool(a) or bool(b)`, elementwise."""
+    return _C.binary("bitwise_or", _bool(input, "logical_or"), _bool(other, "logical_or"))
+
+
+def logical_xor(input, other) -> Tensor:
+    """`bool(a) != bool(b)`, elementwise."""
+    return _C.binary("bitwise_xor", _bool(input, "logical_xor"), _bool(other, "logical_xor"))
+
+
+def logical_not(input) -> Tensor:
+    """`not bool(a)`, elementwise."""
+    return _C.unary("bitwise_not", _bool(input, "logical_not"))
+
+
+def addcmul(input, tensor1, tensor2, *, value=1) -> Tensor:
+    """`input + value * tensor1 * tensor2`."""
+    p = _C.binary("mul", tensor1, tensor2)
+    return _C.binary("add", tensor_arg(input, "addcmul"), p if value == 1 else p * value)
+
+
+def addcdiv(input, tensor1, tensor2, *, value=1) -> Tensor:
+    """`input + value * tensor1 / tensor2`."""
+    q = _C.binary("div", tensor1, tensor2)
+    return _C.binary("add", tensor_arg(input, "addcdiv"), q if value == 1 else q * value)
+
+
+def lerp(input, end, weight) -> Tensor:
+    """`input + weight * (end - input)`."""
+    x = tensor_arg(input, "lerp")
+    if not is_float(x):
+        raise DTypeError(f"lerp(): expected a floating point dtype, got {x.dtype.name}")
+    return x + (tensor_arg(end, "lerp", "end") - x) * weight
+
+
+def nan_to_num(input, nan=0.0, posinf=None, neginf=None) -> Tensor:
+    """Replaces NaN and infinities, by default with 0 and the dtype's extremes."""
+    x = tensor_arg(input, "nan_to_num")
+    if not is_float(x):
+        return _C.clone(x)
+    big = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}.get(
+        x.dtype.name, 1.7976931348623157e308
+    )
+    inf = float("inf")
+    x = _C.where(x != x, 0.0 if nan is None else nan, x)
+    x = _C.where(x == inf, big if posinf is None else posinf, x)
+    return _C.where(x == -inf, -big if neginf is None else neginf, x)
+
+
+def isclose(input, other, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """`|a - b| <= atol + rtol * |b|`; equal infinities are close."""
+    a, b = tensor_arg(input, "isclose"), tensor_arg(other, "isclose", "other")
+    close = a == b
+    if equal_nan and (is_float(a) or is_float(b)):
+        close = close | ((a != a) & (b != b))
+    if not (is_float(a) or is_float(b)):
+        a, b = _C.cast(a, _C.float64), _C.cast(b, _C.float64)
+    diff, bound = (a - b).abs(), atol + rtol * b.abs()
+    return close | ((diff <= bound) & (diff < float("inf")) & (bound < float("inf")))
+
+
+def allclose(input, other, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether all elements are close, see `isclose`."""
+    return bool(isclose(input, other, rtol, atol, equal_nan).all())
+
+
+def equal(input, other) -> bool:
+    """Whether shapes and all elements are equal."""
+    a, b = tensor_arg(input, "equal"), tensor_arg(other, "equal", "other")
+    return a.shape == b.shape and bool((a == b).all())
+
+
+def float_power(input, exponent) -> Tensor:
+    """Power in float64."""
+    x = _C.cast(input, _C.float64) if isinstance(input, Tensor) else float(input)
+    e = _C.cast(exponent, _C.float64) if isinstance(exponent, Tensor) else float(exponent)
+    return _C.binary("pow", x, e)
+
+
+def frac(input) -> Tensor:
+    """`x - trunc(x)`."""
+    return tensor_arg(input, "frac") - _C.unary("trunc", input)
+
+
+def sinc(input) -> Tensor:
+    """`sin(pi x) / (pi x)`, 1 at 0."""
+    x = to_float(tensor_arg(input, "sinc")) * 3.141592653589793
+    zero = x == 0
+    return _C.where(zero, 1.0, _C.unary("sin", x) / _C.where(zero, 1.0, x))
+
+
+def positive(input) -> Tensor:
+    """`+x`."""
+    return tensor_arg(input, "positive")
+
+
+def heaviside(input, values) -> Tensor:
+    """0 for negative, 1 for positive numbers, `values` at 0."""
+    x = tensor_arg(input, "heaviside")
+    return _C.where(x == 0, values, _C.cast(x > 0, x.dtype))
+
+
+def copysign(input, other) -> Tensor:
+    """Magnitude of `input`, sign of `other` (-0.0 is negative)."""
+    x = to_float(tensor_arg(input, "copysign"))
+    if not isinstance(other, Tensor):
+        other = _C.full([], float(other), x.dtype, None)
+    o = _C.cast(other, x.dtype)
+    negative = (o < 0) | ((o == 0) & (_C.unary("reciprocal", o) < 0))
+    m = x.abs()
+    return _C.where(negative, -m, m)

@@ -1,0 +1,363 @@
+"""Attaches the Python-side methods to `torsh.Tensor`: one list of names per function module."""
+
+from __future__ import annotations
+
+from torsh import _C
+from torsh._fn import creation, indexing, linalg, pointwise, random, reduce, shape, sorting
+from torsh._fn._args import dim_arg, number_arg
+
+Tensor = _C.Tensor
+
+_METHODS = {
+    creation: "clone",
+    reduce: "sum nansum prod mean nanmean var std amax amin aminmax argmax argmin max min any all count_nonzero "
+    "logsumexp norm cumsum cumprod cummax cummin median",
+    shape: "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim moveaxis "
+    "expand broadcast_to expand_as squeeze unsqueeze narrow select split chunk tensor_split unbind flip fliplr flipud "
+    "roll repeat tile repeat_interleave diagonal diag diag_embed",
+    pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or "
+    "logical_xor logical_not addcmul addcdiv lerp nan_to_num isclose allclose equal float_power frac sinc positive "
+    "heaviside copysign",
+    indexing: "gather take_along_dim take index_select scatter scatter_add scatter_reduce index_add index_copy index_fill "
+    "masked_fill masked_select nonzero tril triu",
+    sorting: "argsort sort topk kthvalue",
+    linalg: "matmul mm bmm mv dot outer addmm addmv baddbmm trace",
+    random: "bernoulli multinomial",
+}
+
+_INPLACE = {
+    pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or logical_xor "
+    "logical_not addcmul addcdiv lerp nan_to_num",
+    indexing: "scatter scatter_add scatter_reduce index_add index_copy index_fill masked_fill tril triu",
+    linalg: "addmm addmv baddbmm",
+    reduce: "cumsum cumprod",
+}
+
+
+def _inplace(fn, name):
+    def method(self, *args, **kwargs):
+        return _C.assign(self, fn(self, *args, **kwargs))
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"In-place form of `{name[:-1]}`."
+    return method
+
+
+# -- conversions -------------------------------------------------------------------------------------------
+
+
+def _is_device(v) -> bool:
+    return isinstance(v, _C.PyDevice) or (isinstance(v, str) and v.split(":")[0] in ("cpu", "cuda", "metal", "mps", "xpu", "meta"))
+
+
+def to(self, *args, dtype=None, device=None, non_blocking: bool = False, copy: bool = False):
+    """`x.to(dtype)`, `x.to(device)`, `x.to(device, dtype)` or `x.to(other)`; x itself where nothing changes.
+
+    >>> torsh.tensor([1.5]).to(torsh.int64).tolist()
+    [1]
+    """
+    for a in args:
+        if isinstance(a, Tensor):
+            dtype, device = a.dtype, a.device
+        elif isinstance(a, _C.PyDType):
+            dtype = a
+        elif isinstance(a, _C.PyDevice):
+            device = a
+        elif isinstance(a, str):
+            if _is_device(a):
+                device = a
+            else:
+                try:
+                    dtype = _C.PyDType(a)
+                except ValueError:
+                    device = _C.PyDevice(a)
+        elif isinstance(a, bool):
+            pass  # non_blocking by position
+        elif a is not None:
+            raise TypeError(f"to(): expected a dtype, a device or a Tensor, got {type(a).__name__}")
+    x = self
+    if device is not None:
+        x = _C.to_device(x, _C.PyDevice(device) if isinstance(device, str) else device)
+    if dtype is not None:
+        x = _C.cast(x, _C.PyDType(dtype))
+    return _C.clone(x) if copy and x is self else x
+
+
+def _caster(name, dtype):
+    def method(self):
+        return _C.cast(self, dtype)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"Converts to {dtype.name}."
+    return method
+
+
+def type_(self, dtype=None, non_blocking: bool = False):
+    """Without an argument the type's name, else a conversion."""
+    return f"torsh.{self.dtype.name}" if dtype is None else _C.cast(self, _C.PyDType(dtype))
+
+
+def type_as(self, other):
+    """Converts to the dtype of `other`."""
+    return _C.cast(self, other.dtype)
+
+
+def cpu(self):
+    """The tensor on the CPU."""
+    return _C.to_device(self, _C.PyDevice("cpu"))
+
+
+def cuda(self, device=None, non_blocking: bool = False):
+    """The tensor on a CUDA device; DeviceError where there is none."""
+    if isinstance(device, int):
+        device = f"cuda:{device}"
+    return _C.to_device(self, _C.PyDevice(device or "cuda") if not isinstance(device, _C.PyDevice) else device)
+
+
+# -- facts -------------------------------------------------------------------------------------------------
+
+
+def size(self, dim=None):
+    """The shape, or one size of it."""
+    return self.shape if dim is None else self.shape[dim_arg(dim, self.ndim, "size")]
+
+
+def dim(self) -> int:
+    """Number of dims."""
+    return self.ndim
+
+
+def stride(self, dim=None):
+    """Element strides of a row-major tensor of this shape (torsh stores every tensor so)."""
+    out, acc = [], 1
+    for s in reversed(self.shape):
+        out.append(acc)
+        acc *= max(s, 1)
+    out.reverse()
+    return tuple(out) if dim is None else out[dim_arg(dim, self.ndim, "stride")]
+
+
+def is_contiguous(self, memory_format=None) -> bool:
+    """Always true: views are index arithmetic, not layouts."""
+    return True
+
+
+def contiguous(self, memory_format=None):
+    """The tensor itself."""
+    return self
+
+
+def is_floating_point(self) -> bool:
+    """Whether the dtype is a float."""
+    return self.dtype.is_floating_point
+
+
+def is_complex(self) -> bool:
+    """False: torsh has no complex dtypes."""
+    return False
+
+
+def element_size(self) -> int:
+    """Bytes of one element."""
+    return self.dtype.itemsize
+
+
+def is_same_size(self, other) -> bool:
+    """Whether the shapes are equal."""
+    return self.shape == other.shape
+
+
+# -- writes ------------------------------------------------------------------------------------------------
+
+
+def copy_(self, src, non_blocking: bool = False):
+    """Overwrites the values with those of `src`, broadcast and converted."""
+    if not isinstance(src, Tensor):
+        raise TypeError(f"copy_(): argument 'src' must be Tensor, not {type(src).__name__}")
+    return _C.assign(self, _C.cast(src, self.dtype))
+
+
+def fill_(self, value):
+    """Overwrites all values with one number."""
+    if isinstance(value, Tensor) and value.ndim:
+        raise RuntimeError(f"fill_ only supports 0-dimension value tensor but got tensor with {value.ndim} dimensions.")
+    v = value if isinstance(value, Tensor) else _C.full([], number_arg(value, "fill_", "value"), self.dtype, self.device)
+    return _C.assign(self, _C.cast(v, self.dtype))
+
+
+def zero_(self):
+    """Overwrites all values with 0."""
+    return fill_(self, 0)
+
+
+def fill_diagonal_(self, value):
+    """Overwrites the diagonal of a matrix."""
+    if self.ndim != 2:
+        raise RuntimeError(f"fill_diagonal_(): expected a matrix, got shape {list(self.shape)}")
+    return _C.assign(self, pointwise.where(creation.eye(*self.shape, dtype=_C.bool), _C.cast(_C.full([], value, self.dtype, None), self.dtype), self))
+
+
+def uniform_(self, a: float = 0.0, b: float = 1.0, *, generator=None):
+    """Overwrites with uniform numbers in [a, b)."""
+    if a > b:
+        raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
+    return _C.assign(self, random.rand_like(self, generator=generator) * (b - a) + a)
+
+
+def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator=None):
+    """Overwrites with normal numbers."""
+    if std < 0:
+        raise RuntimeError(f"normal_ expects std >= 0.0, but found std {std}")
+    return _C.assign(self, random.randn_like(self, generator=generator) * std + mean)
+
+
+def bernoulli_(self, p: float = 0.5, *, generator=None):
+    """Overwrites with 0 and 1, 1 with probability p."""
+    return _C.assign(self, random.bernoulli(self, p, generator=generator))
+
+
+def random_(self, low=0, high=None, *, generator=None):
+    """Overwrites with integers in [low, high); `random_(n)` is [0, n)."""
+    if high is None:
+        low, high = 0, low or 2 ** min(8 * self.dtype.itemsize - 1, 24)
+    return _C.assign(self, random.randint(low, high, list(self.shape), dtype=self.dtype, generator=generator))
+
+
+def _view_setter(fn, name):
+    def method(self, *args):
+        raise RuntimeError(
+            f"{name}() would change the shape of a tensor in place, which torsh's graph does not do; "
+            f"assign the result instead: x = x.{name[:-1]}(...)"
+        )
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"Refused with the way out: use `{name[:-1]}`."
+    return method
+
+
+# -- creation in the image of a tensor ----------------------------------------------------------------------
+
+
+def new_tensor(self, data, *, dtype=None, device=None, requires_grad: bool = False):
+    """`torsh.tensor(data)` with this tensor's dtype and device."""
+    return _C.tensor(data, dtype or self.dtype, device or self.device, requires_grad)
+
+
+def new_full(self, size, fill_value, *, dtype=None, device=None, requires_grad: bool = False):
+    """`torsh.full` with this tensor's dtype and device."""
+    return creation.full(size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+
+
+def new_zeros(self, *size, dtype=None, device=None, requires_grad: bool = False):
+    """`torsh.zeros` with this tensor's dtype and device."""
+    return creation.zeros(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+
+
+def new_ones(self, *size, dtype=None, device=None, requires_grad: bool = False):
+    """`torsh.ones` with this tensor's dtype and device."""
+    return creation.ones(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+
+
+def new_empty(self, *size, dtype=None, device=None, requires_grad: bool = False):
+    """`torsh.empty` with this tensor's dtype and device."""
+    return creation.empty(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+
+
+# -- operators that Python functions provide -----------------------------------------------------------------
+
+
+def __format__(self, spec: str) -> str:
+    return format(self.item(), spec) if self.ndim == 0 and spec else str(self)
+
+
+def __contains__(self, item) -> bool:
+    return bool((self == item).any())
+
+
+def __deepcopy__(self, memo):
+    from copy import deepcopy
+
+    if not self.is_leaf:
+        raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment")
+    new = _C.clone(self.detach())
+    if type(self) is not Tensor:
+        new = type(self)(new)
+    new.requires_grad_(self.requires_grad)
+    if self.grad is not None:
+        new.grad = deepcopy(self.grad, memo)
+    memo[id(self)] = new
+    return new
+
+
+def __reduce_ex__(self, protocol):
+    raise TypeError("torsh tensors are not pickled; use torsh.save / torsh.load (safetensors), or x.numpy()")
+
+
+def softmax(self, dim=None, dtype=None):
+    """See `torsh.nn.functional.softmax`."""
+    from torsh.nn import functional as F
+
+    return F.softmax(self, dim, dtype=dtype)
+
+
+def log_softmax(self, dim=None, dtype=None):
+    """See `torsh.nn.functional.log_softmax`."""
+    from torsh.nn import functional as F
+
+    return F.log_softmax(self, dim, dtype=dtype)
+
+
+def relu(self):
+    """See `torsh.nn.functional.relu`."""
+    from torsh.nn import functional as F
+
+    return F.relu(self)
+
+
+def relu_(self):
+    """In-place `relu`."""
+    return _C.assign(self, relu(self))
+
+
+def apply_methods(registry_methods: dict) -> None:
+    """Sets every method on the class; hand-written ones win over those that follow from the registry."""
+    for name, fn in registry_methods.items():
+        setattr(Tensor, name, fn)
+    for module, names in _METHODS.items():
+        for name in names.split():
+            setattr(Tensor, name, getattr(module, name))
+    for module, names in _INPLACE.items():
+        for name in names.split():
+            setattr(Tensor, name + "_", _inplace(getattr(module, name), name + "_"))
+    for name in "unsqueeze squeeze transpose t reshape resize swapaxes".split():
+        setattr(Tensor, name + "_", _view_setter(None, name + "_"))
+    for name, dtype in (
+        ("float", _C.float32), ("double", _C.float64), ("half", _C.float16), ("bfloat16", _C.bfloat16),
+        ("int", _C.int32), ("long", _C.int64), ("short", _C.int16), ("char", _C.int8), ("byte", _C.uint8), ("bool", _C.bool),
+    ):  # fmt: skip
+        setattr(Tensor, name, _caster(name, dtype))
+    own = (
+        to, type_as, cpu, cuda, size, dim, stride, is_contiguous, contiguous, is_floating_point, is_complex, element_size,
+        is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_, new_tensor, new_full,
+        new_zeros, new_ones, new_empty, __format__, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
+    )  # fmt: skip
+    for fn in own:
+        setattr(Tensor, fn.__name__, fn)
+    Tensor.type = type_
+    Tensor.ndimension = dim
+    Tensor.nelement = Tensor.numel
+    Tensor.where = lambda self, condition, other: pointwise.where(condition, self, other)
+    Tensor.T = property(lambda self: self.permute(tuple(reversed(range(self.ndim)))), doc="All dims reversed.")
+    Tensor.mT = property(_matrix_transpose, doc="The last two dims swapped.")
+    Tensor.itemsize = property(element_size, doc="Bytes of one element.")
+    Tensor.nbytes = property(lambda self: self.numel() * self.dtype.itemsize, doc="Bytes of all elements.")
+    Tensor.is_cuda = property(lambda self: self.device.type == "cuda", doc="Whether it lives on a CUDA device.")
+    Tensor.is_sparse = property(lambda self: False, doc="Always false.")
+
+
+def _matrix_transpose(self):
+    if self.ndim < 2:
+        raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {self.ndim}-D tensor.")
+    return self.transpose(-2, -1)
+
+
