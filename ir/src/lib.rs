@@ -7,6 +7,7 @@
 pub mod attr;
 pub mod builder;
 pub mod dtype;
+pub mod env;
 pub mod error;
 pub mod exec;
 pub mod graph;
