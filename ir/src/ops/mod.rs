@@ -11,8 +11,8 @@ use crate::interp::HostTensor;
 use crate::op::{Arity, DTypeSet, EvalCall, Kind, Op, OpDef, Sample, Surface, Tolerance, Vjp};
 use crate::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
 use crate::shape::{Shape, Type};
-use std::collections::HashMap;
-use std::sync::OnceLock;
+use ::std::collections::HashMap;
+use ::std::sync::OnceLock;
 
 macro_rules! registry {
     ($($name:ident)*) => {
@@ -22,6 +22,7 @@ macro_rules! registry {
     };
 }
 
+mod composite;
 mod gradients;
 mod rules;
 mod samples;
@@ -48,8 +49,18 @@ registry! {
     reshape permute expand slice flip pad
     // joining, indexing, sorting, contraction
     concat slice_scatter take gather scatter index_put argsort dot_general
-    // composites
-    softmax
+    // composites: reductions, normalisations
+    mean var std logsumexp softmax log_softmax layer_norm rms_norm
+    // composites: activations
+    relu leaky_relu gelu gelu_tanh silu softplus elu celu selu mish hardtanh hardswish hardsigmoid logsigmoid softsign
+    // composites: losses
+    cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss huber_loss kl_div
+    binary_cross_entropy binary_cross_entropy_with_logits
+    // composites: elementwise
+    clamp lerp square xlogy hypot logaddexp logaddexp2 copysign frac deg2rad rad2deg nan_to_num
+    isnan isinf isfinite isposinf isneginf
+    // composites: others
+    one_hot tril triu
 }
 
 /// Finds an op by name.
