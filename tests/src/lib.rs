@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Tests across the torsh crates: the file test harness, random values and graphs, and how results are
+//! compared.
+
+pub mod compare;
+pub mod filetest;
+pub mod values;
