@@ -140,7 +140,7 @@ pub(super) fn put_vjp<'b>(c: &VjpCall<'b, '_>, put: &'static str, pick: &'static
     let (base, index, src, ct) = (c.x[0], c.x[1], c.x[2], c.ct);
     let b = ct.builder();
     let dim = c.attrs[0].clone();
-    let read = |x: Val<'b>| b.op(pick, &[x, index], &[dim.clone()]);
+    let read = |x: Val<'b>| b.op(pick, &[x, index], std::slice::from_ref(&dim));
     let write = |x: Val<'b>, values: Val<'b>, mode: ScatterMode| {
         b.op(put, &[x, index, values], &[dim.clone(), Attr::from(mode.name())])
     };
