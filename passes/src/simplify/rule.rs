@@ -119,10 +119,6 @@ impl<'g> Term<'g> {
     pub(super) fn dims(&self, id: NodeId) -> &'g [usize] {
         self.graph.ty(id).shape.dims()
     }
-    /// Kind of an existing node.
-    pub(super) fn kind(&self, id: NodeId) -> Kind {
-        self.of(id).op.kind
-    }
 
     /// The value of a `full`.
     pub(super) fn full(&self, id: NodeId) -> Option<Scalar> {
