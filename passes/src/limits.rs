@@ -115,8 +115,106 @@ fn writes(op: &StepOp, buffer: usize) -> bool {
 }
 
 fn exceeded(what: &str, asked: u64, unit: &str, limit: u64, name: &str) -> Error {
+    // The peak of a program is bounded by the memory that the process may use.
+    let variable = if name == "max_peak_bytes" {
+        "TORSH_MAX_MEMORY".to_string()
+    } else {
+        format!("TORSH_{}", name.to_uppercase())
+    };
     Error::limit(format!(
-        "{what} takes {asked} {unit}; the limit is {limit} (raise it with torsh.limits.set({name}=...) or TORSH_{})",
-        name.to_uppercase()
+        "{what} takes {asked} {unit}; the limit is {limit} (raise it with torsh.limits.set({name}=...) or {variable})"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torsh_ir::error::{ErrorKind, Loc};
+    use torsh_ir::program::{BufDecl, BufId, LibCall, Step};
+    use torsh_ir::{Attr, Builder, DType, Scalar, Shape};
+
+    const SMALL: Limits = Limits {
+        max_rank: 3,
+        max_elements: 1000,
+        max_tensor_bytes: 2000,
+        max_nodes: 8,
+        max_kernel_insts: 512,
+        max_constant_bytes: 20,
+        max_peak_bytes: 4096,
+    };
+
+    fn checked(shape: &[usize], dtype: DType) -> Option<Error> {
+        let b = Builder::new(Graph::new());
+        b.set_loc(Some(Loc { file: "model.py".into(), line: 7 }));
+        let x = b.full(Scalar::Int(1), dtype, &Shape::of(shape)).id();
+        let mut g = b.finish().expect("well formed");
+        g.set_outputs(vec![x]);
+        check(&g, &SMALL).err()
+    }
+
+    #[test]
+    fn each_limit_is_named_with_what_was_asked() {
+        let text = |e: Option<Error>| {
+            let e = e.expect("refused");
+            assert_eq!((e.kind(), e.op(), e.location().map(|l| l.line)), (ErrorKind::Limit, Some("full"), Some(7)));
+            e.message().to_string()
+        };
+        assert!(checked(&[10, 10, 5], DType::F32).is_none());
+        let rank = text(checked(&[1, 1, 1, 1], DType::F32));
+        assert!(rank.contains("4 dimensions; the limit is 3") && rank.contains("TORSH_MAX_RANK"), "{rank}");
+        let elements = text(checked(&[1001], DType::I8));
+        assert!(elements.contains("[1001]") && elements.contains("max_elements=..."), "{elements}");
+        let bytes = text(checked(&[10, 10, 10], DType::F32));
+        assert!(bytes.contains("shape [10, 10, 10] and dtype float32 takes 4000 bytes; the limit is 2000"), "{bytes}");
+        // Without elements nothing is asked for, however long the other dims.
+        assert!(checked(&[1 << 40, 0, 1 << 40], DType::F64).is_none());
+    }
+
+    #[test]
+    fn constants_and_nodes_are_counted_over_the_graph() {
+        let constant = |b: &Builder, v: u8| {
+            let bytes = Attr::Bytes(vec![v; 12].into());
+            b.op("constant", &[], &[bytes, DType::U8.into(), Attr::from(&[12i64][..])]).id()
+        };
+        let b = Builder::new(Graph::new());
+        let outputs = vec![constant(&b, 1), constant(&b, 2)];
+        let mut g = b.finish().expect("well formed");
+        g.set_outputs(outputs[..1].to_vec());
+        assert!(check(&g, &SMALL).is_ok());
+        g.set_outputs(outputs);
+        assert!(check(&g, &SMALL).expect_err("24 bytes").message().contains("24 bytes of constants"));
+        let few = Limits { max_nodes: 1, ..SMALL };
+        assert!(check(&g, &few).expect_err("2 nodes").message().contains("takes 2 nodes; the limit is 1"));
+    }
+
+    #[test]
+    fn a_dead_node_is_not_counted_and_an_unused_input_is() {
+        let b = Builder::new(Graph::new());
+        let x = b.full(Scalar::Int(1), DType::U8, &Shape::of(&[9])).id();
+        b.full(Scalar::Int(1), DType::U8, &Shape::of(&[5000]));
+        let mut g = b.finish().expect("well formed");
+        g.set_outputs(vec![x]);
+        assert!(check(&g, &SMALL).is_ok());
+        g.input(Type::new(DType::U8, Shape::of(&[5000])));
+        assert_eq!(check(&g, &SMALL).expect_err("too big").op(), Some("input"));
+    }
+
+    #[test]
+    fn the_peak_names_the_largest_tensor_and_its_line() {
+        let ty = Type::new(DType::F32, Shape::of(&[2000]));
+        let program = Program {
+            buffers: vec![BufDecl { ty, place: Place::Output }],
+            steps: vec![Step {
+                op: StepOp::Lib { call: LibCall::Fill(Scalar::Float(1.0)), args: vec![], out: BufId(0) },
+                ops: vec!["full"],
+                loc: Some(Loc { file: "model.py".into(), line: 9 }),
+            }],
+            outputs: vec![BufId(0)],
+            peak_bytes: 8000,
+            ..Program::default()
+        };
+        let e = check_peak(&program, &SMALL).expect_err("too big");
+        assert_eq!((e.op(), e.location().map(|l| l.line)), (Some("full"), Some(9)));
+        assert!(e.message().contains("shape [2000]") && e.message().contains("TORSH_MAX_MEMORY"), "{e}");
+    }
 }

@@ -5,12 +5,15 @@
 //! The graph is always verified at the door.
 
 use crate::{decompose, limits, lower, simplify};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
-use torsh_ir::error::{Error, Result};
+use torsh_ir::env;
+use torsh_ir::error::{Error, ErrorKind, Result};
 use torsh_ir::exec::{Device, Target};
 use torsh_ir::graph::Graph;
 use torsh_ir::program::Program;
+use torsh_ir::{text, verify};
 
 /// Receives the name of a pass and the text of what it left.
 pub type Dump = Arc<dyn Fn(&str, &str) + Send + Sync>;
@@ -20,7 +23,7 @@ pub type Dump = Arc<dyn Fn(&str, &str) + Send + Sync>;
 pub struct Options {
     /// Fuse kernels; off for comparison (`TORSH_FUSION=0`).
     pub fusion: bool,
-    /// Verify, print and parse back after every pass.
+    /// Verify, print and parse back after every pass (`TORSH_VERIFY=1`; on in debug builds).
     pub verify: bool,
     /// What code will be generated for.
     pub target: Target,
@@ -34,8 +37,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            fusion: true,
-            verify: cfg!(debug_assertions),
+            fusion: env::fusion(),
+            verify: env::verify(),
             target: Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 },
             donate: Vec::new(),
             dump: None,
@@ -44,11 +47,14 @@ impl Default for Options {
 }
 
 /// Compiles a graph to a program.
+///
+/// Errors: `Limit` when the graph or the planned program exceeds `torsh.limits`; `Internal` for whatever is a
+/// bug in torsh, such as an invalid graph.
 pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     let mut driver = Driver { options, times: Vec::new() };
-    check_donations(graph, options)?;
-    let nodes = graph.len();
-    let mut g = driver.pass("verify", graph.clone(), verify)?;
+    driver.time("verify", || verify::graph(graph).and_then(|()| check_donations(graph, &options.donate)))?;
+    let mut g = graph.clone();
+    // First of all: nothing below may spend time or memory on a graph that is refused.
     g = driver.pass("limits", g, limits::run)?;
     // Before decompose, so that rules see composites by name and dead composites are not spelled out.
     g = driver.pass("simplify", g, simplify::run)?;
@@ -56,11 +62,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("simplify_primitives", g, simplify::run)?;
     // Decompositions have intermediates of their own.
     g = driver.pass("limits_primitives", g, limits::run)?;
-    let start = Instant::now();
-    let mut program = lower::run(&g, options)?;
-    driver.times.push(("lower", start.elapsed().as_secs_f64()));
-    limits::check_peak(&program, &torsh_ir::limits::get())?;
-    program.stats.nodes = nodes;
+    let mut program = driver.lower("lower", &g, lower::run)?;
+    // The plan knows what a run needs before anything is allocated.
+    driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;
+    program.stats.nodes = graph.len();
     program.stats.passes = driver.times;
     Ok(program)
 }
@@ -71,33 +76,121 @@ struct Driver<'o> {
 }
 
 impl Driver<'_> {
-    fn pass(&mut self, name: &'static str, graph: Graph, f: fn(Graph) -> Result<Graph>) -> Result<Graph> {
+    fn time<T>(&mut self, name: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
-        let graph = f(graph)?;
+        let result = f();
         self.times.push((name, start.elapsed().as_secs_f64()));
+        result
+    }
+
+    /// Runs one pass from graph to graph.
+    fn pass(&mut self, name: &'static str, graph: Graph, f: fn(Graph) -> Result<Graph>) -> Result<Graph> {
+        let graph = self.time(name, || f(graph))?;
+        if self.options.verify {
+            verify::graph(&graph).and_then(|()| round_trip(&graph)).map_err(|e| blame(name, &e))?;
+        }
+        if let Some(dump) = &self.options.dump {
+            dump(name, &text::print_with_lines(&graph));
+        }
         Ok(graph)
+    }
+
+    /// Runs the step from graph to program.
+    fn lower(
+        &mut self,
+        name: &'static str,
+        graph: &Graph,
+        f: fn(&Graph, &Options) -> Result<Program>,
+    ) -> Result<Program> {
+        let options = self.options;
+        let program = self.time(name, || f(graph, options))?;
+        if options.verify {
+            program.verify().map_err(|e| blame(name, &e))?;
+        }
+        if let Some(dump) = &options.dump {
+            dump(name, &text::program(&program));
+        }
+        Ok(program)
     }
 }
 
-fn verify(graph: Graph) -> Result<Graph> {
-    Ok(graph)
+fn blame(pass: &str, e: &Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("after pass {pass}: {}", e.message())).with_loc(e.location().cloned())
 }
 
-fn check_donations(graph: &Graph, options: &Options) -> Result<()> {
-    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-    for &(input, output) in &options.donate {
+fn round_trip(graph: &Graph) -> Result<()> {
+    let printed = text::print(graph);
+    let back = text::parse(&printed)?;
+    if back.same(graph) {
+        return Ok(());
+    }
+    let again = text::print(&back);
+    let line = printed.lines().zip(again.lines()).find(|(a, b)| a != b).map_or("its outputs", |(a, _)| a.trim());
+    Err(Error::internal(format!("printing and parsing the graph changes {line}")))
+}
+
+fn check_donations(graph: &Graph, donate: &[(usize, usize)]) -> Result<()> {
+    let (mut inputs, mut outputs) = (HashSet::new(), HashSet::new());
+    for &(input, output) in donate {
         let (Some(&i), Some(&o)) = (graph.inputs().get(input), graph.outputs().get(output)) else {
             return Err(Error::internal(format!("donation of input {input} to output {output}: no such pair")));
         };
-        if graph.ty(i) != graph.ty(o) || inputs.contains(&input) || outputs.contains(&output) {
-            return Err(Error::internal(format!(
-                "donation of input {input} ({}) to output {output} ({}): types differ or one of them is given twice",
-                graph.ty(i),
-                graph.ty(o)
-            )));
+        let (from, to) = (graph.ty(i), graph.ty(o));
+        if from != to {
+            return Err(Error::internal(format!("donation of input {input} ({from}) to output {output} ({to})")));
         }
-        inputs.push(input);
-        outputs.push(output);
+        if !inputs.insert(input) || !outputs.insert(output) {
+            return Err(Error::internal(format!("input {input} or output {output} stands in two donations")));
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use torsh_ir::{Builder, DType, Shape, Type};
+
+    fn graph() -> Graph {
+        let b = Builder::new(Graph::new());
+        let x = b.input(Type::new(DType::F32, Shape::of(&[2, 3])));
+        let y = b.op("softmax", &[x], &[torsh_ir::Attr::Int(1)]).id();
+        let mut g = b.finish().expect("well formed");
+        g.set_outputs(vec![y]);
+        g
+    }
+
+    #[test]
+    fn the_driver_dumps_after_each_pass_in_order() {
+        let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let sink = seen.clone();
+        let dump: Dump = Arc::new(move |pass, text| sink.lock().unwrap().push((pass.into(), text.into())));
+        // What lowering says is not the matter here.
+        let _ = compile(&graph(), &Options { verify: true, dump: Some(dump), ..Options::default() });
+        let seen = seen.lock().unwrap();
+        let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(5).collect();
+        assert_eq!(names, ["limits", "simplify", "decompose", "simplify_primitives", "limits_primitives"]);
+        assert!(seen[1].1.contains("softmax") && !seen[2].1.contains("softmax"));
+    }
+
+    #[test]
+    fn a_pass_that_breaks_the_graph_is_named() {
+        let options = Options { verify: true, ..Options::default() };
+        let mut driver = Driver { options: &options, times: Vec::new() };
+        let e = driver.pass("breaker", graph(), |mut g| {
+            let node = g.node(g.outputs()[0]).clone();
+            let id = g.add(torsh_ir::Node { ty: Type::new(DType::I8, Shape::of(&[9])), ..node });
+            g.set_outputs(vec![id]);
+            Ok(g)
+        });
+        let e = e.err().expect("the verifier objects");
+        assert!(e.kind() == ErrorKind::Internal && e.message().contains("after pass breaker"), "{e}");
+    }
+
+    #[test]
+    fn donations_are_checked() {
+        let refused = |donate: &[(usize, usize)]| check_donations(&graph(), donate).is_err();
+        assert!(!refused(&[(0, 0)]) && refused(&[(1, 0)]) && refused(&[(0, 1)]) && refused(&[(0, 0), (0, 0)]));
+    }
 }
