@@ -307,8 +307,11 @@ fn class_losses() {
     let weighted = [logs.clone(), i64s(&[3], &[1, 0, 1]), f64s(&[2], &[2., 0.5])];
     check("nll_loss", &weighted, &nll("none", -100), &[3], &[1., 6., 3.]);
     check("nll_loss", &weighted, &nll("mean", -100), &[], &[10. / 3.]);
-    let bad = [logs.clone(), i64s(&[3], &[-100, 2, -1])];
-    check("nll_loss", &bad, &nll("none", -100), &[3], &[0., NAN, NAN]);
+    check("nll_loss", &[logs.clone(), i64s(&[3], &[-100, 1, -100])], &nll("none", -100), &[3], &[0., 4., 0.]);
+    for bad in [2, -1] {
+        let e = apply("nll_loss", &[logs.clone(), i64s(&[3], &[0, bad, 0])], &nll("none", -100)).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Index);
+    }
     let all_ignored = [logs.clone(), i64s(&[3], &[7, 7, 7])];
     check("nll_loss", &all_ignored, &nll("mean", 7), &[], &[NAN]);
     refused("nll_loss", &[logs.clone(), i64s(&[2], &[0, 0])], &nll("mean", 0), ErrorKind::Shape);

@@ -165,3 +165,67 @@ fn gradients_match_differences_of_even_ops() {
 fn gradients_match_differences_of_odd_ops() {
     run(1, 2);
 }
+
+/// First and second derivative of an elementwise op, each summed against ones, at one point.
+fn derivatives(name: &str, attrs: &[torsh_ir::Attr], x: f64) -> (f64, f64) {
+    let b = Builder::new(Graph::new());
+    let input = b.input(Type::scalar(DType::F64));
+    let out = b.op(name, &[input], attrs).id();
+    let one = b.full(Scalar::Float(1.0), DType::F64, &Shape::scalar()).id();
+    let input = input.id();
+    let (graph, first) = autodiff::grad(b.finish().unwrap(), &[(out, one)], &[input]).unwrap();
+    let first = first[0].unwrap();
+    let (graph, second) = autodiff::grad(graph, &[(first, one)], &[input]).unwrap();
+    let at = [HostTensor::from_fn(Type::scalar(DType::F64), |_| Scalar::Float(x))];
+    let read = |id: NodeId| eval(&graph, vec![id], &at)[0].get(0).as_f64();
+    (read(first), second[0].map_or(0.0, read))
+}
+
+#[test]
+fn kinks_and_far_tails_have_the_documented_gradients() {
+    let real = |v: f64| torsh_ir::Attr::Scalar(Scalar::Float(v));
+    assert_eq!(derivatives("relu", &[], 0.0).0, 0.0);
+    assert_eq!(derivatives("leaky_relu", &[real(0.1)], 0.0).0, 0.1);
+    assert_eq!(derivatives("hardtanh", &[real(-1.0), real(1.0)], 1.0).0, 0.0);
+    assert_eq!(derivatives("clamp", &[real(-1.0), real(1.0)], 1.0).0, 1.0);
+    assert_eq!(derivatives("clamp", &[real(-1.0), real(1.0)], 1.5).0, 0.0);
+    assert_eq!(derivatives("nan_to_num", &[real(0.0), real(0.0), real(0.0)], f64::NAN).0, 0.0);
+    // Where an exponential of x overflows, nothing may become NaN.
+    let steps = [
+        ("softplus", vec![real(1.0), real(20.0)]),
+        ("elu", vec![real(1.0)]),
+        ("celu", vec![real(1.0)]),
+        ("mish", vec![]),
+        ("silu", vec![]),
+        ("gelu", vec![]),
+        ("gelu_tanh", vec![]),
+    ];
+    for (name, attrs) in steps {
+        let (first, second) = derivatives(name, &attrs, 2000.0);
+        assert_eq!((first, second), (1.0, 0.0), "{name}");
+        assert!(derivatives(name, &attrs, -2000.0).0.abs() < 1e-9, "{name}");
+    }
+    assert_eq!(derivatives("logsigmoid", &[], -2000.0), (1.0, 0.0));
+}
+
+/// Gradient of a reduction over dim 0 of the given values, seeded with one.
+fn reduced(name: &str, extra: &[torsh_ir::Attr], x: &[f64]) -> Vec<f64> {
+    let b = Builder::new(Graph::new());
+    let input = b.input(Type::new(DType::F64, Shape::of(&[x.len()])));
+    let attrs: Vec<_> = [torsh_ir::Attr::from(&[0i64][..])].into_iter().chain(extra.iter().cloned()).collect();
+    let out = b.op(name, &[input], &attrs).id();
+    let one = b.full(Scalar::Float(1.0), DType::F64, &Shape::of(&[1])).id();
+    let input = input.id();
+    let (graph, grads) = autodiff::grad(b.finish().unwrap(), &[(out, one)], &[input]).unwrap();
+    let at = [HostTensor::from_fn(graph.ty(input).clone(), |i| Scalar::Float(x[i]))];
+    eval(&graph, vec![grads[0].unwrap()], &at)[0].to_f64()
+}
+
+#[test]
+fn degenerate_rows_have_finite_gradients() {
+    let low = f64::NEG_INFINITY;
+    assert_eq!(reduced("logsumexp", &[], &[low, low]), [0.0, 0.0]);
+    assert_eq!(reduced("logsumexp", &[], &[low, 3.0]), [0.0, 1.0]);
+    assert_eq!(reduced("logsumexp", &[], &[1000.0, 1000.0]), [0.5, 0.5]);
+    assert_eq!(reduced("std", &[torsh_ir::Attr::Int(1)], &[4.0, 4.0]), [0.0, 0.0]);
+}

@@ -259,8 +259,6 @@ pub(super) struct Classes<'b> {
     pub weight: Val<'b>,
     /// Weight per class, of the scores' shape.
     pub weights: Option<Val<'b>>,
-    /// Whether the target counts but is no class, of one class.
-    wrong: Val<'b>,
 }
 
 /// Type rule of losses with class targets: scores, target, optional weights; attributes reduction, ignore_index.
@@ -294,6 +292,15 @@ fn class_dim(rank: usize) -> usize {
     usize::from(rank > 1)
 }
 
+/// The same numbers, by a lookup in `0..classes`: one out of range is an IndexError when the program runs,
+/// where a comparison alone would silently find no class. Costs a pass over the targets, not over the scores.
+fn checked(target: Val<'_>, classes: usize) -> Val<'_> {
+    let (b, shape) = (target.builder(), target.shape());
+    let all = b.iota(0, DType::I64, &Shape::of(&[classes]));
+    let flat = target.reshape(&[shape.numel()]);
+    b.op("gather", &[all, flat], &[Attr::Int(0)]).reshape(&shape)
+}
+
 impl<'b> Classes<'b> {
     /// Reads operands scores (only their type), target, optional weights, and attribute 1 (ignore_index).
     pub fn new(x: &[Val<'b>], a: &[Attr]) -> Classes<'b> {
@@ -303,10 +310,9 @@ impl<'b> Classes<'b> {
         row[dim] = 1;
         let row = Shape::of(&row);
         let target = x[1].reshape(&row);
-        let number = |n: i64| b.full(Scalar::Int(n), DType::I64, &row);
+        let counts = target.ne(b.full(Scalar::Int(a.int(1)), DType::I64, &row));
+        let target = checked(keep(counts, target), shape[dim]);
         let hot = b.iota(dim, DType::I64, &shape).eq(target.expand(&shape));
-        let counts = target.ne(number(a.int(1)));
-        let outside = target.lt(number(0)).bitwise_or(target.ge(number(shape[dim] as i64)));
         let weights = x.get(2).map(|w| {
             let mut column = vec![1; shape.rank()];
             column[dim] = shape[dim];
@@ -316,7 +322,7 @@ impl<'b> Classes<'b> {
             Some(w) => keep(hot, w).sum(&[dim]),
             None => b.full(Scalar::Float(1.0), dtype, &row),
         };
-        Classes { dim, hot, counts, weight, weights, wrong: counts.bitwise_and(outside) }
+        Classes { dim, hot, counts, weight, weights }
     }
 
     /// Sum of the counted weights, 0-d.
@@ -326,9 +332,9 @@ impl<'b> Classes<'b> {
     }
 
     /// Folds a loss per row (weights included) as attribute 0 says: the mean is over the counted weights.
-    /// Rows that do not count are 0; a target that is no class makes its row NaN.
+    /// Rows that do not count are 0.
     pub fn fold(&self, c: &Call<'b, '_>, rows: Val<'b>) -> Val<'b> {
-        let rows = self.wrong.select(rows.full_like(f64::NAN), keep(self.counts, rows));
+        let rows = keep(self.counts, rows);
         let sum = || rows.sum(&all_dims(&rows.shape())).reshape(&[]);
         let folded = match reduction(c.attrs.str(0)) {
             Ok(Reduction::Mean) => sum() / self.total(),

@@ -7,15 +7,15 @@ use crate::attr::{Attr, AttrKind, AttrsExt};
 use crate::error::Error;
 use crate::op::{Arity, Cotangents, DTypeSet, OpDef, Tolerance, Vjp};
 
-/// The op. The target's class is found by comparing with positions, not by a gather, so that forward and
-/// gradient are row kernels.
+/// The op. The target's class is found by comparing with positions, not by a gather from the scores, so that
+/// forward and gradient are row kernels.
 pub static DEF: OpDef = OpDef {
     name: "cross_entropy",
     doc: "`cross_entropy(x, target, weight?; reduction, ignore_index, label_smoothing)`: with `l = log_softmax(x)` over \
         the classes and `s` the smoothing, `-(1 - s) * weight[t] * l[t] - s / C * sum(weight * l)` for scores of shape \
         `[C]` or `[N, C, d1, ..]` and int64 classes of shape `[]` or `[N, d1, ..]`; 0 where the target is \
-        `ignore_index`. `reduction` is none, sum, or mean over the weights that count. A target that is no class \
-        gives NaN. Gradient: `(softmax(x) - onehot) * weight[t]` per row, without smoothing.\n\n\
+        `ignore_index`. `reduction` is none, sum, or mean over the weights that count. A target that is no class is an \
+        IndexError when the program runs. Gradient: `(softmax(x) - onehot) * weight[t]` per row, without smoothing.\n\n\
         >>> torsh.nn.functional.cross_entropy(torsh.tensor([[0., 100.]]), torsh.tensor([1])).item()\n0.0",
     arity: Arity::AtLeast(2),
     attrs: &[

@@ -1,7 +1,8 @@
 //! `logsumexp`: the logarithm of a sum of exponentials.
 
-use super::composite::{dims_of, map, map_vjp, reduction_samples, wide};
+use super::composite::{dims_of, map, map_vjp, reduction_samples};
 use super::{BASE, attr, reduce_infer};
+use crate::Val;
 use crate::attr::{Attr, AttrKind};
 use crate::op::{DTypeSet, Gen, OpDef, Sample, Tolerance, Values, Vjp};
 
@@ -17,19 +18,18 @@ pub static DEF: OpDef = OpDef {
     decompose: Some(|c| {
         map(c, |x| {
             let dims = dims_of(c.attrs, 0);
-            let top = x.reduce("amax", &dims);
-            let infinite = top.abs().eq(top.full_like(f64::INFINITY));
-            let top = infinite.select(top.zeros_like(), top);
-            (x - top.expand(&x.shape())).exp().sum(&dims).log() + top
+            let (powers, top) = powers(x, &dims);
+            powers.sum(&dims).log() + top
         })
     }),
-    // d x = ct * exp(x - out); a row of -inf has gradient 0.
+    // d x = ct * softmax(x), from the powers, because x - out would lose digits; a row of -inf has gradient 0.
     vjp: Vjp::Rule(|c| {
         map_vjp(c, |x, ct| {
-            let (out, shape) = (wide(c.out), x.shape());
-            let nothing = out.eq(out.full_like(f64::NEG_INFINITY));
-            let out = nothing.select(out.zeros_like(), out);
-            (x - out.expand(&shape)).exp() * ct.expand(&shape)
+            let dims = dims_of(c.attrs, 0);
+            let (powers, _) = powers(x, &dims);
+            let sum = powers.sum(&dims);
+            let sum = sum.eq(sum.zeros_like()).select(sum.full_like(1.0), sum);
+            powers * (ct / sum).expand(&x.shape())
         })
     }),
     tolerance: Tolerance::scaled(8.0),
@@ -41,3 +41,11 @@ pub static DEF: OpDef = OpDef {
     },
     ..BASE
 };
+
+/// `exp(x - m)`, and m: the maximum over `dims`, or 0 where that is infinite.
+fn powers<'b>(x: Val<'b>, dims: &[usize]) -> (Val<'b>, Val<'b>) {
+    let top = x.reduce("amax", dims);
+    let infinite = top.abs().eq(top.full_like(f64::INFINITY));
+    let top = infinite.select(top.zeros_like(), top);
+    ((x - top.expand(&x.shape())).exp(), top)
+}

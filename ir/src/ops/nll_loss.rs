@@ -10,8 +10,8 @@ pub static DEF: OpDef = OpDef {
     name: "nll_loss",
     doc: "`nll_loss(x, target, weight?; reduction, ignore_index)`: `-weight[t] * x[t]` for log-probabilities `x` of \
         shape `[C]` or `[N, C, d1, ..]` and int64 classes of shape `[]` or `[N, d1, ..]`; 0 where the target is \
-        `ignore_index`. `reduction` is none, sum, or mean over the weights that count. A target that is no class \
-        gives NaN.\n\n\
+        `ignore_index`. `reduction` is none, sum, or mean over the weights that count. A target that is no class is an \
+        IndexError when the program runs.\n\n\
         >>> torsh.nn.functional.nll_loss(torsh.tensor([[-1., -2.]]), torsh.tensor([1])).item()\n2.0",
     arity: Arity::AtLeast(2),
     attrs: &[attr("reduction", AttrKind::Str), attr("ignore_index", AttrKind::Int)],
