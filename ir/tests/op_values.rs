@@ -188,8 +188,8 @@ fn normalisations() {
     check("rms_norm", &[f64s(&[2], &[1., 7.])], &norm(0.0), &[2], &[0.2, 1.4]);
     check("rms_norm", &[f64s(&[2], &[1., 7.]), w.clone()], &norm(0.0), &[2], &[0.4, 4.2]);
     refused("layer_norm", &[x.clone(), f64s(&[3], &[0.; 3])], &norm(0.0), ErrorKind::Shape);
-    refused("layer_norm", &[x.clone()], &[Attr::Int(3), real(0.0)], ErrorKind::Value);
-    refused("layer_norm", &[x.clone()], &[Attr::Int(0), real(0.0)], ErrorKind::Value);
+    refused("layer_norm", std::slice::from_ref(&x), &[Attr::Int(3), real(0.0)], ErrorKind::Value);
+    refused("layer_norm", std::slice::from_ref(&x), &[Attr::Int(0), real(0.0)], ErrorKind::Value);
     refused("rms_norm", &[x, w, b], &norm(0.0), ErrorKind::Value);
 }
 
