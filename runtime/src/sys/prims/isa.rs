@@ -13,6 +13,9 @@ const MAX_LANES: usize = 32;
 
 /// Addresses of the loops at one level.
 pub(super) trait Isa {
+    /// The level for elements narrower than 32 bits: there AVX2 vectors are long enough, and sharing its
+    /// code keeps the library small.
+    type Narrow: Isa;
     fn un<O: Un>() -> Addr;
     /// In the order vv, vs, sv.
     fn bin<O: Bin>() -> [Addr; 3];
@@ -28,7 +31,7 @@ pub(super) trait Isa {
 }
 
 macro_rules! level {
-    ($(#[$doc:meta])* $level:ident, $module:ident, [$(#[$feature:meta])?]) => {
+    ($(#[$doc:meta])* $level:ident, $module:ident, narrow $narrow:ident, [$(#[$feature:meta])?]) => {
         level!(@fns $module, [$(#[$feature])?],
             un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) = loops::un::<O>;
             vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) = loops::vv::<O>;
@@ -50,6 +53,7 @@ macro_rules! level {
         pub(super) struct $level;
 
         impl Isa for $level {
+            type Narrow = $narrow;
             fn un<O: Un>() -> Addr { $module::un::<O> as Addr }
             fn bin<O: Bin>() -> [Addr; 3] { [$module::vv::<O> as Addr, $module::vs::<O> as Addr, $module::sv::<O> as Addr] }
             fn select<T: Copy>() -> [Addr; 4] {
@@ -89,17 +93,17 @@ macro_rules! level {
 
 level! {
     /// What every CPU of the architecture has.
-    Portable, portable, []
+    Portable, portable, narrow Portable, []
 }
 #[cfg(target_arch = "x86_64")]
 level! {
     /// AVX2 (2013) with FMA, which only the matrix product uses.
-    Avx2, avx2, [#[target_feature(enable = "avx2,fma")]]
+    Avx2, avx2, narrow Avx2, [#[target_feature(enable = "avx2,fma")]]
 }
 #[cfg(target_arch = "x86_64")]
 level! {
     /// The AVX-512 of servers since 2017.
-    Avx512, avx512, [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]]
+    Avx512, avx512, narrow Avx2, [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]]
 }
 
 /// Copies and strided accesses, the same at every level.

@@ -288,7 +288,8 @@ pub(super) fn expm1_64(x: f64) -> f64 {
     // Half the result, as 2^1024 is not a number.
     let s = pow2((n - 1.0) + MAGIC);
     let y = ((s * em + (s - 0.5)) * 2.0).copysign(x);
-    if x.is_nan() { x } else { y }
+    // Halving would lose bits of the smallest arguments.
+    if x.is_nan() | (x.abs() < 1e-300) { x } else { y }
 }
 
 #[inline(always)]

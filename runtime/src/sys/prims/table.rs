@@ -1,5 +1,6 @@
-//! The table: one row a primitive. `every` rows are compiled for each ISA level; `once` rows call a scalar
-//! library function or divide integers, gain nothing from wide vectors, and are shared by all levels.
+//! The table: one row a primitive. Rows of `I` are compiled for each ISA level, those of `I::Narrow` for all
+//! but the widest. Rows of `Portable` call a scalar library function or divide integers, gain nothing from
+//! wide vectors, and are shared by all levels.
 
 use super::convert::{self, Bf16, Bool, F16, To};
 use super::ints::Int;
@@ -14,10 +15,12 @@ type Rows = Vec<(String, Addr)>;
 pub(super) fn fill<I: Isa>(rows: &mut Rows) {
     float_unary::<I>(rows);
     float_binary::<I>(rows);
-    integers::<I>(rows);
-    compare::<I>(rows);
+    narrow_integers::<I::Narrow>(rows);
+    wide_integers::<I>(rows);
+    narrow_casts::<I::Narrow>(rows);
     casts::<I>(rows);
-    moves::<I>(rows);
+    narrow_moves::<I::Narrow>(rows);
+    wide_moves::<I>(rows);
     folds::<I>(rows);
 }
 
@@ -165,53 +168,126 @@ fn float_binary<I: Isa>(rows: &mut Rows) {
     }
 }
 
-fn integers<I: Isa>(rows: &mut Rows) {
-    macro_rules! int {
-        ($($t:ident)*) => { $(
-            unary! { rows, I, stringify!($t), $t => $t;
-                neg: |x| x.wrapping_neg();
-                abs: |x| x.magnitude();
-                sign: |x| x.sign();
-                not: |x| !x;
-            }
-            binary! { rows, I, stringify!($t), $t => $t;
-                add: |a, b| a.wrapping_add(b);
-                sub: |a, b| a.wrapping_sub(b);
-                mul: |a, b| a.wrapping_mul(b);
-                maximum: |a, b| if a > b { a } else { b };
-                minimum: |a, b| if a < b { a } else { b };
-                bitwise_and: |a, b| a & b;
-                bitwise_or: |a, b| a | b;
-                bitwise_xor: |a, b| a ^ b;
-                bitwise_left_shift: |a, b| Int::shl(a, b);
-                bitwise_right_shift: |a, b| Int::shr(a, b);
-            }
-            binary! { rows, Portable, stringify!($t), $t => $t;
-                floor_divide: |a, b| a.floor_div(b);
-                remainder: |a, b| Int::remainder(a, b);
-                fmod: |a, b| Int::fmod(a, b);
-                pow: |a, b| a.power(b);
-            }
-        )* };
-    }
-    int!(u8 i8 i16 i32 i64);
-    binary! { rows, I, "i64", i64 => i32; philox: |seed, counter| philox(seed as u64, counter as u64) as i32; }
+/// Sums and products: `element accumulator: 0, 1, addition, multiplication`.
+macro_rules! sums {
+    ($rows:ident, $isa:ident, $($t:ident $a:ident: $id0:expr, $id1:expr, $add:expr, $mul:expr;)*) => { $({
+        sums!(@one $rows, $isa, "sum", $t, $a, $id0, $add);
+        sums!(@one $rows, $isa, "prod", $t, $a, $id1, $mul);
+    })* };
+    (@one $rows:ident, $isa:ident, $name:literal, $t:ident, $a:ident, $id:expr, $op:expr) => {{
+        struct Op;
+        impl Fold for Op {
+            type X = $t;
+            type A = $a;
+            const ID: $a = $id;
+            #[inline(always)]
+            fn step(a: $a, x: $t) -> $a { $op(a, x as $a) }
+            #[inline(always)]
+            fn join(a: $a, b: $a) -> $a { $op(a, b) }
+        }
+        let t = stringify!($t);
+        $rows.push((format!(concat!("reduce_", $name, "_{}"), t), $isa::sum::<Op>()));
+        $rows.push((format!(concat!("col_", $name, "_{}"), t), $isa::col::<Op>()));
+    }};
 }
 
-fn compare<I: Isa>(rows: &mut Rows) {
-    macro_rules! compare {
-        ($($t:ident)*) => { $(
-            binary! { rows, I, stringify!($t), $t => u8;
-                eq: |a, b| u8::from(a == b);
-                ne: |a, b| u8::from(a != b);
-                lt: |a, b| u8::from(a < b);
-                le: |a, b| u8::from(a <= b);
-                gt: |a, b| u8::from(a > b);
-                ge: |a, b| u8::from(a >= b);
-            }
-        )* };
+/// Maxima, minima and their positions: `element: smallest, largest, is NaN`.
+macro_rules! extremes {
+    ($rows:ident, $isa:ident, $($t:ident: $lo:expr, $hi:expr, |$x:ident| $nan:expr;)*) => { $({
+        extremes!(@one $rows, $isa, $t, "max", $lo, >, |$x| $nan);
+        extremes!(@one $rows, $isa, $t, "min", $hi, <, |$x| $nan);
+    })* };
+    (@one $rows:ident, $isa:ident, $t:ident, $name:literal, $id:expr, $cmp:tt, |$x:ident| $nan:expr) => {{
+        struct Best;
+        impl Best {
+            #[inline(always)]
+            fn nan($x: $t) -> bool { $nan }
+        }
+        impl Arg for Best {
+            type X = $t;
+            const ID: $t = $id;
+            #[inline(always)]
+            fn better(x: $t, best: $t) -> bool { ((x $cmp best) | Best::nan(x)) & !Best::nan(best) }
+            #[inline(always)]
+            fn same(a: $t, b: $t) -> bool { (a == b) | (Best::nan(a) & Best::nan(b)) }
+        }
+        let t = stringify!($t);
+        $rows.push((format!(concat!("reduce_a", $name, "_{}"), t), $isa::max::<Extreme<Best>>()));
+        $rows.push((format!(concat!("col_a", $name, "_{}"), t), $isa::col::<Extreme<Best>>()));
+        $rows.push((format!(concat!("arg", $name, "_{}"), t), $isa::arg::<Best>()));
+        $rows.push((format!(concat!("col_arg", $name, "_{}"), t), $isa::col_arg::<Best>()));
+    }};
+}
+
+/// Arithmetic and comparisons of integer types.
+macro_rules! integers {
+    ($rows:ident, $isa:ident, $($t:ident)*) => { $(
+        unary! { $rows, $isa, stringify!($t), $t => $t;
+            neg: |x| x.wrapping_neg();
+            abs: |x| x.magnitude();
+            sign: |x| x.sign();
+            not: |x| !x;
+        }
+        binary! { $rows, $isa, stringify!($t), $t => $t;
+            add: |a, b| a.wrapping_add(b);
+            sub: |a, b| a.wrapping_sub(b);
+            mul: |a, b| a.wrapping_mul(b);
+            maximum: |a, b| if a > b { a } else { b };
+            minimum: |a, b| if a < b { a } else { b };
+            bitwise_and: |a, b| a & b;
+            bitwise_or: |a, b| a | b;
+            bitwise_xor: |a, b| a ^ b;
+            bitwise_left_shift: |a, b| Int::shl(a, b);
+            bitwise_right_shift: |a, b| Int::shr(a, b);
+        }
+        binary! { $rows, Portable, stringify!($t), $t => $t;
+            floor_divide: |a, b| a.floor_div(b);
+            remainder: |a, b| Int::remainder(a, b);
+            fmod: |a, b| Int::fmod(a, b);
+            pow: |a, b| a.power(b);
+        }
+        compare!($rows, $isa, $t);
+    )* };
+}
+
+macro_rules! compare {
+    ($rows:ident, $isa:ident, $t:ident) => {
+        binary! { $rows, $isa, stringify!($t), $t => u8;
+            eq: |a, b| u8::from(a == b);
+            ne: |a, b| u8::from(a != b);
+            lt: |a, b| u8::from(a < b);
+            le: |a, b| u8::from(a <= b);
+            gt: |a, b| u8::from(a > b);
+            ge: |a, b| u8::from(a >= b);
+        }
+    };
+}
+
+fn narrow_integers<I: Isa>(rows: &mut Rows) {
+    integers!(rows, I, u8 i8 i16);
+    sums! { rows, I,
+        u8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i16 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
     }
-    compare!(u8 i8 i16 i32 i64 f32 f64);
+    extremes! { rows, I,
+        u8: u8::MIN, u8::MAX, |_x| false;
+        i8: i8::MIN, i8::MAX, |_x| false;
+        i16: i16::MIN, i16::MAX, |_x| false;
+    }
+}
+
+fn wide_integers<I: Isa>(rows: &mut Rows) {
+    integers!(rows, I, i32 i64);
+    binary! { rows, I, "i64", i64 => i32; philox: |seed, counter| philox(seed as u64, counter as u64) as i32; }
+    sums! { rows, I,
+        i32 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+        i64 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
+    }
+    extremes! { rows, I,
+        i32: i32::MIN, i32::MAX, |_x| false;
+        i64: i64::MIN, i64::MAX, |_x| false;
+    }
 }
 
 struct Cast<A, B>(std::marker::PhantomData<(A, B)>);
@@ -225,17 +301,28 @@ impl<A: Copy + To<B>, B: Copy> Un for Cast<A, B> {
     }
 }
 
-fn casts<I: Isa>(rows: &mut Rows) {
-    macro_rules! casts {
-        ($($from:ident $name:literal: $($to:ident $to_name:literal)*;)*) => { $($(
-            rows.push((concat!("cast_", $name, "_", $to_name).to_string(), I::un::<Cast<$from, $to>>()));
-        )*)* };
+/// `casts!(rows, Level; from "name": to "name" ...; ...)`.
+macro_rules! casts {
+    ($rows:ident, $isa:ident; $($from:ident $name:literal: $($to:ident $to_name:literal)*;)*) => { $($(
+        $rows.push((concat!("cast_", $name, "_", $to_name).to_string(), $isa::un::<Cast<$from, $to>>()));
+    )*)* };
+}
+
+fn narrow_casts<I: Isa>(rows: &mut Rows) {
+    casts! { rows, I;
+        Bool "bool": u8 "u8" i8 "i8" i16 "i16";
+        u8 "u8": Bool "bool" i8 "i8" i16 "i16";
+        i8 "i8": Bool "bool" u8 "u8" i16 "i16";
+        i16 "i16": Bool "bool" u8 "u8" i8 "i8";
     }
-    casts! {
-        Bool "bool": u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
-        u8 "u8": Bool "bool" i8 "i8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
-        i8 "i8": Bool "bool" u8 "u8" i16 "i16" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
-        i16 "i16": Bool "bool" u8 "u8" i8 "i8" i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+}
+
+fn casts<I: Isa>(rows: &mut Rows) {
+    casts! { rows, I;
+        Bool "bool": i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        u8 "u8": i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i8 "i8": i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
+        i16 "i16": i32 "i32" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
         i32 "i32": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i64 "i64" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
         i64 "i64": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" F16 "f16" Bf16 "bf16" f32 "f32" f64 "f64";
         F16 "f16": Bool "bool" u8 "u8" i8 "i8" i16 "i16" i32 "i32" i64 "i64" Bf16 "bf16" f32 "f32" f64 "f64";
@@ -245,94 +332,36 @@ fn casts<I: Isa>(rows: &mut Rows) {
     }
 }
 
-fn moves<I: Isa>(rows: &mut Rows) {
-    macro_rules! moves {
-        ($($t:ident $bytes:literal)*) => { $(
-            for (form, addr) in ["vvv", "vvs", "vsv", "vss"].into_iter().zip(I::select::<$t>()) {
-                rows.push((format!("select_{}_{form}", $bytes), addr));
-            }
-            rows.push((format!("splat_{}", $bytes), I::splat::<$t>()));
-            rows.push((format!("copy_{}", $bytes), plain::copy::<$t> as Addr));
-            rows.push((format!("load_{}", $bytes), plain::load::<$t> as Addr));
-            rows.push((format!("store_{}", $bytes), plain::store::<$t> as Addr));
-        )* };
-    }
-    moves!(u8 1 u16 2 u32 4 u64 8);
+macro_rules! moves {
+    ($rows:ident, $isa:ident, $($t:ident $bytes:literal)*) => { $(
+        for (form, addr) in ["vvv", "vvs", "vsv", "vss"].into_iter().zip($isa::select::<$t>()) {
+            $rows.push((format!("select_{}_{form}", $bytes), addr));
+        }
+        $rows.push((format!("splat_{}", $bytes), $isa::splat::<$t>()));
+        $rows.push((format!("copy_{}", $bytes), plain::copy::<$t> as Addr));
+        $rows.push((format!("load_{}", $bytes), plain::load::<$t> as Addr));
+        $rows.push((format!("store_{}", $bytes), plain::store::<$t> as Addr));
+    )* };
+}
+
+fn narrow_moves<I: Isa>(rows: &mut Rows) {
+    moves!(rows, I, u8 1 u16 2);
+}
+
+fn wide_moves<I: Isa>(rows: &mut Rows) {
+    moves!(rows, I, u32 4 u64 8);
     rows.push(("iota".to_string(), I::iota()));
 }
 
 fn folds<I: Isa>(rows: &mut Rows) {
-    macro_rules! sums {
-        ($($t:ident $a:ident: $id0:expr, $id1:expr, $add:expr, $mul:expr;)*) => { $({
-            struct Sum;
-            impl Fold for Sum {
-                type X = $t;
-                type A = $a;
-                const ID: $a = $id0;
-                #[inline(always)]
-                fn step(a: $a, x: $t) -> $a { $add(a, x as $a) }
-                #[inline(always)]
-                fn join(a: $a, b: $a) -> $a { $add(a, b) }
-            }
-            struct Prod;
-            impl Fold for Prod {
-                type X = $t;
-                type A = $a;
-                const ID: $a = $id1;
-                #[inline(always)]
-                fn step(a: $a, x: $t) -> $a { $mul(a, x as $a) }
-                #[inline(always)]
-                fn join(a: $a, b: $a) -> $a { $mul(a, b) }
-            }
-            let t = stringify!($t);
-            rows.push((format!("reduce_sum_{t}"), I::sum::<Sum>()));
-            rows.push((format!("reduce_prod_{t}"), I::sum::<Prod>()));
-            rows.push((format!("col_sum_{t}"), I::col::<Sum>()));
-            rows.push((format!("col_prod_{t}"), I::col::<Prod>()));
-        })* };
-    }
-    sums! {
+    compare!(rows, I, f32);
+    compare!(rows, I, f64);
+    sums! { rows, I,
         f32 f64: 0.0, 1.0, |a, x| a + x, |a, x| a * x;
         f64 f64: 0.0, 1.0, |a, x| a + x, |a, x| a * x;
-        u8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
-        i8 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
-        i16 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
-        i32 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
-        i64 i64: 0, 1, i64::wrapping_add, i64::wrapping_mul;
     }
-    macro_rules! extremes {
-        ($($t:ident: $lo:expr, $hi:expr, |$x:ident| $nan:expr;)*) => { $({
-            extremes!(@one $t, "max", $lo, >, |$x| $nan);
-            extremes!(@one $t, "min", $hi, <, |$x| $nan);
-        })* };
-        (@one $t:ident, $name:literal, $id:expr, $cmp:tt, |$x:ident| $nan:expr) => {{
-            struct Best;
-            impl Best {
-                #[inline(always)]
-                fn nan($x: $t) -> bool { $nan }
-            }
-            impl Arg for Best {
-                type X = $t;
-                const ID: $t = $id;
-                #[inline(always)]
-                fn better(x: $t, best: $t) -> bool { ((x $cmp best) | Best::nan(x)) & !Best::nan(best) }
-                #[inline(always)]
-                fn same(a: $t, b: $t) -> bool { (a == b) | (Best::nan(a) & Best::nan(b)) }
-            }
-            let t = stringify!($t);
-            rows.push((format!(concat!("reduce_a", $name, "_{}"), t), I::max::<Extreme<Best>>()));
-            rows.push((format!(concat!("col_a", $name, "_{}"), t), I::col::<Extreme<Best>>()));
-            rows.push((format!(concat!("arg", $name, "_{}"), t), I::arg::<Best>()));
-            rows.push((format!(concat!("col_arg", $name, "_{}"), t), I::col_arg::<Best>()));
-        }};
-    }
-    extremes! {
+    extremes! { rows, I,
         f32: f32::NEG_INFINITY, f32::INFINITY, |x| x.is_nan();
         f64: f64::NEG_INFINITY, f64::INFINITY, |x| x.is_nan();
-        u8: u8::MIN, u8::MAX, |_x| false;
-        i8: i8::MIN, i8::MAX, |_x| false;
-        i16: i16::MIN, i16::MAX, |_x| false;
-        i32: i32::MIN, i32::MAX, |_x| false;
-        i64: i64::MIN, i64::MAX, |_x| false;
     }
 }
