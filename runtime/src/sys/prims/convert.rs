@@ -78,17 +78,57 @@ pub(super) trait To<R> {
     fn to(self) -> R;
 }
 
+impl To<f32> for f32 {
+    #[inline(always)]
+    fn to(self) -> f32 {
+        self
+    }
+}
+
 /// Between numbers of Rust, `as` is the conversion that `scalar.rs` asks for.
 macro_rules! numbers {
-    ($($from:ident),*) => { $(numbers!(@from $from: u8 i8 i16 i32 i64 f32 f64);)* };
-    (@from $from:ident: $($to:ident)*) => {
-        $(impl To<$to> for $from {
+    ($($from:ident: $($to:ident)*;)*) => { $($(
+        impl To<$to> for $from {
             #[inline(always)]
             fn to(self) -> $to { self as $to }
-        })*
-    };
+        }
+    )*)* };
 }
-numbers!(u8, i8, i16, i32, i64, f32, f64);
+numbers! {
+    u8: i8 i16 i32 i64 f32 f64;
+    i8: u8 i16 i32 i64 f32 f64;
+    i16: u8 i8 i32 i64 f32 f64;
+    i32: u8 i8 i16 i64 f32 f64;
+    i64: u8 i8 i16 i32 f32 f64;
+    f32: f64;
+    f64: f32;
+}
+
+/// Floats to integers saturate and NaN is 0, as `as` has it; LLVM would convert one element at a time, so
+/// the value is brought into the range of an i32 or i64 first.
+macro_rules! saturating {
+    ($($f:ident: $($to:ident by $via:ident below $top:expr),*;)*) => { $($(
+        impl To<$to> for $f {
+            #[inline(always)]
+            fn to(self) -> $to {
+                // The largest float below `$to::MAX + 1`; $to::MIN is a float.
+                const TOP: $f = $top;
+                let x = if self.is_nan() { 0.0 } else { self };
+                let x = if x > TOP { TOP } else { x };
+                let x = if x < $to::MIN as $f { $to::MIN as $f } else { x };
+                // SAFETY: not NaN, and between $to::MIN and TOP, both of which truncate into `$via`.
+                let y = unsafe { x.to_int_unchecked::<$via>() } as $to;
+                if self > TOP { $to::MAX } else { y }
+            }
+        }
+    )*)* };
+}
+saturating! {
+    f32: u8 by i32 below 255.0, i8 by i32 below 127.0, i16 by i32 below 32767.0, i32 by i32 below 2_147_483_520.0,
+        i64 by i64 below 9_223_371_487_098_961_920.0;
+    f64: u8 by i32 below 255.0, i8 by i32 below 127.0, i16 by i32 below 32767.0, i32 by i32 below 2_147_483_647.0,
+        i64 by i64 below 9_223_372_036_854_774_784.0;
+}
 
 macro_rules! edges {
     ($($t:ident)*) => { $(
@@ -111,11 +151,11 @@ macro_rules! edges {
         }
         impl To<$t> for F16 {
             #[inline(always)]
-            fn to(self) -> $t { f16_to_f32(self.0) as $t }
+            fn to(self) -> $t { To::to(f16_to_f32(self.0)) }
         }
         impl To<$t> for Bf16 {
             #[inline(always)]
-            fn to(self) -> $t { bf16_to_f32(self.0) as $t }
+            fn to(self) -> $t { To::to(bf16_to_f32(self.0)) }
         }
     )* };
 }

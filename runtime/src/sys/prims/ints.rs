@@ -115,3 +115,23 @@ impl Int for u8 {
         u8::from(self > 0)
     }
 }
+
+/// Word `counter & 3` of the Philox block `counter >> 2` under `seed`, as `torsh_ir::scalar::philox` and
+/// without branches. All arithmetic is on 32-bit values in 64 bits, as the vector multiplication wants it.
+#[inline(always)]
+pub(super) fn philox(seed: u64, counter: u64) -> u32 {
+    const LOW: u64 = 0xffff_ffff;
+    let block = counter >> 2;
+    let (mut k0, mut k1) = (seed & LOW, seed >> 32);
+    let (mut c0, mut c1, mut c2, mut c3) = (block & LOW, block >> 32, 0u64, 0u64);
+    for _ in 0..10 {
+        let p0 = c0.wrapping_mul(0xD251_1F53);
+        let p1 = c2.wrapping_mul(0xCD9E_8D57);
+        (c0, c1, c2, c3) = ((p1 >> 32) ^ c1 ^ k0, p1 & LOW, (p0 >> 32) ^ c3 ^ k1, p0 & LOW);
+        k0 = k0.wrapping_add(0x9E37_79B9) & LOW;
+        k1 = k1.wrapping_add(0xBB67_AE85) & LOW;
+    }
+    let even = if counter & 2 == 0 { c0 } else { c2 };
+    let odd = if counter & 2 == 0 { c1 } else { c3 };
+    (if counter & 1 == 0 { even } else { odd }) as u32
+}

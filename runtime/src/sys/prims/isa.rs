@@ -1,7 +1,7 @@
 //! The ISA levels: each compiles every loop of [`super::loops`] with its own target features. The functions
 //! are generic, so a row of the table costs one name and one scalar function.
 
-use super::loops::{self, Arg, Bin, Fold, Un};
+use super::loops::{self, Arg, Bin, Fold, Un, Word};
 
 /// A family member's address.
 pub(super) type Addr = *const u8;
@@ -20,7 +20,7 @@ pub(super) trait Isa {
     /// In the order vv, vs, sv.
     fn bin<O: Bin>() -> [Addr; 3];
     /// In the order vvv, vvs, vsv, vss.
-    fn select<T: Copy>() -> [Addr; 4];
+    fn select<T: Word>() -> [Addr; 4];
     fn splat<T: Copy>() -> Addr;
     fn iota() -> Addr;
     fn sum<O: Fold>() -> Addr;
@@ -32,22 +32,25 @@ pub(super) trait Isa {
 
 macro_rules! level {
     ($(#[$doc:meta])* $level:ident, $module:ident, narrow $narrow:ident, [$(#[$feature:meta])?]) => {
-        level!(@fns $module, [$(#[$feature])?],
-            un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) = loops::un::<O>;
-            vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) = loops::vv::<O>;
-            vs<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) = loops::vs::<O>;
-            sv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) = loops::sv::<O>;
-            vvv<T: Copy>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) = loops::select::<T, true, true>;
-            vvs<T: Copy>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) = loops::select::<T, true, false>;
-            vsv<T: Copy>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) = loops::select::<T, false, true>;
-            vss<T: Copy>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) = loops::select::<T, false, false>;
-            splat<T: Copy>(dst: *mut T, s: *const T, n: usize) = loops::splat::<T>;
-            sum<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::fold::<O, SUM_LANES>;
-            max<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::fold::<O, MAX_LANES>;
-            col<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::col::<O>;
-            arg<O: Arg>(best: *mut O::X, index: *mut i64, x: *const O::X, n: usize, base: i64) = loops::arg::<O, MAX_LANES>;
-            col_arg<O: Arg>(best: *mut O::X, index: *mut i64, x: *const O::X, n: usize, pos: i64) = loops::col_arg::<O>;
-        );
+        mod $module {
+            use super::*;
+            level!(@un [$(#[$feature])?]);
+            level!(@bin [$(#[$feature])?] vv vs sv);
+            level!(@select [$(#[$feature])?] vvv true true, vvs true false, vsv false true, vss false false);
+            level!(@plain [$(#[$feature])?]
+                splat<T: Copy>(dst: *mut T, s: *const T, n: usize) = loops::splat::<T>;
+                sum<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::fold::<O, SUM_LANES>;
+                max<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::fold::<O, MAX_LANES>;
+                col<O: Fold>(acc: *mut O::A, x: *const O::X, n: usize) = loops::col::<O>;
+                arg<O: Arg>(best: *mut O::X, at: *mut i64, x: *const O::X, n: usize, base: i64) = loops::arg::<O, MAX_LANES>;
+                col_arg<O: Arg>(best: *mut O::X, at: *mut i64, x: *const O::X, n: usize, pos: i64) = loops::col_arg::<O>;
+            );
+            $(#[$feature])?
+            pub(super) unsafe extern "C" fn iota(dst: *mut i64, start: i64, step: i64, n: usize) {
+                // SAFETY: same contract.
+                unsafe { loops::iota(dst, start, step, n) }
+            }
+        }
 
         $(#[$doc])*
         pub(super) struct $level;
@@ -56,7 +59,7 @@ macro_rules! level {
             type Narrow = $narrow;
             fn un<O: Un>() -> Addr { $module::un::<O> as Addr }
             fn bin<O: Bin>() -> [Addr; 3] { [$module::vv::<O> as Addr, $module::vs::<O> as Addr, $module::sv::<O> as Addr] }
-            fn select<T: Copy>() -> [Addr; 4] {
+            fn select<T: Word>() -> [Addr; 4] {
                 [$module::vvv::<T> as Addr, $module::vvs::<T> as Addr, $module::vsv::<T> as Addr, $module::vss::<T> as Addr]
             }
             fn splat<T: Copy>() -> Addr { $module::splat::<T> as Addr }
@@ -68,25 +71,62 @@ macro_rules! level {
             fn col_arg<O: Arg>() -> Addr { $module::col_arg::<O> as Addr }
         }
     };
-    (@fns $module:ident, $features:tt, $($name:ident<$g:ident: $bound:ident>($($p:ident: $t:ty),*) = $body:expr;)*) => {
-        mod $module {
-            use super::*;
-            $(level!(@one $features $name<$g: $bound>($($p: $t),*) = $body);)*
-            level!(@iota $features);
+    (@un [$(#[$feature:meta])?]) => {
+        $(#[$feature])?
+        pub(super) unsafe extern "C" fn un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
+            // SAFETY: same contract; chunks lie inside the operands, and `to` overlaps none of them.
+            unsafe {
+                if loops::same(dst, x) {
+                    let (wide, widens) = (size_of::<O::R>(), size_of::<O::R>() > size_of::<O::X>());
+                    loops::in_place(dst.cast(), wide, n, widens, &|to, i, m| un::<O>(to.cast(), x.add(i), m));
+                } else {
+                    loops::un::<O>(dst, x, n);
+                }
+            }
         }
     };
-    (@one [$(#[$feature:meta])?] $name:ident<$g:ident: $bound:ident>($($p:ident: $t:ty),*) = $body:expr) => {
+    (@bin $features:tt $($name:ident)*) => { $(level!(@bin1 $features $name);)* };
+    (@bin1 [$(#[$feature:meta])?] $name:ident) => {
+        $(#[$feature])?
+        pub(super) unsafe extern "C" fn $name<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
+            // SAFETY: as `un`; a scalar operand stays where it is.
+            unsafe {
+                let (va, vb) = (stringify!($name) != "sv", stringify!($name) != "vs");
+                if (va && loops::same(dst, a)) || (vb && loops::same(dst, b)) {
+                    loops::in_place(dst.cast(), size_of::<O::R>(), n, false, &|to, i, m| {
+                        $name::<O>(to.cast(), if va { a.add(i) } else { a }, if vb { b.add(i) } else { b }, m)
+                    });
+                } else {
+                    loops::$name::<O>(dst, a, b, n);
+                }
+            }
+        }
+    };
+    (@select $features:tt $($name:ident $va:literal $vb:literal),*) => { $(level!(@select1 $features $name $va $vb);)* };
+    (@select1 [$(#[$feature:meta])?] $name:ident $va:literal $vb:literal) => {
+        $(#[$feature])?
+        pub(super) unsafe extern "C" fn $name<T: Word>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) {
+            // SAFETY: as `un`; a scalar operand stays where it is.
+            unsafe {
+                if loops::same(dst, c) || ($va && loops::same(dst, a)) || ($vb && loops::same(dst, b)) {
+                    loops::in_place(dst.cast(), size_of::<T>(), n, true, &|to, i, m| {
+                        let (a, b) = (if $va { a.add(i) } else { a }, if $vb { b.add(i) } else { b });
+                        $name::<T>(to.cast(), c.add(i), a, b, m)
+                    });
+                } else {
+                    loops::select::<T, $va, $vb>(dst, c, a, b, n);
+                }
+            }
+        }
+    };
+    (@plain $features:tt $($name:ident<$g:ident: $bound:ident>($($p:ident: $t:ty),*) = $body:expr;)*) => {
+        $(level!(@plain1 $features $name<$g: $bound>($($p: $t),*) = $body);)*
+    };
+    (@plain1 [$(#[$feature:meta])?] $name:ident<$g:ident: $bound:ident>($($p:ident: $t:ty),*) = $body:expr) => {
         $(#[$feature])?
         pub(super) unsafe extern "C" fn $name<$g: $bound>($($p: $t),*) {
             // SAFETY: same contract.
             unsafe { $body($($p),*) }
-        }
-    };
-    (@iota [$(#[$feature:meta])?]) => {
-        $(#[$feature])?
-        pub(super) unsafe extern "C" fn iota(dst: *mut i64, start: i64, step: i64, n: usize) {
-            // SAFETY: same contract.
-            unsafe { loops::iota(dst, start, step, n) }
         }
     };
 }

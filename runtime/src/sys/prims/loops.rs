@@ -1,19 +1,12 @@
 //! The loop of each family of primitives, generic over the scalar operation and compiled by [`super::isa`]
 //! for each level.
 //!
-//! `dst` may be the same pointer as an operand. Then a chunk is computed into a buffer on the stack and
-//! copied, so that the vector loops themselves never see overlapping pointers (LLVM guards them by a check
-//! and would run the overlapping case one element at a time). A result that is wider than an operand is
-//! produced from the last chunk to the first, a narrower one from the first to the last: either way no
-//! chunk overwrites elements that a later one reads.
+//! The loops themselves take a `dst` that overlaps no operand (LLVM guards them by a check and would run an
+//! overlapping case one element at a time). Where `dst` is an operand, [`in_place`] runs the same primitive
+//! chunk by chunk into a buffer on the stack.
 //!
 //! Every function here has the safety contract stated in the module `prims`.
 #![allow(clippy::missing_safety_doc, reason = "one contract for all, stated in the module `prims`")]
-
-use std::mem::MaybeUninit;
-
-/// Elements per chunk when `dst` is an operand.
-const CHUNK: usize = 256;
 
 /// A scalar function of one operand.
 pub(super) trait Un {
@@ -73,61 +66,66 @@ pub(super) trait Arg {
     fn same(a: Self::X, b: Self::X) -> bool;
 }
 
-/// Runs `$body` for the elements `$i .. $i + $m` of `0..$n`, which writes its `$m` results from `$d` on.
-macro_rules! chunked {
-    ($dst:ident: $r:ty, $n:ident, inplace: $inplace:expr, widens: $widens:expr, |$d:ident, $i:ident, $m:ident| $body:block) => {{
-        let inplace = $inplace;
-        let mut tmp = [const { MaybeUninit::<$r>::uninit() }; CHUNK];
-        let step = if inplace { CHUNK } else { $n.max(1) };
-        let chunks = $n.div_ceil(step);
-        for c in 0..chunks {
-            let $i = (if $widens { chunks - 1 - c } else { c }).wrapping_mul(step);
-            let $m = ($n - $i).min(step);
-            let $d = if inplace { tmp.as_mut_ptr().cast() } else { $dst };
-            $body
-            if inplace {
-                std::ptr::copy_nonoverlapping($d, $dst.add($i), $m);
-            }
-        }
-    }};
+/// Whether `dst` is the operand `x`.
+#[inline(always)]
+pub(super) fn same<A, B>(dst: *mut A, x: *const B) -> bool {
+    dst.cast_const().cast::<u8>() == x.cast::<u8>()
 }
 
-#[inline(always)]
-fn same<A, B>(dst: *mut A, x: *const B) -> bool {
-    dst.cast_const().cast::<u8>() == x.cast::<u8>()
+/// Produces `n` results of `wide` bytes at `dst` by `run(to, first, count)`, which may read operands at
+/// `dst`, in chunks through a buffer. With `backward` the last chunk comes first: then results wider than
+/// the operand overwrite only what has been read; narrower or equal ones do so going forward.
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn in_place(
+    dst: *mut u8,
+    wide: usize,
+    n: usize,
+    backward: bool,
+    run: &dyn Fn(*mut u8, usize, usize),
+) {
+    const CHUNK: usize = 256;
+    let mut tmp = [0u64; CHUNK];
+    let chunks = n.div_ceil(CHUNK);
+    for c in 0..chunks {
+        let first = if backward { chunks - 1 - c } else { c } * CHUNK;
+        let count = (n - first).min(CHUNK);
+        let to = tmp.as_mut_ptr().cast::<u8>();
+        run(to, first, count);
+        // SAFETY: `tmp` holds CHUNK elements of up to 8 bytes; `dst` holds `n >= first + count` of `wide` bytes.
+        unsafe { std::ptr::copy_nonoverlapping(to, dst.add(first * wide), count * wide) }
+    }
 }
 
 /// `dst[i] = f(x[i])`.
 #[inline(always)]
 pub(super) unsafe fn un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
-    // SAFETY: offsets are below `n`; `tmp` has CHUNK elements and a chunk at most that many.
+    // SAFETY: offsets are below `n`.
     unsafe {
-        chunked!(dst: O::R, n, inplace: same(dst, x), widens: size_of::<O::R>() > size_of::<O::X>(), |d, i, m| {
-            let x = x.add(i);
-            for j in 0..m {
-                *d.add(j) = O::f(*x.add(j));
+        for j in 0..n {
+            *dst.add(j) = O::f(*x.add(j));
+        }
+        if O::HAS_RARE {
+            let mut rare = false;
+            for j in 0..n {
+                rare |= O::rare(*x.add(j));
             }
-            if O::HAS_RARE {
-                mend::<O>(d, x, m);
+            if rare {
+                mend::<O>(dst, x, n);
             }
-        });
+        }
     }
 }
 
 /// Replaces the results of rare arguments.
-#[inline(always)]
-unsafe fn mend<O: Un>(d: *mut O::R, x: *const O::X, m: usize) {
-    // SAFETY: offsets are below `m`, the extent of both.
-    unsafe {
-        let mut rare = false;
-        for j in 0..m {
-            rare |= O::rare(*x.add(j));
-        }
-        if rare {
-            for j in 0..m {
-                if O::rare(*x.add(j)) {
-                    *d.add(j) = O::slow(*x.add(j));
-                }
+#[cold]
+#[inline(never)]
+unsafe fn mend<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
+    for j in 0..n {
+        // SAFETY: offsets are below `n`.
+        unsafe {
+            if O::rare(*x.add(j)) {
+                *dst.add(j) = O::slow(*x.add(j));
             }
         }
     }
@@ -136,72 +134,74 @@ unsafe fn mend<O: Un>(d: *mut O::R, x: *const O::X, m: usize) {
 /// `dst[i] = f(a[i], b[i])`.
 #[inline(always)]
 pub(super) unsafe fn vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
-    // SAFETY: offsets are below `n`; `tmp` has CHUNK elements and a chunk at most that many.
-    unsafe {
-        let inplace = same(dst, a) | same(dst, b);
-        chunked!(dst: O::R, n, inplace: inplace, widens: false, |d, i, m| {
-            let (a, b) = (a.add(i), b.add(i));
-            for j in 0..m {
-                *d.add(j) = O::f(*a.add(j), *b.add(j));
-            }
-        });
+    for j in 0..n {
+        // SAFETY: offsets are below `n`.
+        unsafe { *dst.add(j) = O::f(*a.add(j), *b.add(j)) }
     }
 }
 
 /// `dst[i] = f(a[i], *b)`.
 #[inline(always)]
 pub(super) unsafe fn vs<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
-    // SAFETY: as `vv`; `b` has one element.
+    // SAFETY: offsets are below `n`; `b` has one element.
     unsafe {
         let b = *b;
-        chunked!(dst: O::R, n, inplace: same(dst, a), widens: false, |d, i, m| {
-            let a = a.add(i);
-            for j in 0..m {
-                *d.add(j) = O::f(*a.add(j), b);
-            }
-        });
+        for j in 0..n {
+            *dst.add(j) = O::f(*a.add(j), b);
+        }
     }
 }
 
 /// `dst[i] = f(*a, b[i])`.
 #[inline(always)]
 pub(super) unsafe fn sv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
-    // SAFETY: as `vv`; `a` has one element.
+    // SAFETY: offsets are below `n`; `a` has one element.
     unsafe {
         let a = *a;
-        chunked!(dst: O::R, n, inplace: same(dst, b), widens: false, |d, i, m| {
-            let b = b.add(i);
-            for j in 0..m {
-                *d.add(j) = O::f(a, *b.add(j));
-            }
-        });
+        for j in 0..n {
+            *dst.add(j) = O::f(a, *b.add(j));
+        }
     }
 }
 
+/// An element to move, whatever it means.
+pub(super) trait Word: Copy {
+    /// `if c != 0 { a } else { b }` by masks: a branch would move the loads into its arms, and the loop
+    /// would not vectorise.
+    fn choose(c: u8, a: Self, b: Self) -> Self;
+}
+
+macro_rules! words {
+    ($($t:ident)*) => { $(impl Word for $t {
+        #[inline(always)]
+        fn choose(c: u8, a: $t, b: $t) -> $t {
+            let mask = $t::from(c != 0).wrapping_neg();
+            (a & mask) | (b & !mask)
+        }
+    })* };
+}
+words!(u8 u16 u32 u64);
+
 /// `dst[i] = if cond[i] != 0 { a[i] } else { b[i] }`; `VA` and `VB` say which operands are vectors.
 #[inline(always)]
-pub(super) unsafe fn select<T: Copy, const VA: bool, const VB: bool>(
+pub(super) unsafe fn select<T: Word, const VA: bool, const VB: bool>(
     dst: *mut T,
     cond: *const u8,
     a: *const T,
     b: *const T,
     n: usize,
 ) {
-    if n == 0 {
-        return;
-    }
-    // SAFETY: offsets are below `n`, or 0 for a scalar operand; `tmp` as in `un`.
+    // SAFETY: offsets are below `n`, or 0 for a scalar operand.
     unsafe {
-        let inplace = same(dst, cond) | same(dst, a) | same(dst, b);
+        if n == 0 {
+            return;
+        }
         let (sa, sb) = (*a, *b);
-        chunked!(dst: T, n, inplace: inplace, widens: size_of::<T>() > 1, |d, i, m| {
-            let cond = cond.add(i);
-            for j in 0..m {
-                let x = if VA { *a.add(i + j) } else { sa };
-                let y = if VB { *b.add(i + j) } else { sb };
-                *d.add(j) = if *cond.add(j) != 0 { x } else { y };
-            }
-        });
+        for j in 0..n {
+            let x = if VA { *a.add(j) } else { sa };
+            let y = if VB { *b.add(j) } else { sb };
+            *dst.add(j) = T::choose(*cond.add(j), x, y);
+        }
     }
 }
 
@@ -287,12 +287,12 @@ unsafe fn lanes<O: Fold, const L: usize>(x: *const O::X, n: usize) -> O::A {
         let mut i = 0;
         while i < full {
             for j in 0..L {
-                lane[j] = O::step(lane[j], *x.add(i + j));
+                lane[j] = O::step(lane[j], *x.add(i).add(j));
             }
             i = i.wrapping_add(L);
         }
         for j in 0..n - full {
-            lane[j] = O::step(lane[j], *x.add(full + j));
+            lane[j] = O::step(lane[j], *x.add(full).add(j));
         }
         let mut half = L / 2;
         while half > 0 {
@@ -353,7 +353,7 @@ pub(super) unsafe fn arg<O: Arg, const L: usize>(
         while n - i > L {
             let mut hit = false;
             for j in 0..L {
-                hit |= O::same(*x.add(i + j), top);
+                hit |= O::same(*x.add(i).add(j), top);
             }
             if hit {
                 break;

@@ -3,11 +3,10 @@
 //! wide vectors, and are shared by all levels.
 
 use super::convert::{self, Bf16, Bool, F16, To};
-use super::ints::Int;
+use super::ints::{Int, philox};
 use super::isa::{Addr, Isa, Portable, plain};
 use super::loops::{Arg, Bin, Extreme, Fold, Un};
 use super::math;
-use torsh_ir::scalar::philox;
 
 type Rows = Vec<(String, Addr)>;
 
