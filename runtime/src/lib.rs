@@ -1,4 +1,11 @@
 //! Executes torsh programs on the CPU: machine code from `torsh-codegen`, precompiled block primitives,
 //! library calls, memory and threads. All `unsafe` of the crate is in [`sys`].
 
+mod executable;
+mod executor;
+mod machine;
+mod memory;
 pub mod sys;
+mod threads;
+
+pub use executor::{Config, CpuExecutor, set_interrupt_check};

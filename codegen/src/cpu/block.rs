@@ -12,6 +12,7 @@
 //! parameter only if no load can see that parameter. Results do not depend on how rows (and, in map
 //! kernels, columns) are split between calls.
 
+use super::FrameSize;
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
 use super::normal::{Normal, VectorAxis};
@@ -65,13 +66,13 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     splits_columns: bool,
 }
 
-/// Emits the body of the kernel function; returns the bytes of scratch that it needs.
+/// Emits the body of the kernel function.
 pub(super) fn emit<M: Module>(
     e: &mut Emitter<'_, M>,
     normal: &Normal,
     facts: &Facts,
     max_block: usize,
-) -> Result<usize> {
+) -> Result<FrameSize> {
     let frame = Frame::new(normal, facts, max_block)?;
     let k = &normal.kernel;
     let one = e.int(1);
@@ -103,7 +104,8 @@ pub(super) fn emit<M: Module>(
     em.stages(row, n)?;
     let next = em.e.b.ins().iadd(row, n);
     em.e.close_loop(head, next);
-    Ok(em.frame.bytes())
+    let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
+    Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows })
 }
 
 impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {

@@ -11,6 +11,7 @@
 
 mod analysis;
 mod block;
+mod cost;
 mod emit;
 mod normal;
 pub mod prims;
@@ -96,6 +97,10 @@ pub struct Emitted {
     pub rows: usize,
     /// Length of a row.
     pub cols: usize,
+    /// Rows that are worked off together: cuts at its multiples are the best ones.
+    pub row_block: usize,
+    /// Nanoseconds that the whole kernel takes on one core, roughly.
+    pub cost_ns: f64,
     /// Rows may be cut into columns.
     pub splits_columns: bool,
     /// Bytes of scratch that each concurrent call needs.
@@ -110,6 +115,12 @@ pub struct Emitted {
     pub code_bytes: usize,
     /// CLIF and disassembly, if asked for.
     pub listing: String,
+}
+
+/// What a schedule needs at run time.
+struct FrameSize {
+    scratch_bytes: usize,
+    rows: usize,
 }
 
 /// Emits `kernel` into `module` as function `name`. The kernel must satisfy its verifier.
@@ -130,12 +141,12 @@ pub fn emit<M: Module>(
         module.declare_function(name, Linkage::Export, &sig).map_err(|e| clif_error("cannot declare a kernel", e))?;
     ctx.func = Function::with_name_signature(UserFuncName::user(0, func.as_u32()), sig);
     let mut builder_ctx = FunctionBuilderContext::new();
-    let (scratch_bytes, prims) = {
+    let (frame, prims) = {
         let builder = FunctionBuilder::new(&mut ctx.func, &mut builder_ctx);
         let mut e = Emitter::new(builder, module, kernel.params.len());
         let facts = analysis::Facts::new(&normal, &options.aliases);
-        let scratch = block::emit(&mut e, &normal, &facts, options.block)?;
-        (scratch, e.finish())
+        let frame = block::emit(&mut e, &normal, &facts, options.block)?;
+        (frame, e.finish())
     };
     let mut listing = String::new();
     if options.listing {
@@ -156,7 +167,9 @@ pub fn emit<M: Module>(
         rows: normal.kernel.rows(),
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),
-        scratch_bytes,
+        row_block: frame.rows,
+        cost_ns: cost::kernel_ns(&normal.kernel),
+        scratch_bytes: frame.scratch_bytes,
         schedule,
         reason,
         prims,

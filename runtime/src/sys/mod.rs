@@ -2,4 +2,7 @@
 //! that can be checked where it stands.
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
+pub mod call;
+pub mod jit;
+pub mod mem;
 pub mod prims;

@@ -1,0 +1,78 @@
+//! What a kernel costs, roughly: nanoseconds on one core of the machine that the figures were measured on.
+//! Only ratios matter: they decide between schedules and whether threads are worth their start.
+
+use torsh_ir::DType;
+use torsh_ir::kernel::{Domain, Inst, Kernel};
+use torsh_ir::scalar::{BinOp, ScalarOp, UnOp};
+
+/// A cheap operation per element in a block of primitives.
+pub(super) const OP_NS: f64 = 0.04;
+/// A cheap operation per 4-byte element in line; others in proportion to their size.
+pub(super) const INLINE_OP_NS: f64 = 0.055;
+/// Reading or writing an element from cache, and from memory (per byte).
+const ACCESS_NS: f64 = 0.05;
+/// A call of a primitive.
+pub(super) const CALL_NS: f64 = 3.0;
+
+/// Nanoseconds per element of one operation by primitive.
+pub(super) fn op_ns(op: ScalarOp, dtype: DType) -> f64 {
+    let wide = if dtype.size() == 8 { 2.0 } else { 1.0 };
+    let class = match op {
+        ScalarOp::Un(un) => match un {
+            UnOp::Neg | UnOp::Abs | UnOp::Sign | UnOp::Not => 1.0,
+            UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::Trunc => 1.5,
+            UnOp::Sqrt | UnOp::Recip => 6.0,
+            UnOp::Rsqrt => 10.0,
+            UnOp::Exp | UnOp::Exp2 | UnOp::Log | UnOp::Tanh | UnOp::Sigmoid | UnOp::Erf => 30.0,
+            UnOp::Sin | UnOp::Cos | UnOp::Expm1 | UnOp::Log2 | UnOp::Log10 | UnOp::Log1p => 40.0,
+            UnOp::Tan
+            | UnOp::Asin
+            | UnOp::Acos
+            | UnOp::Atan
+            | UnOp::Sinh
+            | UnOp::Cosh
+            | UnOp::Asinh
+            | UnOp::Acosh
+            | UnOp::Atanh => 200.0,
+        },
+        ScalarOp::Bin(bin) => match bin {
+            BinOp::Div => 5.0,
+            BinOp::FloorDiv => 20.0,
+            BinOp::Rem | BinOp::Fmod => 200.0,
+            BinOp::Pow | BinOp::Atan2 => 400.0,
+            BinOp::Philox => 50.0,
+            BinOp::Add
+            | BinOp::Sub
+            | BinOp::Mul
+            | BinOp::Max
+            | BinOp::Min
+            | BinOp::And
+            | BinOp::Or
+            | BinOp::Xor
+            | BinOp::Shl
+            | BinOp::Shr => 1.0,
+        },
+        ScalarOp::Cmp(_) | ScalarOp::Select | ScalarOp::Cast | ScalarOp::Bitcast => 1.0,
+    };
+    class * wide * OP_NS
+}
+
+/// Nanoseconds that a whole kernel takes on one core, memory in cache.
+pub fn kernel_ns(k: &Kernel) -> f64 {
+    let (rows, cols) = (k.rows() as f64, k.row_len() as f64);
+    let mut ns = 0.0;
+    for stage in &k.stages {
+        let points = if stage.domain == Domain::Full { rows * cols } else { rows };
+        let per_point: f64 = stage
+            .insts
+            .iter()
+            .map(|&v| match &k.value(v).inst {
+                Inst::Op(op, _) => op_ns(*op, k.value(v).dtype),
+                Inst::Load { .. } | Inst::Index(_) => ACCESS_NS,
+                Inst::Const(_) | Inst::Reduced => 0.0,
+            })
+            .sum();
+        ns += points * (per_point + OP_NS * stage.reduces.len() as f64 + ACCESS_NS * stage.stores.len() as f64);
+    }
+    ns
+}

@@ -1,0 +1,243 @@
+//! The accounting allocator: every byte of a tensor or of a running program is taken here, against a hard
+//! cap. Freed blocks are kept for reuse (fresh pages cost as much as a kernel), as long as they fit under
+//! the cap and are no more than what was live at the peak.
+
+use crate::sys::call::Span;
+use crate::sys::mem::{ALIGN, Block};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use torsh_ir::exec::{Buffer, MemoryStats};
+use torsh_ir::{Error, Result};
+
+/// So much is kept for reuse whatever the peak was.
+const MIN_CACHE: u64 = 64 << 20;
+
+#[derive(Default)]
+struct State {
+    stats: MemoryStats,
+    free: BTreeMap<usize, Vec<Block>>,
+}
+
+impl State {
+    fn drop_cache(&mut self) {
+        self.free.clear();
+        self.stats.cached = 0;
+    }
+}
+
+/// The allocator. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool(Arc<Mutex<State>>);
+
+/// A block on loan from a pool; it returns there.
+pub struct Loan {
+    block: Option<Block>,
+    pool: Pool,
+}
+
+/// Rounds a size up so that similar sizes share blocks: to a cache line, then to an eighth of an octave.
+fn size_class(bytes: usize) -> usize {
+    if bytes <= 1024 {
+        return bytes.next_multiple_of(ALIGN);
+    }
+    let step = (bytes.next_power_of_two() / 16).max(ALIGN);
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+}
+
+impl Pool {
+    /// A pool with a cap in bytes.
+    pub fn new(limit: u64) -> Pool {
+        let stats = MemoryStats { limit, ..MemoryStats::default() };
+        Pool(Arc::new(Mutex::new(State { stats, free: BTreeMap::new() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block of at least `bytes` bytes. `what` says for whom, in the error.
+    pub fn take(&self, bytes: usize, what: &dyn Fn() -> String) -> Result<Loan> {
+        let size = size_class(bytes);
+        let mut state = self.state();
+        let refuse = |stats: &MemoryStats| {
+            Error::limit(format!(
+                "{} needs {bytes} bytes, but {} of the limit of {} bytes are in use; raise it with torsh.limits or TORSH_MAX_MEMORY",
+                what(),
+                stats.live,
+                stats.limit
+            ))
+        };
+        let live = state.stats.live.checked_add(size as u64).filter(|&live| live <= state.stats.limit);
+        let Some(live) = live else { return Err(refuse(&state.stats)) };
+        let reused = state.free.get_mut(&size).and_then(Vec::pop);
+        if reused.is_some() {
+            state.stats.cached -= (size as u64).min(state.stats.cached);
+        } else if live + state.stats.cached > state.stats.limit {
+            state.drop_cache();
+        }
+        let block = match reused {
+            Some(block) => Some(block),
+            None => Block::new(size).or_else(|| {
+                state.drop_cache();
+                Block::new(size)
+            }),
+        };
+        let Some(block) = block else { return Err(refuse(&state.stats)) };
+        state.stats.live = live;
+        state.stats.peak = state.stats.peak.max(live);
+        state.stats.allocations += 1;
+        drop(state);
+        Ok(Loan { block: Some(block), pool: self.clone() })
+    }
+
+    fn give(&self, block: Block) {
+        let mut state = self.state();
+        let size = block.len() as u64;
+        state.stats.live = state.stats.live.saturating_sub(size);
+        let stats = &mut state.stats;
+        let room = stats.peak.max(MIN_CACHE).min(stats.limit.saturating_sub(stats.live));
+        if size > 0 && stats.cached + size <= room {
+            stats.cached += size;
+            state.free.entry(block.len()).or_default().push(block);
+        } else {
+            drop(state);
+            drop(block);
+        }
+    }
+
+    /// The figures.
+    pub fn stats(&self) -> MemoryStats {
+        self.state().stats
+    }
+
+    /// Adds machine code and takes it off again.
+    pub fn count_code(&self, bytes: i64) {
+        let mut state = self.state();
+        state.stats.code = state.stats.code.saturating_add_signed(bytes);
+    }
+
+    /// Sets `peak` to `live`.
+    pub fn reset_peak(&self) {
+        let mut state = self.state();
+        state.stats.peak = state.stats.live;
+    }
+
+    /// Sets the cap; cached memory beyond it is returned.
+    pub fn set_limit(&self, bytes: u64) {
+        let mut state = self.state();
+        state.stats.limit = bytes;
+        if state.stats.live + state.stats.cached > bytes {
+            state.drop_cache();
+        }
+    }
+
+    /// Returns cached memory to the system.
+    pub fn empty_cache(&self) {
+        self.state().drop_cache();
+    }
+}
+
+impl Loan {
+    /// All of it, as a span.
+    pub fn span(&self) -> Option<Span> {
+        self.block.as_ref().and_then(|b| Span::of(b, 0..b.len()))
+    }
+
+    /// The first `len` bytes, for writing.
+    pub fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        self.block.as_mut().map_or(&mut [], |b| b.bytes_mut(len))
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give(block);
+        }
+    }
+}
+
+/// A tensor's memory.
+pub struct CpuBuffer {
+    loan: Loan,
+    len: usize,
+}
+
+impl CpuBuffer {
+    /// A buffer of `len` bytes; what they are is unspecified until written.
+    pub fn new(pool: &Pool, len: usize, what: &dyn Fn() -> String) -> Result<CpuBuffer> {
+        Ok(CpuBuffer { loan: pool.take(len, what)?, len })
+    }
+
+    /// A copy of bytes.
+    pub fn copy(pool: &Pool, bytes: &[u8], what: &dyn Fn() -> String) -> Result<CpuBuffer> {
+        let mut buffer = CpuBuffer::new(pool, bytes.len(), what)?;
+        buffer.loan.bytes_mut(bytes.len()).copy_from_slice(bytes);
+        Ok(buffer)
+    }
+
+    /// The memory, as a span.
+    pub fn span(&self) -> Option<Span> {
+        self.loan.span().and_then(|s| s.slice(0..self.len))
+    }
+}
+
+impl Buffer for CpuBuffer {
+    fn nbytes(&self) -> usize {
+        self.len
+    }
+    fn host_bytes(&self) -> Option<&[u8]> {
+        self.loan.block.as_ref().map(|b| b.bytes(self.len))
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn what() -> String {
+        "a test".to_string()
+    }
+
+    #[test]
+    fn classes_waste_little() {
+        for bytes in [1usize, 64, 65, 1000, 5000, 1 << 20, (1 << 20) + 1, 100 << 20, (1 << 30) - 3] {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class % ALIGN == 0);
+            assert!(class <= bytes + bytes / 7 + ALIGN);
+        }
+        assert_eq!(size_class(0), 0);
+    }
+
+    #[test]
+    fn the_cap_holds_and_names_the_figures() {
+        let pool = Pool::new(10_000);
+        let first = pool.take(6000, &what).unwrap();
+        let e = pool.take(6000, &what).err().unwrap();
+        assert_eq!(e.kind(), torsh_ir::ErrorKind::Limit);
+        assert!(e.message().contains("6000") && e.message().contains("10000"));
+        drop(first);
+        assert!(pool.stats().cached > 0);
+        // Cached blocks of other sizes give way.
+        let other = pool.take(9000, &what).unwrap();
+        assert_eq!(pool.stats().cached, 0);
+        drop(other);
+        assert_eq!(pool.stats().live, 0);
+        assert!(pool.stats().peak >= 9000);
+        pool.empty_cache();
+        assert_eq!(pool.stats().cached, 0);
+        assert!(pool.take(usize::MAX, &what).is_err());
+    }
+
+    #[test]
+    fn blocks_are_reused() {
+        let pool = Pool::new(1 << 30);
+        let at = pool.take(5 << 20, &what).unwrap().span().unwrap().address();
+        let again = pool.take(5 << 20, &what).unwrap().span().unwrap().address();
+        assert_eq!(at, again);
+    }
+}

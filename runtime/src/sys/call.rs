@@ -1,0 +1,132 @@
+//! Calls of compiled kernels, and the spans of memory that they work on.
+
+use super::mem::Block;
+use std::ops::Range;
+use torsh_codegen::cpu::Emitted;
+
+/// A span of memory that a run may read, and write if it owns it. Only a run holds spans, and only while it
+/// holds what they point into.
+#[derive(Copy, Clone, Debug)]
+pub struct Span {
+    ptr: *mut u8,
+    len: usize,
+}
+
+// SAFETY: a span is an address and a length; the run that made it shares it with the threads that work
+// for it, on disjoint parts (see `KernelFn::call`).
+unsafe impl Send for Span {}
+// SAFETY: as above.
+unsafe impl Sync for Span {}
+
+impl Span {
+    /// Part of a block.
+    pub fn of(block: &Block, range: Range<usize>) -> Option<Span> {
+        if range.start > range.end || range.end > block.len() {
+            return None;
+        }
+        Some(Span { ptr: block.address().wrapping_add(range.start), len: range.end - range.start })
+    }
+
+    /// Part of this span.
+    pub fn slice(&self, range: Range<usize>) -> Option<Span> {
+        if range.start > range.end || range.end > self.len {
+            return None;
+        }
+        Some(Span { ptr: self.ptr.wrapping_add(range.start), len: range.end - range.start })
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Address of the first byte.
+    pub fn address(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// True when two spans share a byte.
+    pub fn overlaps(&self, other: &Span) -> bool {
+        let (a, b) = (self.ptr as usize, other.ptr as usize);
+        self.len > 0 && other.len > 0 && a < b.saturating_add(other.len) && b < a.saturating_add(self.len)
+    }
+
+    /// Copies all bytes of `from`, which must be as long and either disjoint or the same.
+    pub fn copy_from(&self, from: &Span) -> bool {
+        if self.len != from.len {
+            return false;
+        }
+        // SAFETY: both spans are as long as stated and `copy` allows any overlap. The run owns `self`.
+        unsafe { std::ptr::copy(from.ptr, self.ptr, self.len) };
+        true
+    }
+}
+
+type Entry = unsafe extern "C" fn(*const *mut u8, u64, u64, u64, u64, *mut u8);
+
+/// A compiled kernel.
+pub struct KernelFn {
+    entry: Entry,
+    info: Emitted,
+    param_bytes: Vec<usize>,
+}
+
+/// Which rows and columns a call computes.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Rows of [`Emitted::rows`].
+    pub rows: Range<usize>,
+    /// Columns of [`Emitted::cols`].
+    pub cols: Range<usize>,
+}
+
+impl KernelFn {
+    /// # Safety
+    /// `address` is a function emitted with `info` for parameters of `param_bytes` bytes; its memory
+    /// outlives this value.
+    pub(super) unsafe fn new(address: *const u8, info: Emitted, param_bytes: Vec<usize>) -> KernelFn {
+        // SAFETY: the caller's promise.
+        let entry = unsafe { std::mem::transmute::<*const u8, Entry>(address) };
+        KernelFn { entry, info, param_bytes }
+    }
+
+    /// What was emitted.
+    pub fn info(&self) -> &Emitted {
+        &self.info
+    }
+
+    /// Computes a part. False when an argument or the scratch is smaller than the kernel needs, or the part
+    /// is not inside the kernel; then nothing has been done.
+    ///
+    /// The run that calls owns every argument that the kernel writes, and gives concurrent calls disjoint
+    /// parts and disjoint scratch.
+    pub fn call(&self, args: &[Span], part: &Part, scratch: &Span) -> bool {
+        let fits = args.len() == self.param_bytes.len()
+            && args.iter().zip(&self.param_bytes).all(|(arg, &need)| arg.len >= need)
+            && scratch.len >= self.info.scratch_bytes
+            && part.rows.end <= self.info.rows
+            && part.cols.end <= self.info.cols;
+        if !fits {
+            return false;
+        }
+        let mut pointers: [*mut u8; 32] = [std::ptr::null_mut(); 32];
+        let many: Vec<*mut u8>;
+        let table = if args.len() <= pointers.len() {
+            for (slot, arg) in pointers.iter_mut().zip(args) {
+                *slot = arg.ptr;
+            }
+            pointers.as_ptr()
+        } else {
+            many = args.iter().map(|a| a.ptr).collect();
+            many.as_ptr()
+        };
+        let (rows, cols) = (&part.rows, &part.cols);
+        // SAFETY: the code was generated for parameters of exactly these sizes from a kernel whose verifier
+        // keeps every index map inside its parameter, and for scratch of `scratch_bytes`; the checks above
+        // establish both. The pointer table outlives the call.
+        unsafe {
+            (self.entry)(table, rows.start as u64, rows.end as u64, cols.start as u64, cols.end as u64, scratch.ptr);
+        }
+        true
+    }
+}
