@@ -16,7 +16,7 @@ pub static DEF: OpDef = OpDef {
         `[C]` or `[N, C, d1, ..]` and int64 classes of shape `[]` or `[N, d1, ..]`; 0 where the target is \
         `ignore_index`. `reduction` is none, sum, or mean over the weights that count. A target that is no class is an \
         IndexError when the program runs. Gradient: `(softmax(x) - onehot) * weight[t]` per row, without smoothing.\n\n\
-        >>> torsh.nn.functional.cross_entropy(torsh.tensor([[0., 100.]]), torsh.tensor([1])).item()\n0.0",
+        >>> torsh.nn.functional.cross_entropy(torsh.zeros(1, 2), torsh.tensor([1])).exp().round().item()\n2.0",
     arity: Arity::AtLeast(2),
     attrs: &[
         attr("reduction", AttrKind::Str),

@@ -135,7 +135,8 @@ pub(super) fn combine(mode: ScatterMode, old: Scalar, new: Scalar, dtype: DType)
 ///   last takes the cotangent, as only it is in the result.
 /// * add: both take it.
 /// * amax, amin: it is shared evenly between all values equal to the result.
-/// * prod: the cotangent times the product of the other factors, also where one factor is zero.
+/// * prod: the cotangent times the product of the other factors, also where one factor is zero. (Where two
+///   are, second derivatives are taken as 0.)
 pub(super) fn put_vjp<'b>(c: &VjpCall<'b, '_>, put: &'static str, pick: &'static str) -> Cotangents<'b> {
     let (base, index, src, ct) = (c.x[0], c.x[1], c.x[2], c.ct);
     let b = ct.builder();

@@ -61,6 +61,10 @@ pub static DEF: OpDef = OpDef {
             out.push(s(&[4, 5], &[2, 9], 5, 1, mode));
             out.push(s(&[2, 3, 4], &[2, 5, 3], 3, 1, mode));
         }
+        // Products with one factor zero each.
+        let mut zero = s(&[4, 5], &[1, 5], 4, 0, ScatterMode::Prod);
+        zero.inputs[2] = Gen::range(&[1, 5], 0.0, 0.0);
+        out.push(zero);
         out
     },
     ..BASE
