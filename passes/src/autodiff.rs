@@ -193,3 +193,6 @@ fn check_cotangent(builder: &Builder, node: &Node, operand: usize, cotangent: No
     Err(Error::internal(format!("its gradient rule gives {got} for operand {operand} of type {want}"))
         .with_op(node.op.name))
 }
+
+#[cfg(test)]
+mod tests;
