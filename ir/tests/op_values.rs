@@ -340,3 +340,20 @@ fn class_losses() {
     let certain = [f64s(&[2, 2], &[0., -INF, 0., -INF]), i64s(&[2], &[0, 1])];
     check("cross_entropy", &certain, &ce("none", 0.0), &[2], &[0., INF]);
 }
+
+#[test]
+fn hostile_sizes_are_refused_before_anything_is_allocated() {
+    let huge = i64::MAX as usize;
+    let infer = |name: &str, shapes: &[&[usize]], attrs: &[Attr]| {
+        let types: Vec<_> = shapes.iter().map(|s| Type::new(DType::F32, Shape::of(s))).collect();
+        torsh_ir::ops::op(name).infer(&types, attrs)
+    };
+    let kind = |r: Result<Type>| r.unwrap_err().kind();
+    assert_eq!(kind(infer("concat", &[&[0, huge], &[0, huge]], &[Attr::Int(1)])), ErrorKind::Limit);
+    assert_eq!(kind(infer("expand", &[&[1, 1]], &[list(&[i64::MAX, 2])])), ErrorKind::Limit);
+    assert_eq!(kind(infer("dot_general", &[&[1 << 40], &[1 << 40]], &[(); 4].map(|()| list(&[])))), ErrorKind::Limit);
+    assert!(infer("slice", &[&[0, huge]], &[list(&[0, 0]), list(&[0, i64::MAX]), list(&[1, i64::MAX])]).is_ok());
+    assert!(infer("var", &[&[3]], &[list(&[0]), Attr::Int(i64::MIN)]).is_ok());
+    assert_eq!(kind(infer("layer_norm", &[&[3]], &[Attr::Int(i64::MIN), real(0.0)])), ErrorKind::Value);
+    assert!(infer("tril", &[&[0, huge]], &[Attr::Int(i64::MIN)]).is_ok());
+}

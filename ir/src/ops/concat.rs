@@ -31,6 +31,7 @@ pub static DEF: OpDef = OpDef {
             }
             sizes[dim] = sizes[dim]
                 .checked_add(other.shape[dim])
+                .filter(|&size| size <= i64::MAX as usize)
                 .ok_or_else(|| Error::limit(format!("joined size of dim {dim} overflows")))?;
         }
         Ok(Type::new(x[0].dtype, Shape::new(&sizes)?))
