@@ -17,6 +17,7 @@ pub mod limits;
 pub mod op;
 pub mod ops;
 pub mod program;
+pub mod sample;
 pub mod scalar;
 pub mod shape;
 pub mod text;

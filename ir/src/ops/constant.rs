@@ -10,7 +10,7 @@ use crate::shape::Type;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "constant",
-    doc: "The row-major little-endian elements of `data`.",
+    doc: "The row-major little-endian elements of `data`.\n\n>>> torsh.tensor([1, 2]).tolist()\n[1, 2]",
     kind: Kind::Constant,
     arity: Arity::Fixed(0),
     attrs: &[attr("data", AttrKind::Bytes), attr("dtype", AttrKind::DType), attr("shape", AttrKind::Ints)],

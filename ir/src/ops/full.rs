@@ -10,7 +10,7 @@ use crate::shape::Type;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "full",
-    doc: "A tensor of `shape` filled with `value`, which is represented in `dtype`.",
+    doc: "A tensor of `shape` filled with `value`, which is represented in `dtype`.\n\n>>> torsh.full((2,), 1.5).tolist()\n[1.5, 1.5]",
     kind: Kind::Full,
     arity: Arity::Fixed(0),
     attrs: &[attr("value", AttrKind::Scalar), attr("dtype", AttrKind::DType), attr("shape", AttrKind::Ints)],

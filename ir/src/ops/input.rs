@@ -8,7 +8,7 @@ use crate::shape::Type;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "input",
-    doc: "Argument `index` of the graph.",
+    doc: "Argument `index` of the graph.\n\n>>> torsh.compile(lambda x: x + 1)(torsh.tensor([1., 2.])).tolist()\n[2.0, 3.0]",
     kind: Kind::Input,
     arity: Arity::Fixed(0),
     attrs: &[attr("index", AttrKind::Int), attr("dtype", AttrKind::DType), attr("shape", AttrKind::Ints)],

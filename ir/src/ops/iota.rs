@@ -9,7 +9,7 @@ use crate::shape::Type;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "iota",
-    doc: "`out[i0, .., in] = i_dim`, converted to `dtype`.",
+    doc: "`out[i0, .., in] = i_dim`, converted to `dtype`.\n\n>>> torsh.arange(3).tolist()\n[0, 1, 2]",
     kind: Kind::Iota,
     arity: Arity::Fixed(0),
     attrs: &[attr("dim", AttrKind::Int), attr("dtype", AttrKind::DType), attr("shape", AttrKind::Ints)],

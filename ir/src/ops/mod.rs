@@ -30,6 +30,9 @@ mod samples;
 pub use gradients::*;
 pub use samples::*;
 
+#[cfg(test)]
+mod tests;
+
 registry! {
     // leaves
     input constant full iota

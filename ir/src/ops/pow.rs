@@ -22,17 +22,14 @@ pub static DEF: OpDef = OpDef {
 
 fn vjp<'b>(c: &VjpCall<'b, '_>) -> Cotangents<'b> {
     let (a, b) = (c.x[0], c.x[1]);
-    if let Some(k) = b.as_full().map(Scalar::as_f64) {
-        // A constant exponent takes no gradient.
-        let da = match k {
-            0.0 => c.ct.zeros_like(),
-            1.0 => c.ct,
-            2.0 => c.ct * a.scale(2.0),
-            k => c.ct * a.pow(a.full_like(k - 1.0)).scale(k),
-        };
-        return smallvec![Some(da), None];
-    }
-    smallvec![Some(d_base(c.ct, a, b)), Some(d_exponent(c, a, b))]
+    let da = match b.as_full().map(Scalar::as_f64) {
+        Some(0.0) => c.ct.zeros_like(),
+        Some(1.0) => c.ct,
+        Some(2.0) => c.ct * a.scale(2.0),
+        Some(k) => c.ct * a.pow(a.full_like(k - 1.0)).scale(k),
+        None => d_base(c.ct, a, b),
+    };
+    smallvec![Some(da), Some(d_exponent(c, a, b))]
 }
 
 /// `ct * b * a^(b - 1)`, and 0 at `a = b = 0` (or `a` NaN), where `a^(b - 1)` has its pole. The exponent, not the result,
