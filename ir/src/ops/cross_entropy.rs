@@ -69,7 +69,7 @@ pub static DEF: OpDef = OpDef {
     }),
     tolerance: Tolerance::scaled(8.0),
     samples: || {
-        let variants = [(-100, 0.0), (1, 0.0), (-100, 0.1), (0, 1.0)];
+        let variants = [(-100, 0.0), (1, 0.0), (-100, 0.1), (2, 1.0)];
         variants.iter().flat_map(|&(ignore, smoothing)| class_samples(&[Attr::Int(ignore), float(smoothing)])).collect()
     },
     ..BASE

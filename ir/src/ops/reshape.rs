@@ -11,7 +11,7 @@ use smallvec::smallvec;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "reshape",
-    doc: "The elements of `x` in row-major order with another shape of the same element count.",
+    doc: "The elements of `x` in row-major order with another shape of the same element count.\n\n>>> torsh.arange(6).reshape(2, 3).tolist()\n[[0, 1, 2], [3, 4, 5]]",
     kind: Kind::View(View::Reshape),
     attrs: &[attr("shape", AttrKind::Ints)],
     infer: |x, a| {
