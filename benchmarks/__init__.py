@@ -1,0 +1,1 @@
+"""Benchmarks: torsh against its peers, as ratios measured in one run."""
