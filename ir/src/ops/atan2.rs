@@ -9,7 +9,7 @@ use smallvec::smallvec;
 pub static DEF: OpDef = OpDef {
     doc: "Elementwise angle in `[-pi, pi]` of the point `(b, a)` (IEEE 754-2019, 9.2.1).\n\n>>> round(torsh.atan2(torsh.tensor(1.0), torsh.tensor(-1.0)).item(), 4)\n2.3562",
     aliases: &["arctan2"],
-    tolerance: Tolerance::ulp(2.0),
+    tolerance: Tolerance::FUNCTION,
     // d atan2(a, b) = (b da - a db) / (a^2 + b^2)
     vjp: Vjp::Rule(|c| {
         let (a, b) = (c.x[0], c.x[1]);

@@ -10,6 +10,7 @@ use smallvec::smallvec;
 pub static DEF: OpDef = OpDef {
     doc: "`out_i = x_0 * .. * x_i` along `dim`. Floats accumulate in f64 and round each result once; integers wrap.\n\n>>> torsh.cumprod(torsh.tensor([1., 2., 3.]), 0).tolist()\n[1.0, 2.0, 6.0]",
     dtypes: DTypeSet::NUMBERS,
+    // As `prod`.
     tolerance: Tolerance::scaled(64.0),
     vjp: Vjp::Rule(vjp),
     samples: || scan_samples(Values::Range(0.5, 1.5)),

@@ -10,8 +10,8 @@ use smallvec::smallvec;
 pub static DEF: OpDef = OpDef {
     doc: "`out_i = x_0 + .. + x_i` along `dim`. Floats accumulate in f64 and round each result once; integers wrap.\n\n>>> torsh.cumsum(torsh.tensor([1., 2., 3.]), 0).tolist()\n[1.0, 3.0, 6.0]",
     dtypes: DTypeSet::NUMBERS,
-    // In the order of the elements on both sides.
-    tolerance: Tolerance::scaled(1.0),
+    // As `sum`.
+    tolerance: Tolerance::scaled(16.0),
     // The cotangent of an element is the sum of those of its own and all later results.
     vjp: Vjp::Rule(|c| {
         let dim = c.attrs.int(0) as usize;

@@ -8,7 +8,7 @@ use smallvec::smallvec;
 /// The op.
 pub static DEF: OpDef = OpDef {
     doc: "Elementwise natural logarithm; NaN below 0, -inf at 0.\n\n>>> torsh.log(torsh.tensor([1.0])).tolist()\n[0.0]",
-    tolerance: Tolerance::ulp(2.0),
+    tolerance: Tolerance::FUNCTION,
     vjp: Vjp::Rule(|c| smallvec![Some(c.ct / c.x[0])]),
     samples: || wide(unary_samples(Values::Range(0.05, 10.0)), 0.0, 60000.0),
     ..unary_float("log", UnOp::Log)

@@ -8,7 +8,7 @@ use smallvec::smallvec;
 /// The op.
 pub static DEF: OpDef = OpDef {
     doc: "Elementwise logarithm to base 2; NaN below 0, -inf at 0.\n\n>>> torsh.log2(torsh.tensor([8.0, 0.5])).tolist()\n[3.0, -1.0]",
-    tolerance: Tolerance::ulp(2.0),
+    tolerance: Tolerance::FUNCTION,
     vjp: Vjp::Rule(|c| smallvec![Some(c.ct / c.x[0].scale(std::f64::consts::LN_2))]),
     samples: || wide(unary_samples(Values::Range(0.05, 10.0)), 0.0, 60000.0),
     ..unary_float("log2", UnOp::Log2)

@@ -11,7 +11,8 @@ use smallvec::smallvec;
 pub static DEF: OpDef = OpDef {
     doc: "Product over `dims`, which stay with size 1; 1 where nothing is multiplied. Floats accumulate in f64 and round once; integers wrap.\n\n>>> torsh.tensor([2., 3., 4.]).prod().item()\n24.0",
     dtypes: DTypeSet::NUMBERS,
-    // Accumulated in f64 and rounded once on both sides; each factor adds half an ulp of f64.
+    // Accumulated in f64 and rounded once on both sides: the order shows in results in f64. Each factor adds half
+    // an ulp.
     tolerance: Tolerance::scaled(64.0),
     vjp: Vjp::Rule(vjp),
     samples: || reduce_samples(Values::Range(0.5, 1.5)),
