@@ -1,0 +1,165 @@
+//! Nodes of the lazy graph: an immutable operation with shared operands, and a buffer once realised.
+//!
+//! Operands are dropped when the node is realised, unless a gradient may still need them. Nothing here
+//! recurses along operands: dropping a chain of any length uses a list.
+
+use crate::tensor::Tensor;
+use smallvec::SmallVec;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use torsh_ir::exec::BufferRef;
+use torsh_ir::{Attrs, Loc, Op, OpDef, Type, ops};
+
+/// A shared node.
+pub type NodeRef = Arc<Node>;
+/// Operands in order.
+pub type Operands = SmallVec<[NodeRef; 2]>;
+
+static DATA: OpDef = OpDef { name: "data", ..ops::BASE };
+static ALIAS: OpDef = OpDef { name: "alias", ..ops::BASE };
+static GRAFT: OpDef = OpDef { name: "graft", ..ops::BASE };
+
+/// Locks, ignoring poison: every critical section leaves its data whole.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the gradient of a leaf, or of a tensor that retains its gradient, is kept.
+#[derive(Default)]
+pub struct GradSlot {
+    pub(crate) grad: Mutex<Option<Tensor>>,
+}
+
+/// What a node is to autograd.
+pub enum Grad {
+    /// No gradient flows.
+    None,
+    /// Gradient flows to the operands.
+    Op,
+    /// Gradient is accumulated in the slot.
+    Leaf(Arc<GradSlot>),
+    /// Stands, in a trace, for a tensor whose history lies outside.
+    Foreign,
+}
+
+/// One operation of the lazy graph.
+pub struct Node {
+    /// The op; `data`, `alias` and `graft` exist only here.
+    pub op: Op,
+    /// Attributes.
+    pub attrs: Attrs,
+    /// Dtype and shape.
+    pub ty: Type,
+    /// The user's line.
+    pub loc: Option<Loc>,
+    /// Role in autograd.
+    pub grad: Grad,
+    pub(crate) retain: OnceLock<Arc<GradSlot>>,
+    pub(crate) freed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    operands: Operands,
+    buffer: Option<BufferRef>,
+}
+
+impl Node {
+    pub(crate) fn new(op: Op, attrs: Attrs, ty: Type, operands: Operands, loc: Option<Loc>, grad: Grad) -> NodeRef {
+        Arc::new(Node {
+            op,
+            attrs,
+            ty,
+            loc,
+            grad,
+            retain: OnceLock::new(),
+            freed: AtomicBool::new(false),
+            state: Mutex::new(State { operands, buffer: None }),
+        })
+    }
+
+    /// A node that holds a buffer.
+    pub(crate) fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
+        let node = Node::new(Op(&DATA), Attrs::new(), ty, Operands::new(), None, grad);
+        lock(&node.state).buffer = Some(buffer);
+        node
+    }
+
+    /// The same value with another role in autograd.
+    pub(crate) fn alias(of: &NodeRef, grad: Grad) -> NodeRef {
+        if let Some(buffer) = of.buffer() {
+            return Node::data(of.ty.clone(), buffer, grad);
+        }
+        Node::new(Op(&ALIAS), Attrs::new(), of.ty.clone(), SmallVec::from_iter([of.clone()]), of.loc.clone(), grad)
+    }
+
+    /// The value of one node with the gradient history of another.
+    pub(crate) fn graft(value: &NodeRef, history: &NodeRef) -> NodeRef {
+        let operands = SmallVec::from_iter([value.clone(), history.clone()]);
+        Node::new(Op(&GRAFT), Attrs::new(), value.ty.clone(), operands, value.loc.clone(), Grad::Op)
+    }
+
+    /// True for nodes whose value is their first operand's.
+    pub(crate) fn is_alias(&self) -> bool {
+        std::ptr::eq(self.op.0, &ALIAS) || self.is_graft()
+    }
+    pub(crate) fn is_graft(&self) -> bool {
+        std::ptr::eq(self.op.0, &GRAFT)
+    }
+    /// True when gradients flow into or through this node.
+    pub fn requires_grad(&self) -> bool {
+        !matches!(self.grad, Grad::None)
+    }
+    /// The buffer, once realised.
+    pub fn buffer(&self) -> Option<BufferRef> {
+        lock(&self.state).buffer.clone()
+    }
+    /// True once a buffer exists.
+    pub fn is_realised(&self) -> bool {
+        lock(&self.state).buffer.is_some()
+    }
+    /// Operands; empty for data and for realised nodes outside any gradient.
+    pub fn operands(&self) -> Operands {
+        lock(&self.state).operands.clone()
+    }
+    /// Gives the buffer away, for donation.
+    pub(crate) fn take_buffer(&self) -> Option<BufferRef> {
+        lock(&self.state).buffer.take()
+    }
+    /// Puts a buffer in and drops the operands that no gradient needs.
+    pub(crate) fn set_buffer(&self, buffer: BufferRef) {
+        let dropped = {
+            let mut state = lock(&self.state);
+            state.buffer = Some(buffer);
+            let keep = matches!(self.grad, Grad::Op) && !self.freed.load(Ordering::Relaxed);
+            if keep { Operands::new() } else { std::mem::take(&mut state.operands) }
+        };
+        drop(dropped);
+    }
+    /// Marks the history as used up; a realised node forgets its operands.
+    pub(crate) fn free_history(&self) {
+        self.freed.store(true, Ordering::Relaxed);
+        let dropped = {
+            let mut state = lock(&self.state);
+            if state.buffer.is_some() { std::mem::take(&mut state.operands) } else { Operands::new() }
+        };
+        drop(dropped);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.operands.is_empty() {
+            return;
+        }
+        let mut stack: Vec<NodeRef> = std::mem::take(&mut state.operands).into_vec();
+        while let Some(node) = stack.pop() {
+            if let Some(mut inner) = Arc::into_inner(node) {
+                let state = inner.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+                stack.extend(std::mem::take(&mut state.operands));
+            }
+        }
+    }
+}
