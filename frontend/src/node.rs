@@ -4,10 +4,11 @@
 //! recurses along operands: dropping a chain of any length uses a list.
 
 use crate::tensor::Tensor;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use torsh_ir::exec::BufferRef;
+use torsh_ir::op::{Arity, Vjp};
 use torsh_ir::{Attrs, Loc, Op, OpDef, Type, ops};
 
 /// A shared node.
@@ -17,7 +18,13 @@ pub type Operands = SmallVec<[NodeRef; 2]>;
 
 static DATA: OpDef = OpDef { name: "data", ..ops::BASE };
 static ALIAS: OpDef = OpDef { name: "alias", ..ops::BASE };
-static GRAFT: OpDef = OpDef { name: "graft", ..ops::BASE };
+// Differentiated as what it is: the gradient goes to the history, the value plays no part.
+static GRAFT: OpDef = OpDef {
+    name: "graft",
+    arity: Arity::Fixed(2),
+    vjp: Vjp::Rule(|c| smallvec![None, Some(c.ct)]),
+    ..ops::BASE
+};
 
 /// Locks, ignoring poison: every critical section leaves its data whole.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,9 +102,9 @@ impl Node {
     }
 
     /// The value of one node with the gradient history of another.
-    pub(crate) fn graft(value: &NodeRef, history: &NodeRef) -> NodeRef {
+    pub(crate) fn graft(value: &NodeRef, history: &NodeRef, grad: Grad) -> NodeRef {
         let operands = SmallVec::from_iter([value.clone(), history.clone()]);
-        Node::new(Op(&GRAFT), Attrs::new(), value.ty.clone(), operands, value.loc.clone(), Grad::Op)
+        Node::new(Op(&GRAFT), Attrs::new(), value.ty.clone(), operands, value.loc.clone(), grad)
     }
 
     /// True for nodes whose value is their first operand's.
@@ -123,6 +130,11 @@ impl Node {
     pub fn operands(&self) -> Operands {
         lock(&self.state).operands.clone()
     }
+    /// The buffer, or the operands of a pending node, seen at one moment.
+    pub(crate) fn resolve(&self) -> Result<BufferRef, Operands> {
+        let state = lock(&self.state);
+        state.buffer.clone().ok_or_else(|| state.operands.clone())
+    }
     /// Gives the buffer away, for donation.
     pub(crate) fn take_buffer(&self) -> Option<BufferRef> {
         lock(&self.state).buffer.take()
@@ -132,7 +144,7 @@ impl Node {
         let dropped = {
             let mut state = lock(&self.state);
             state.buffer = Some(buffer);
-            let keep = matches!(self.grad, Grad::Op) && !self.freed.load(Ordering::Relaxed);
+            let keep = matches!(self.grad, Grad::Op | Grad::Foreign) && !self.freed.load(Ordering::Relaxed);
             if keep { Operands::new() } else { std::mem::take(&mut state.operands) }
         };
         drop(dropped);

@@ -78,11 +78,7 @@ impl Tensor {
 
     fn make(node: NodeRef, view: Option<Arc<ViewOf>>, seen: u64, weak: bool) -> Tensor {
         let pending = !node.is_realised();
-        let slot = match &node.grad {
-            Grad::Leaf(slot) => Some(slot.clone()),
-            _ => None,
-        };
-        let state = State { node, version: tick(), view, seen, slot };
+        let state = State { node, version: tick(), view, seen, slot: None };
         let tensor = Tensor(Arc::new(Impl { id: tick(), trace: trace::active(), weak, state: Mutex::new(state) }));
         if trace::active() != 0 {
             trace::born(&tensor);
@@ -173,6 +169,9 @@ impl Tensor {
             value = step.forward(&value).unwrap_or(value);
         }
         mode::set_grad_enabled(was);
+        if let Grad::Leaf(slot) = &node.grad {
+            value = Node::alias(&value, Grad::Leaf(slot.clone()));
+        }
         self.with(|s| {
             s.node = value.clone();
             s.seen = version;
@@ -252,6 +251,17 @@ impl Tensor {
             fresh.set_requires_grad(true)?;
         }
         Ok(fresh)
+    }
+
+    /// Turns this handle into another name for the memory of `of`.
+    pub(crate) fn become_alias(&self, of: &Tensor) {
+        let view = ViewOf { base: of.clone(), steps: Vec::new(), layout: of.layout(), track: true };
+        let (node, seen) = (of.node(), of.version());
+        self.with(|s| {
+            s.view = Some(Arc::new(view));
+            s.node = node;
+            s.seen = seen;
+        });
     }
 
     /// Whether gradients flow into this tensor.
@@ -349,7 +359,7 @@ impl Tensor {
         }
         let (root, steps, _) = self.path();
         let detached = steps.iter().any(|s| matches!(s, Step::Detach));
-        if !steps.is_empty() && !detached && matches!(root.node().grad, Grad::Leaf(_)) {
+        if !root.same(self) && !detached && matches!(root.node().grad, Grad::Leaf(_)) {
             return Err(Error::runtime(
                 "a view of a leaf Variable that requires grad is being used in an in-place operation.",
             ));
@@ -363,11 +373,11 @@ impl Tensor {
         if own != value.ty {
             return Err(Error::internal(format!("assigning {} to {own}", value.ty)));
         }
-        let (root, steps, _) = self.path();
-        if steps.is_empty() {
+        if !self.is_view() {
             self.rebind(value, mode::grad_enabled());
             return Ok(());
         }
+        let (root, steps, _) = self.path();
         let track = mode::grad_enabled() && !steps.iter().any(|s| matches!(s, Step::Detach));
         let was = mode::set_grad_enabled(track);
         let written = write_through(&root, &steps, value);
@@ -390,7 +400,7 @@ impl Tensor {
         let old = self.with(|s| s.node.clone());
         let node = match &old.grad {
             Grad::Leaf(slot) => Node::alias(value, Grad::Leaf(slot.clone())),
-            Grad::Op | Grad::Foreign if !track => Node::graft(value, &old),
+            Grad::Op | Grad::Foreign if !track => Node::graft(value, &old, Grad::Op),
             _ => value.clone(),
         };
         self.with(|s| {
@@ -419,7 +429,7 @@ impl Tensor {
 
 fn write_through(root: &Tensor, steps: &[Step], value: &NodeRef) -> Result<NodeRef> {
     let mut before = vec![root.node()];
-    for step in &steps[..steps.len() - 1] {
+    for step in &steps[..steps.len().saturating_sub(1)] {
         let next = step.forward(&before[before.len() - 1])?;
         before.push(next);
     }

@@ -1,0 +1,290 @@
+//! Operations on lazy tensors: promotion, broadcasting and the explicit nodes that strict IR asks for.
+
+use crate::live;
+use crate::mode;
+use crate::node::{Grad, Node, NodeRef, Operands};
+use crate::promote::{Arg, can_cast, result_type};
+use crate::tensor::Tensor;
+use smallvec::{SmallVec, smallvec};
+use torsh_ir::op::{Surface, Vjp};
+use torsh_ir::{Attr, Attrs, DType, Error, Op, Result, Scalar, Shape, Type, limits, ops};
+
+/// Finds an op of the registry.
+pub fn find(name: &str) -> Result<Op> {
+    ops::find(name).ok_or_else(|| Error::value(format!("no op named {name:?}")))
+}
+
+/// Applies a strict op and records its gradient.
+pub fn apply(op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
+    let types: SmallVec<[Type; 3]> = operands.iter().map(|o| o.ty.clone()).collect();
+    let ty = op.infer(&types, &attrs).map_err(|e| e.with_loc(mode::loc()))?;
+    check_size(&ty).map_err(|e| e.with_op(op.name).with_types([&ty]).with_loc(mode::loc()))?;
+    let records = mode::grad_enabled()
+        && ty.dtype.is_float()
+        && !matches!(op.vjp, Vjp::None(_))
+        && operands.iter().any(|o| o.requires_grad());
+    let grad = if records { Grad::Op } else { Grad::None };
+    live::count_node();
+    Ok(Node::new(op, attrs, ty, Operands::from_iter(operands.iter().cloned()), mode::loc(), grad))
+}
+
+/// Applies a strict op by name.
+pub fn apply_named(name: &str, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
+    apply(find(name)?, operands, attrs)
+}
+
+/// Refuses a tensor beyond the limits, before anything is allocated for it.
+pub fn check_size(ty: &Type) -> Result<()> {
+    let l = limits::get();
+    let fits = ty.rank() as u64 <= l.max_rank
+        && ty.numel() as u64 <= l.max_elements
+        && ty.nbytes() as u64 <= l.max_tensor_bytes;
+    if fits { Ok(()) } else { torsh_passes::limits::check_type(ty, &l) }
+}
+
+/// The same value without gradient.
+pub fn detach(x: &NodeRef) -> NodeRef {
+    if x.requires_grad() { Node::alias(x, Grad::None) } else { x.clone() }
+}
+
+/// Converts the dtype; the node itself where nothing changes.
+pub fn cast(x: &NodeRef, dtype: DType) -> Result<NodeRef> {
+    if x.ty.dtype == dtype {
+        return Ok(x.clone());
+    }
+    apply_named("cast", std::slice::from_ref(x), smallvec![dtype.into()])
+}
+
+/// Row-major reinterpretation; the node itself where nothing changes.
+pub fn reshape(x: &NodeRef, shape: &Shape) -> Result<NodeRef> {
+    if x.ty.shape == *shape {
+        return Ok(x.clone());
+    }
+    apply_named("reshape", std::slice::from_ref(x), smallvec![shape.dims().into()])
+}
+
+/// Repeats dims of size 1; the node itself where nothing changes.
+pub fn expand(x: &NodeRef, shape: &Shape) -> Result<NodeRef> {
+    if x.ty.shape == *shape {
+        return Ok(x.clone());
+    }
+    apply_named("expand", std::slice::from_ref(x), smallvec![shape.dims().into()])
+}
+
+/// NumPy broadcasting to a shape.
+pub fn broadcast_to(x: &NodeRef, shape: &Shape) -> Result<NodeRef> {
+    if x.ty.shape == *shape {
+        return Ok(x.clone());
+    }
+    if x.ty.rank() > shape.rank() {
+        return Err(Error::shape(format!("{} cannot be broadcast to {shape}", x.ty.shape)));
+    }
+    let mut dims = vec![1; shape.rank() - x.ty.rank()];
+    dims.extend_from_slice(&x.ty.shape);
+    expand(&reshape(x, &Shape::of(&dims))?, shape)
+}
+
+/// One number everywhere.
+pub fn full(value: Scalar, dtype: DType, shape: &Shape) -> Result<NodeRef> {
+    apply_named("full", &[], smallvec![value.to_dtype(dtype).into(), dtype.into(), shape.dims().into()])
+}
+
+/// An operand converted to `dtype` and broadcast to `shape`.
+pub fn prepare(arg: &Arg, dtype: DType, shape: &Shape) -> Result<NodeRef> {
+    match arg {
+        Arg::Tensor(t) => broadcast_to(&cast(&t.node(), dtype)?, shape),
+        Arg::Scalar(s) => full(*s, dtype, shape),
+    }
+}
+
+fn wrap(node: NodeRef, weak: bool) -> Tensor {
+    if weak { Tensor::new_weak(node) } else { Tensor::new(node) }
+}
+
+fn types_of(args: &[Arg]) -> SmallVec<[Type; 3]> {
+    args.iter()
+        .map(|a| match a {
+            Arg::Tensor(t) => t.ty(),
+            Arg::Scalar(s) => Type::scalar(match s {
+                Scalar::Bool(_) => DType::Bool,
+                Scalar::Int(_) => DType::I64,
+                Scalar::Float(_) => DType::F32,
+            }),
+        })
+        .collect()
+}
+
+fn explain(error: Error, op: &str, args: &[Arg]) -> Error {
+    error.with_op(op).with_types(&types_of(args)).with_loc(mode::loc())
+}
+
+/// The dtype in which a registry op computes on these operands, and the broadcast shape.
+fn plan(op: Op, args: &[Arg]) -> Result<(DType, Shape)> {
+    let mut dtype = result_type(args);
+    let float = matches!(op.surface, Surface::Unary { float: true, .. } | Surface::Binary { float: true, .. });
+    if float && !dtype.is_float() {
+        dtype = DType::F32;
+    }
+    let mut shape = args[0].shape();
+    for arg in &args[1..] {
+        shape = Shape::broadcast(&shape, &arg.shape())?;
+    }
+    Ok((dtype, shape))
+}
+
+/// A registry op of one tensor, with conversion of integers where the op asks for it.
+pub fn unary(name: &str, x: &Tensor) -> Result<Tensor> {
+    let op = find(name)?;
+    let args = [Arg::from(x)];
+    let run = || {
+        let (dtype, shape) = plan(op, &args)?;
+        let dtype = if x.is_weak() && x.dtype().is_float() { x.dtype() } else { dtype };
+        apply(op, &[prepare(&args[0], dtype, &shape)?], Attrs::new())
+    };
+    Ok(wrap(run().map_err(|e| explain(e, name, &args))?, x.is_weak()))
+}
+
+/// A registry op of two operands, with promotion and broadcasting.
+pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
+    let op = find(name)?;
+    let args = [a.clone(), b.clone()];
+    let weak = a.is_number() && b.is_number();
+    let run = || {
+        let (mut dtype, shape) = plan(op, &args)?;
+        if weak && dtype.is_float() {
+            // Python numbers compute in double precision.
+            dtype = DType::F64;
+        }
+        if name == "pow"
+            && !dtype.is_float()
+            && matches!(b, Arg::Scalar(s) if s.as_i64() < 0)
+        {
+            return Err(Error::runtime("Integers to negative integer powers are not allowed."));
+        }
+        apply(op, &[prepare(a, dtype, &shape)?, prepare(b, dtype, &shape)?], Attrs::new())
+    };
+    Ok(wrap(run().map_err(|e| explain(e, name, &args))?, weak))
+}
+
+/// `where(cond, a, b)` with promotion and broadcasting.
+pub fn select(cond: &Tensor, a: &Arg, b: &Arg) -> Result<Tensor> {
+    let args = [Arg::from(cond), a.clone(), b.clone()];
+    let run = || {
+        if cond.dtype() != DType::Bool {
+            return Err(Error::dtype(format!("where expected condition to be a boolean tensor, got {}", cond.dtype())));
+        }
+        let dtype = result_type(&args[1..]);
+        let shape = Shape::broadcast(&Shape::broadcast(&cond.shape(), &a.shape())?, &b.shape())?;
+        let cond = broadcast_to(&cond.node(), &shape)?;
+        apply_named("select", &[cond, prepare(a, dtype, &shape)?, prepare(b, dtype, &shape)?], Attrs::new())
+    };
+    Ok(Tensor::new(run().map_err(|e| explain(e, "where", &args))?))
+}
+
+/// Writes `value` into `x` in place: the dtype must be castable, the value broadcasts to `x` and never
+/// enlarges it.
+pub fn store(x: &Tensor, value: &Tensor, strict: bool) -> Result<()> {
+    let run = || {
+        x.check_inplace()?;
+        let (own, given) = (x.ty(), value.ty());
+        if strict && !value.is_weak() && !can_cast(given.dtype, own.dtype) {
+            return Err(Error::runtime(format!(
+                "result type {} can't be cast to the desired output type {}",
+                given.dtype, own.dtype
+            )));
+        }
+        let fits = Shape::broadcast(&own.shape, &given.shape).is_ok_and(|s| s == own.shape);
+        if !fits {
+            return Err(Error::shape(format!(
+                "output with shape {} doesn't match the broadcast shape {}",
+                own.shape,
+                Shape::broadcast(&own.shape, &given.shape).unwrap_or(given.shape)
+            )));
+        }
+        x.assign(&broadcast_to(&cast(&value.node(), own.dtype)?, &own.shape)?)
+    };
+    run().map_err(|e| explain(e, "copy_", &[Arg::from(x), Arg::from(value)]))
+}
+
+/// In-place form of a registry op of two operands.
+pub fn binary_inplace(name: &str, x: &Tensor, other: &Arg) -> Result<()> {
+    x.check_inplace().map_err(|e| explain(e, &format!("{name}_"), &[Arg::from(x), other.clone()]))?;
+    let result = binary(name, &Arg::from(x), other)?;
+    store(x, &result, true).map_err(|e| e.with_op(name))
+}
+
+/// In-place form of a registry op of one operand.
+pub fn unary_inplace(name: &str, x: &Tensor) -> Result<()> {
+    x.check_inplace().map_err(|e| explain(e, &format!("{name}_"), &[Arg::from(x)]))?;
+    let result = unary(name, x)?;
+    store(x, &result, true).map_err(|e| e.with_op(name))
+}
+
+/// `torch.matmul`: products of vectors, matrices and broadcast stacks of matrices.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let args = [Arg::from(a), Arg::from(b)];
+    matmul_nodes(a, b).map(Tensor::new).map_err(|e| explain(e, "matmul", &args))
+}
+
+fn matmul_nodes(a: &Tensor, b: &Tensor) -> Result<NodeRef> {
+    let (ta, tb) = (a.ty(), b.ty());
+    if ta.rank() == 0 || tb.rank() == 0 {
+        return Err(Error::shape("both arguments to matmul need to be at least 1D"));
+    }
+    if ta.dtype != tb.dtype {
+        return Err(Error::dtype(format!("expected operands of the same dtype, but got {} and {}", ta.dtype, tb.dtype)));
+    }
+    let (vec_a, vec_b) = (ta.rank() == 1, tb.rank() == 1);
+    let (ka, kb) = (ta.shape[ta.rank() - 1], tb.shape[if vec_b { 0 } else { tb.rank() - 2 }]);
+    if ka != kb {
+        return Err(Error::shape(format!(
+            "the inner sizes must be equal: {} has {ka} columns, {} has {kb} rows",
+            ta.shape, tb.shape
+        )));
+    }
+    let (na, nb) = (a.node(), b.node());
+    // A stack of matrices times one matrix is one long matrix times it.
+    if ta.rank() > 2 && tb.rank() <= 2 {
+        let rows: usize = ta.shape[..ta.rank() - 1].iter().product();
+        let flat = reshape(&na, &Shape::of(&[rows, ka]))?;
+        let product = dot(&flat, &nb, &[], &[], 1, 0)?;
+        let mut shape = ta.shape[..ta.rank() - 1].to_vec();
+        shape.extend_from_slice(&tb.shape[1..]);
+        return reshape(&product, &Shape::new(&shape)?);
+    }
+    if ta.rank() <= 2 && tb.rank() <= 2 {
+        return dot(&na, &nb, &[], &[], ta.rank() - 1, 0);
+    }
+    let (batch_a, batch_b) = (&ta.shape[..ta.rank().saturating_sub(2)], &tb.shape[..tb.rank().saturating_sub(2)]);
+    let batch = Shape::broadcast(&Shape::of(batch_a), &Shape::of(batch_b))?;
+    let m = if vec_a { 1 } else { ta.shape[ta.rank() - 2] };
+    let n = if vec_b { 1 } else { tb.shape[tb.rank() - 1] };
+    let with = |tail: &[usize]| {
+        let mut s = batch.to_vec();
+        s.extend_from_slice(tail);
+        Shape::new(&s)
+    };
+    let count = batch.checked_numel()?;
+    let left = if vec_a { reshape(&na, &Shape::of(&[1, ka]))? } else { na };
+    let left = reshape(&broadcast_to(&left, &with(&[m, ka])?)?, &Shape::new(&[count, m, ka])?)?;
+    let right = if vec_b { reshape(&nb, &Shape::of(&[kb, 1]))? } else { nb };
+    let right = reshape(&broadcast_to(&right, &with(&[kb, n])?)?, &Shape::new(&[count, kb, n])?)?;
+    let product = dot(&left, &right, &[0], &[0], 2, 1)?;
+    let tail: &[usize] = match (vec_a, vec_b) {
+        (true, true) => &[],
+        (true, false) => &[n],
+        (false, true) => &[m],
+        (false, false) => &[m, n],
+    };
+    reshape(&product, &with(tail)?)
+}
+
+fn dot(a: &NodeRef, b: &NodeRef, ab: &[i64], bb: &[i64], ac: usize, bc: usize) -> Result<NodeRef> {
+    let attrs: Attrs = smallvec![ab.into(), bb.into(), [ac as i64].as_slice().into(), [bc as i64].as_slice().into()];
+    apply_named("dot_general", &[a.clone(), b.clone()], attrs)
+}
+
+/// Joins along a dim.
+pub fn concat(parts: &[NodeRef], dim: usize) -> Result<NodeRef> {
+    apply_named("concat", parts, smallvec![Attr::Int(dim as i64)])
+}

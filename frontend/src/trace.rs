@@ -1,0 +1,415 @@
+//! A trace: one run of a function in which tensors are placeholders.
+//!
+//! While a trace is active on a thread, a handle from outside is seen through an overlay that starts with a
+//! placeholder node holding the handle's buffer. Everything the function does to such a handle, or to a
+//! gradient slot, stays in the overlay. The trace ends in one of three ways: it is *finished* (the
+//! overlay becomes the writes of a program), *broken* (the overlay is committed and the function runs on as
+//! lazy code), or dropped after an error (nothing outside has changed).
+
+use crate::live;
+use crate::mode;
+use crate::node::{Grad, GradSlot, Node, NodeRef, lock};
+use crate::realise;
+use crate::session;
+use crate::tensor::{State, Tensor, WeakTensor, tick};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use torsh_ir::exec::BufferRef;
+use torsh_ir::{DType, Error, Loc, Result, Type};
+
+thread_local! {
+    static ACTIVE: Cell<u64> = const { Cell::new(0) };
+    static TRACE: RefCell<Option<Box<Trace>>> = const { RefCell::new(None) };
+}
+
+/// Where an input of the program comes from at each call.
+#[derive(Clone)]
+pub enum Source {
+    /// Tensor argument, by position among the leaves of the arguments.
+    Arg(usize),
+    /// Float argument.
+    Float(usize),
+    /// A tensor found in the trace.
+    Handle(Tensor),
+    /// The gradient in a slot.
+    Grad(Arc<GradSlot>),
+    /// A float read again from a dict at each call.
+    Captured(usize),
+    /// Data made in the trace.
+    Fixed(BufferRef),
+}
+
+/// A leaf of the arguments.
+#[derive(Clone)]
+pub enum Leaf {
+    /// A tensor.
+    Tensor(Tensor),
+    /// A Python float.
+    Float(f64),
+    /// Anything else: part of the key.
+    Other,
+}
+
+/// Why a trace was given up.
+#[derive(Clone, Debug)]
+pub struct Break {
+    /// What the function did.
+    pub reason: String,
+    /// The user's line.
+    pub loc: Option<Loc>,
+}
+
+pub(crate) struct Capture {
+    pub(crate) tensor: Tensor,
+    pub(crate) state: State,
+    pub(crate) placeholder: Option<NodeRef>,
+    pub(crate) input: Option<usize>,
+}
+
+pub(crate) struct GradOverlay {
+    pub(crate) slot: Arc<GradSlot>,
+    pub(crate) initial: Option<Tensor>,
+    pub(crate) current: Option<Tensor>,
+}
+
+/// An argument's stand-in.
+pub(crate) struct Proxy {
+    pub(crate) leaf: usize,
+    pub(crate) tensor: Tensor,
+    pub(crate) placeholder: NodeRef,
+    pub(crate) original: Option<Tensor>,
+}
+
+/// The state of a trace.
+pub struct Trace {
+    id: u64,
+    fullgraph: bool,
+    pub(crate) captures: Vec<Capture>,
+    index: HashMap<u64, usize>,
+    pub(crate) grads: Vec<GradOverlay>,
+    grad_index: HashMap<*const GradSlot, usize>,
+    pub(crate) born: Vec<WeakTensor>,
+    pub(crate) inputs: Vec<(NodeRef, Source)>,
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) specialised: HashSet<usize>,
+    failed: Option<Error>,
+}
+
+/// Number of the active trace of this thread, or 0.
+pub fn active() -> u64 {
+    ACTIVE.with(Cell::get)
+}
+
+/// Starts a trace; pending work outside is realised first, so that captures have buffers.
+pub fn start(leaves: &[Leaf], fullgraph: bool) -> Result<Vec<Option<Tensor>>> {
+    if active() != 0 {
+        return Err(Error::internal("a trace is active on this thread"));
+    }
+    realise::flush()?;
+    let mut buffers = Vec::with_capacity(leaves.len());
+    for leaf in leaves {
+        buffers.push(match leaf {
+            Leaf::Tensor(t) => {
+                realise::realise(std::slice::from_ref(t))?;
+                Some((t.ty(), realised(&t.node())?))
+            }
+            Leaf::Float(x) => Some((Type::scalar(DType::F64), float_buffer(*x)?)),
+            Leaf::Other => None,
+        });
+    }
+    let mut trace = Box::new(Trace {
+        id: tick(),
+        fullgraph,
+        captures: Vec::new(),
+        index: HashMap::new(),
+        grads: Vec::new(),
+        grad_index: HashMap::new(),
+        born: Vec::new(),
+        inputs: Vec::new(),
+        proxies: Vec::new(),
+        specialised: HashSet::new(),
+        failed: None,
+    });
+    ACTIVE.with(|a| a.set(trace.id));
+    let mut out = Vec::with_capacity(leaves.len());
+    for (i, (leaf, buffer)) in leaves.iter().zip(buffers).enumerate() {
+        out.push(buffer.map(|(ty, buffer)| trace.proxy(i, leaf, ty, buffer)));
+    }
+    TRACE.with(|t| *t.borrow_mut() = Some(trace));
+    Ok(out)
+}
+
+/// Buffer of one double.
+pub(crate) fn float_buffer(x: f64) -> Result<BufferRef> {
+    session::get()?.upload(&Type::scalar(DType::F64), &x.to_le_bytes())
+}
+
+pub(crate) fn realised(node: &NodeRef) -> Result<BufferRef> {
+    if let Some(buffer) = node.buffer() {
+        return Ok(buffer);
+    }
+    realise::nodes(std::slice::from_ref(node))?;
+    node.buffer().ok_or_else(|| Error::internal("a realised node has no buffer"))
+}
+
+// A node that stands for `node` in the trace, and the input node inside it.
+fn placeholder(node: &NodeRef, buffer: BufferRef) -> (NodeRef, NodeRef) {
+    match &node.grad {
+        Grad::Op | Grad::Foreign => {
+            let data = Node::data(node.ty.clone(), buffer, Grad::None);
+            (Node::graft(&data, node, Grad::Foreign), data)
+        }
+        Grad::Leaf(slot) => {
+            let data = Node::data(node.ty.clone(), buffer, Grad::Leaf(slot.clone()));
+            (data.clone(), data)
+        }
+        Grad::None => {
+            let data = Node::data(node.ty.clone(), buffer, Grad::None);
+            (data.clone(), data)
+        }
+    }
+}
+
+impl Trace {
+    fn proxy(&mut self, leaf: usize, arg: &Leaf, ty: Type, buffer: BufferRef) -> Tensor {
+        let (stand_in, input, source) = match arg {
+            Leaf::Tensor(t) => {
+                // The overlay is not in place yet: this is the real node.
+                let (stand_in, input) = placeholder(&t.lock().node.clone(), buffer);
+                (stand_in, input, Source::Arg(leaf))
+            }
+            _ => {
+                let data = Node::data(ty, buffer, Grad::None);
+                (data.clone(), data, Source::Float(leaf))
+            }
+        };
+        self.inputs.push((input, source));
+        let tensor = match arg {
+            Leaf::Tensor(t) => {
+                let proxy = Tensor::new(stand_in.clone());
+                let slot = t.lock().slot.clone();
+                proxy.lock().slot = slot;
+                proxy
+            }
+            _ => Tensor::new_weak(stand_in.clone()),
+        };
+        let original = match arg {
+            Leaf::Tensor(t) => Some(t.clone()),
+            _ => None,
+        };
+        self.proxies.push(Proxy { leaf, tensor: tensor.clone(), placeholder: stand_in, original });
+        tensor
+    }
+
+    fn capture(&mut self, tensor: &Tensor, source: Source) -> usize {
+        if let Some(&i) = self.index.get(&tensor.id()) {
+            return i;
+        }
+        let mut state = tensor.lock().clone();
+        let (mut stand_in, mut input) = (None, None);
+        if state.view.is_some() {
+            // Derived from the base as the trace sees it.
+            state.seen = 0;
+        } else {
+            match realised(&state.node) {
+                Ok(buffer) => {
+                    let (node, data) = placeholder(&state.node, buffer);
+                    input = Some(self.inputs.len());
+                    self.inputs.push((data, source));
+                    state.node = node.clone();
+                    stand_in = Some(node);
+                }
+                Err(e) => {
+                    self.failed.get_or_insert(e);
+                }
+            }
+        }
+        let i = self.captures.len();
+        self.captures.push(Capture { tensor: tensor.clone(), state, placeholder: stand_in, input });
+        self.index.insert(tensor.id(), i);
+        i
+    }
+
+    fn grad_overlay(&mut self, slot: &Arc<GradSlot>) -> usize {
+        if let Some(&i) = self.grad_index.get(&Arc::as_ptr(slot)) {
+            return i;
+        }
+        let initial = lock(&slot.grad).clone();
+        if let Some(g) = &initial {
+            self.capture(g, Source::Grad(slot.clone()));
+        }
+        let i = self.grads.len();
+        self.grads.push(GradOverlay { slot: slot.clone(), initial: initial.clone(), current: initial });
+        self.grad_index.insert(Arc::as_ptr(slot), i);
+        i
+    }
+
+    // The overlay becomes real.
+    fn commit(self) {
+        for capture in self.captures {
+            let changed = capture.placeholder.as_ref().is_none_or(|p| !Arc::ptr_eq(p, &capture.state.node));
+            if changed {
+                *capture.tensor.lock() = capture.state;
+                live::register(&capture.tensor);
+            }
+        }
+        for grad in self.grads {
+            *lock(&grad.slot.grad) = grad.current;
+        }
+        for tensor in self.born.iter().filter_map(WeakTensor::upgrade) {
+            live::register(&tensor);
+        }
+        for proxy in &self.proxies {
+            let Some(original) = &proxy.original else { continue };
+            let node = proxy.tensor.node();
+            if !Arc::ptr_eq(&node, &proxy.placeholder) {
+                // The types are equal; a failure leaves the argument as it was.
+                let _ = original.assign(&node);
+            }
+            proxy.tensor.become_alias(original);
+        }
+    }
+}
+
+pub(crate) fn with_overlay<R>(tensor: &Tensor, f: impl FnOnce(&mut State) -> R) -> R {
+    TRACE.with(|t| {
+        let mut guard = t.borrow_mut();
+        match guard.as_mut() {
+            Some(trace) => {
+                let i = trace.capture(tensor, Source::Handle(tensor.clone()));
+                f(&mut trace.captures[i].state)
+            }
+            None => f(&mut tensor.lock()),
+        }
+    })
+}
+
+pub(crate) fn with_grad<R>(slot: &Arc<GradSlot>, f: impl FnOnce(&mut Option<Tensor>) -> R) -> R {
+    if active() == 0 {
+        return f(&mut lock(&slot.grad));
+    }
+    TRACE.with(|t| {
+        let mut guard = t.borrow_mut();
+        match guard.as_mut() {
+            Some(trace) => {
+                let i = trace.grad_overlay(slot);
+                f(&mut trace.grads[i].current)
+            }
+            None => f(&mut lock(&slot.grad)),
+        }
+    })
+}
+
+pub(crate) fn born(tensor: &Tensor) {
+    // During start the trace is not in place yet; proxies are listed on their own.
+    TRACE.with(|t| {
+        if let Ok(mut guard) = t.try_borrow_mut()
+            && let Some(trace) = guard.as_mut()
+        {
+            trace.born.push(tensor.downgrade());
+        }
+    });
+}
+
+/// A float that is read again at each call, as input `k`; outside a trace, data.
+pub fn captured_float(k: usize, value: f64) -> Result<Tensor> {
+    let node = Node::data(Type::scalar(DType::F64), float_buffer(value)?, Grad::None);
+    TRACE.with(|t| {
+        if let Some(trace) = t.borrow_mut().as_mut() {
+            trace.inputs.push((node.clone(), Source::Captured(k)));
+        }
+    });
+    Ok(Tensor::new_weak(node))
+}
+
+/// Called before a value is read on the host. In a trace, a value that depends on Python floats alone is
+/// computed and those floats become part of the key; any other read breaks the graph.
+pub fn before_read(tensor: &Tensor, what: &str) -> Result<()> {
+    if active() == 0 {
+        return Ok(());
+    }
+    let node = tensor.node();
+    if let Some(floats) = float_inputs(&node) {
+        TRACE.with(|t| {
+            if let Some(trace) = t.borrow_mut().as_mut() {
+                trace.specialised.extend(floats);
+            }
+        });
+        return realise::nodes(&[node]);
+    }
+    break_graph(what)
+}
+
+// Inputs under `node`, if all of them are floats.
+fn float_inputs(node: &NodeRef) -> Option<Vec<usize>> {
+    let by_node: HashMap<*const Node, (usize, bool)> = TRACE.with(|t| {
+        let guard = t.borrow();
+        let inputs = guard.as_ref().map(|t| &t.inputs)?;
+        let is_float = |s: &Source| matches!(s, Source::Float(_) | Source::Captured(_));
+        Some(inputs.iter().enumerate().map(|(i, (n, s))| (Arc::as_ptr(n), (i, is_float(s)))).collect())
+    })?;
+    let mut floats = Vec::new();
+    let mut seen = HashSet::new();
+    let mut stack = vec![node.clone()];
+    while let Some(n) = stack.pop() {
+        if !seen.insert(Arc::as_ptr(&n)) {
+            continue;
+        }
+        match by_node.get(&Arc::as_ptr(&n)) {
+            Some((i, true)) => floats.push(*i),
+            Some((_, false)) => return None,
+            None => stack.extend(n.operands()),
+        }
+    }
+    Some(floats)
+}
+
+/// Gives the trace up: an error when the whole graph was asked for; otherwise its effects become real and the
+/// function runs on as lazy code. Does nothing outside a trace.
+pub fn break_graph(reason: &str) -> Result<()> {
+    if active() == 0 {
+        return Ok(());
+    }
+    let fullgraph = TRACE.with(|t| t.borrow().as_ref().is_some_and(|t| t.fullgraph));
+    if fullgraph {
+        return Err(Error::trace(format!(
+            "{reason} needs a value while the function is being traced. Keep the choice in the graph with \
+             torsh.where(cond, a, b), move the read out of the compiled function, or compile without fullgraph=True"
+        ))
+        .with_loc(mode::loc()));
+    }
+    let trace = TRACE.with(|t| t.borrow_mut().take());
+    ACTIVE.with(|a| a.set(0));
+    if let Some(trace) = trace {
+        trace.commit();
+    }
+    BREAK.with(|b| *b.borrow_mut() = Some(Break { reason: reason.to_string(), loc: mode::loc() }));
+    Ok(())
+}
+
+thread_local! {
+    static BREAK: RefCell<Option<Break>> = const { RefCell::new(None) };
+}
+
+/// Ends the trace: its state, or why it was broken.
+pub fn stop() -> Result<std::result::Result<Box<Trace>, Break>> {
+    ACTIVE.with(|a| a.set(0));
+    let broken = BREAK.with(|b| b.borrow_mut().take());
+    match (TRACE.with(|t| t.borrow_mut().take()), broken) {
+        (Some(mut trace), _) => match trace.failed.take() {
+            Some(e) => Err(e),
+            None => Ok(Ok(trace)),
+        },
+        (None, Some(broken)) => Ok(Err(broken)),
+        (None, None) => Err(Error::internal("no trace to stop")),
+    }
+}
+
+/// Drops the trace and everything it would have changed.
+pub fn abort() {
+    ACTIVE.with(|a| a.set(0));
+    let trace = TRACE.with(|t| t.borrow_mut().take());
+    BREAK.with(|b| *b.borrow_mut() = None);
+    drop(trace);
+}
