@@ -88,7 +88,9 @@ impl Tape {
                     stack.pop();
                     continue;
                 }
-                Grad::Foreign => trace::break_graph("backward() reaches a tensor that was computed outside the function")?,
+                Grad::Foreign => {
+                    trace::break_graph("backward() reaches a tensor that was computed outside the function")?
+                }
                 Grad::Op => {}
             }
             let operands = node.operands();
@@ -140,7 +142,8 @@ impl Tape {
             let node = graph.node(id);
             let mut operands = Operands::new();
             for o in &node.operands {
-                operands.push(self.lazy[o.index()].clone().ok_or_else(|| Error::internal("a gradient lost an operand"))?);
+                operands
+                    .push(self.lazy[o.index()].clone().ok_or_else(|| Error::internal("a gradient lost an operand"))?);
             }
             let records = options.create_graph
                 && node.ty.dtype.is_float()

@@ -68,10 +68,11 @@ fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
         // Leading dims of size 1 may be dropped, as in PyTorch.
         let extra = own.rank().saturating_sub(shape.rank());
         let dropped = Shape::of(&own[extra..]);
-        let fits = own[..extra].iter().all(|&d| d == 1)
-            && Shape::broadcast(&dropped, shape).is_ok_and(|s| s == *shape);
+        let fits = own[..extra].iter().all(|&d| d == 1) && Shape::broadcast(&dropped, shape).is_ok_and(|s| s == *shape);
         if !fits {
-            return Err(Error::shape(format!("shape mismatch: value tensor of shape {own} cannot be broadcast to {shape}")));
+            return Err(Error::shape(format!(
+                "shape mismatch: value tensor of shape {own} cannot be broadcast to {shape}"
+            )));
         }
         match value {
             Arg::Tensor(t) => ops::broadcast_to(&ops::reshape(&ops::cast(&t.node(), ty.dtype)?, &dropped)?, shape),

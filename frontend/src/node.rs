@@ -19,12 +19,8 @@ pub type Operands = SmallVec<[NodeRef; 2]>;
 static DATA: OpDef = OpDef { name: "data", ..ops::BASE };
 static ALIAS: OpDef = OpDef { name: "alias", ..ops::BASE };
 // Differentiated as what it is: the gradient goes to the history, the value plays no part.
-static GRAFT: OpDef = OpDef {
-    name: "graft",
-    arity: Arity::Fixed(2),
-    vjp: Vjp::Rule(|c| smallvec![None, Some(c.ct)]),
-    ..ops::BASE
-};
+static GRAFT: OpDef =
+    OpDef { name: "graft", arity: Arity::Fixed(2), vjp: Vjp::Rule(|c| smallvec![None, Some(c.ct)]), ..ops::BASE };
 
 /// Locks, ignoring poison: every critical section leaves its data whole.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,7 +83,7 @@ impl Node {
     }
 
     /// A node that holds a buffer.
-    pub(crate) fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
+    pub fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
         let node = Node::new(Op(&DATA), Attrs::new(), ty, Operands::new(), None, grad);
         lock(&node.state).buffer = Some(buffer);
         node

@@ -155,10 +155,7 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
             // Python numbers compute in double precision.
             dtype = DType::F64;
         }
-        if name == "pow"
-            && !dtype.is_float()
-            && matches!(b, Arg::Scalar(s) if s.as_i64() < 0)
-        {
+        if name == "pow" && !dtype.is_float() && matches!(b, Arg::Scalar(s) if s.as_i64() < 0) {
             return Err(Error::runtime("Integers to negative integer powers are not allowed."));
         }
         apply(op, &[prepare(a, dtype, &shape)?, prepare(b, dtype, &shape)?], Attrs::new())
@@ -232,7 +229,10 @@ fn matmul_nodes(a: &Tensor, b: &Tensor) -> Result<NodeRef> {
         return Err(Error::shape("both arguments to matmul need to be at least 1D"));
     }
     if ta.dtype != tb.dtype {
-        return Err(Error::dtype(format!("expected operands of the same dtype, but got {} and {}", ta.dtype, tb.dtype)));
+        return Err(Error::dtype(format!(
+            "expected operands of the same dtype, but got {} and {}",
+            ta.dtype, tb.dtype
+        )));
     }
     let (vec_a, vec_b) = (ta.rank() == 1, tb.rank() == 1);
     let (ka, kb) = (ta.shape[ta.rank() - 1], tb.shape[if vec_b { 0 } else { tb.rank() - 2 }]);
@@ -287,4 +287,12 @@ fn dot(a: &NodeRef, b: &NodeRef, ab: &[i64], bb: &[i64], ac: usize, bc: usize) -
 /// Joins along a dim.
 pub fn concat(parts: &[NodeRef], dim: usize) -> Result<NodeRef> {
     apply_named("concat", parts, smallvec![Attr::Int(dim as i64)])
+}
+
+/// The same value as another tensor: gradients flow through.
+pub fn copy(x: &NodeRef) -> NodeRef {
+    if !x.requires_grad() {
+        return x.clone();
+    }
+    if mode::grad_enabled() { Node::graft(x, x, Grad::Op) } else { detach(x) }
 }

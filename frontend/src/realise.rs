@@ -5,7 +5,7 @@
 //! others with it.
 
 use crate::live;
-use crate::node::{NodeRef, Node};
+use crate::node::{Node, NodeRef};
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
 use std::collections::HashMap;

@@ -303,6 +303,12 @@ impl Tensor {
         live::register(self);
     }
 
+    /// `detach_()`: the handle keeps its value and forgets how it came about.
+    pub fn cut_history(&self) {
+        let node = ops::detach(&self.node());
+        self.replace_node(node);
+    }
+
     /// Keeps the gradient of a tensor that is not a leaf.
     pub fn retain_grad(&self) -> Result<()> {
         let node = self.node();
@@ -353,9 +359,7 @@ impl Tensor {
             return Ok(());
         }
         if matches!(self.node().grad, Grad::Leaf(_)) {
-            return Err(Error::runtime(
-                "a leaf Variable that requires grad is being used in an in-place operation.",
-            ));
+            return Err(Error::runtime("a leaf Variable that requires grad is being used in an in-place operation."));
         }
         let (root, steps, _) = self.path();
         let detached = steps.iter().any(|s| matches!(s, Step::Detach));

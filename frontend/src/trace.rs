@@ -145,7 +145,8 @@ pub(crate) fn float_buffer(x: f64) -> Result<BufferRef> {
     session::get()?.upload(&Type::scalar(DType::F64), &x.to_le_bytes())
 }
 
-pub(crate) fn realised(node: &NodeRef) -> Result<BufferRef> {
+/// The buffer of a node, which is realised if need be.
+pub fn realised(node: &NodeRef) -> Result<BufferRef> {
     if let Some(buffer) = node.buffer() {
         return Ok(buffer);
     }

@@ -156,9 +156,7 @@ impl Step {
     pub fn write(&self, base: &NodeRef, value: &NodeRef) -> Result<NodeRef> {
         match self {
             Step::Reshape { from, .. } => ops::reshape(value, from),
-            Step::Permute(dims) => {
-                ops::apply_named("permute", std::slice::from_ref(value), ints(&[&inverse(dims)]))
-            }
+            Step::Permute(dims) => ops::apply_named("permute", std::slice::from_ref(value), ints(&[&inverse(dims)])),
             Step::Expand { from, to } if from == to => Ok(value.clone()),
             Step::Expand { .. } => Err(Error::runtime(
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory \
