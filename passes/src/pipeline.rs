@@ -184,7 +184,7 @@ mod tests {
             g.set_outputs(vec![id]);
             Ok(g)
         });
-        let e = e.err().expect("the verifier objects");
+        let e = e.expect_err("the verifier objects");
         assert!(e.kind() == ErrorKind::Internal && e.message().contains("after pass breaker"), "{e}");
     }
 

@@ -128,7 +128,7 @@ fn an_op_without_gradient_is_an_error_only_where_one_is_needed() {
         b.set_loc(Some(line.clone()));
         (b.op("bitcast", &[x], &[F32.into()]), vec![x])
     });
-    let e = backward(g, out, &wrt).err().expect("refused");
+    let e = backward(g, out, &wrt).expect_err("refused");
     assert_eq!((e.kind(), e.op(), e.location()), (ErrorKind::Runtime, Some("bitcast"), Some(&line)));
     assert!(e.message().starts_with("has no gradient: "), "{e}");
 }
@@ -140,7 +140,7 @@ fn a_cotangent_must_have_its_outputs_type() {
         (x.exp(), vec![x])
     });
     let (shape, dtype) = (g.input(ty(F32, &[2])), g.input(ty(F64, &[3])));
-    let kind = |ct| grad(g.clone(), &[(out, ct)], &wrt).err().expect("refused").kind();
+    let kind = |ct| grad(g.clone(), &[(out, ct)], &wrt).expect_err("refused").kind();
     assert_eq!((kind(shape), kind(dtype)), (ErrorKind::Shape, ErrorKind::DType));
 }
 

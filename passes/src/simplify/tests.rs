@@ -111,6 +111,7 @@ fn cast_back<'b>(m: &mut Make<'b>, via: DType) -> Val<'b> {
     m.v().cast(via).cast(to)
 }
 
+#[allow(clippy::eq_op, reason = "each call of `v` is another input")]
 #[rustfmt::skip]
 const EXAMPLES: &[(&str, &[DType], Build)] = &[
     ("elementwise_full", NUMBER, |m| m.c(3.0) * m.c(0.5) + m.c(1.0)),
@@ -383,7 +384,7 @@ fn inputs_and_outputs_keep_their_places() {
 #[test]
 fn the_step_limit_names_the_last_rules() {
     let graph = example(F32, |m| -(-(-(-(m.v() * m.c(1.0))))));
-    let e = run_with(&graph, 2).err().unwrap();
+    let e = run_with(&graph, 2).unwrap_err();
     assert_eq!(e.kind(), torsh_ir::ErrorKind::Internal);
     assert!(e.message().contains("mul_one, neg_neg"), "{e}");
 }
