@@ -14,11 +14,14 @@
 //! * `verify`: prints nothing; `verify error`: the graph is read without checks, the verifier's message;
 //! * `simplify`, `decompose`: the graph after the pass, which must also compute the same;
 //! * `grad`: the graph with the gradients, with respect to every float input, of the sum of the outputs;
+//!   `grad error`: autodiff's message;
+//! * `limits`: prints nothing; `limits error`: the message;
 //! * `fuse`: what each step of the compiled program covers;
 //! * `lower`: the compiled program with its kernels, which must also compute the same;
 //! * `interp`: the outputs of a graph without inputs.
 //!
-//! `; option fusion=off` and `; option donate=INPUT:OUTPUT` change how `fuse` and `lower` compile. Instead
+//! `; option fusion=off` and `; option donate=INPUT:OUTPUT` change how `fuse` and `lower` compile,
+//! `; option max_rank=NUMBER` and its like what `limits` allows. Instead
 //! of the whole output a file may demand, by `; check TEXT` lines, that some lines of it contain each TEXT,
 //! in order, and by `; absent TEXT` that none does. `TORSH_BLESS=1` rewrites what stands after `; expect`.
 
@@ -27,9 +30,10 @@ use crate::values::{Rng, fill};
 use std::path::{Path, PathBuf};
 use torsh_ir::graph::{Graph, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph, run_program};
+use torsh_ir::limits::Limits;
 use torsh_ir::op::{Tolerance, Values};
 use torsh_ir::{Attr, Builder, Result, env, text, verify};
-use torsh_passes::{Options, autodiff, compile, decompose, simplify};
+use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify};
 
 /// All test files below a folder, sorted.
 pub fn files(root: &Path) -> Vec<PathBuf> {
@@ -58,6 +62,7 @@ struct Case<'a> {
     checks: Vec<&'a str>,
     absent: Vec<&'a str>,
     options: Options,
+    limits: Limits,
 }
 
 const MARK: &str = "; expect";
@@ -82,6 +87,7 @@ impl<'a> Case<'a> {
             source.lines().filter_map(|l| l.strip_prefix(prefix)).map(str::trim).collect()
         };
         let mut options = Options { verify: true, ..Options::default() };
+        let mut limits = Limits::with_memory(8 << 30);
         for option in after("; option ") {
             match option.split_once('=') {
                 Some(("fusion", "off")) => options.fusion = false,
@@ -89,11 +95,12 @@ impl<'a> Case<'a> {
                     let pair = pair.split_once(':').and_then(|(i, o)| Some((i.parse().ok()?, o.parse().ok()?)));
                     options.donate.push(pair.ok_or("donate=INPUT:OUTPUT expected")?);
                 }
-                _ => return Err(format!("unknown option {option}")),
+                Some((name, value)) => set_limit(&mut limits, name, value)?,
+                None => return Err(format!("unknown option {option}")),
             }
         }
         let command = after("; test ").first().copied().ok_or("no line `; test COMMAND`")?;
-        Ok(Case { command, source, expected, checks: after("; check "), absent: after("; absent "), options })
+        Ok(Case { command, source, expected, checks: after("; check "), absent: after("; absent "), options, limits })
     }
 
     fn run(&self) -> Result<String, String> {
@@ -110,6 +117,12 @@ impl<'a> Case<'a> {
                 checked(&graph)?;
                 Ok(text::print(&graph))
             }
+            "grad error" => refused(gradients(parse(self.source)?)),
+            "limits" => limits::check(&parse(self.source)?, &self.limits).map(|()| String::new()).map_err(words),
+            "limits error" => match limits::check(&parse(self.source)?, &self.limits) {
+                Ok(()) => Err("an error was expected".to_string()),
+                Err(e) => Ok(e.to_string()),
+            },
             "fuse" => self.lower().map(|p| {
                 let line = |s: &torsh_ir::program::Step| format!("{}\n", s.ops.join(" "));
                 p.steps.iter().map(line).collect()
@@ -153,6 +166,19 @@ impl<'a> Case<'a> {
             _ => Ok(()),
         }
     }
+}
+
+fn set_limit(limits: &mut Limits, name: &str, value: &str) -> Result<(), String> {
+    let slot = match name {
+        "max_rank" => &mut limits.max_rank,
+        "max_elements" => &mut limits.max_elements,
+        "max_tensor_bytes" => &mut limits.max_tensor_bytes,
+        "max_nodes" => &mut limits.max_nodes,
+        "max_constant_bytes" => &mut limits.max_constant_bytes,
+        _ => return Err(format!("unknown option {name}")),
+    };
+    *slot = value.parse().map_err(|_| format!("{name}: a number expected, not {value}"))?;
+    Ok(())
 }
 
 /// Runs a file; an error says what differs.
