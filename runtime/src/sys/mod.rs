@@ -3,6 +3,9 @@
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
 pub mod call;
+pub mod gemm;
 pub mod jit;
 pub mod mem;
+pub mod par;
 pub mod prims;
+pub mod slices;

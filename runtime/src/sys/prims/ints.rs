@@ -20,8 +20,9 @@ macro_rules! common {
         }
         #[inline(always)]
         fn shl(self, by: $t) -> $t {
-            // The masked count is in range, so the shift itself is total.
-            if (0..$t::BITS as $t).contains(&by) { self.wrapping_shl(by as u32) } else { 0 }
+            // The shift masks its count; what it gives for a count out of range is masked away.
+            let inside = $t::from(by as u64 & !(u64::from($t::BITS) - 1) == 0);
+            self.wrapping_shl(by as u32) & inside.wrapping_neg()
         }
     };
 }
@@ -59,7 +60,7 @@ macro_rules! signed {
         fn shr(self, by: $t) -> $t {
             const LAST: $t = $t::BITS as $t - 1;
             // Any larger count fills with the sign, as LAST does.
-            let by = if (0..LAST).contains(&by) { by } else { LAST };
+            let by = if (by < 0) | (by > LAST) { LAST } else { by };
             self.wrapping_shr(by as u32)
         }
         #[inline(always)]

@@ -1,7 +1,7 @@
 //! The ISA levels: each compiles every loop of [`super::loops`] with its own target features. The functions
 //! are generic, so a row of the table costs one name and one scalar function.
 
-use super::loops::{self, Arg, Bin, Fold, Un, Word};
+use super::loops::{self, Arg, Bin, Fold, InPlace, Un, Word};
 
 /// A family member's address.
 pub(super) type Addr = *const u8;
@@ -74,11 +74,12 @@ macro_rules! level {
     (@un [$(#[$feature:meta])?]) => {
         $(#[$feature])?
         pub(super) unsafe extern "C" fn un<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
-            // SAFETY: same contract; chunks lie inside the operands, and `to` overlaps none of them.
+            // SAFETY: same contract.
             unsafe {
                 if loops::same(dst, x) {
-                    let (wide, widens) = (size_of::<O::R>(), size_of::<O::R>() > size_of::<O::X>());
-                    loops::in_place(dst.cast(), wide, n, widens, &|to, i, m| un::<O>(to.cast(), x.add(i), m));
+                    let (wide, from) = (size_of::<O::R>(), size_of::<O::X>());
+                    let prim = un::<O> as Addr;
+                    InPlace { prim, dst: dst.cast(), wide, n, backward: wide > from }.run(&[(x.cast(), from)]);
                 } else {
                     loops::un::<O>(dst, x, n);
                 }
@@ -89,13 +90,14 @@ macro_rules! level {
     (@bin1 [$(#[$feature:meta])?] $name:ident) => {
         $(#[$feature])?
         pub(super) unsafe extern "C" fn $name<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
-            // SAFETY: as `un`; a scalar operand stays where it is.
+            // SAFETY: same contract; a scalar operand advances by nothing.
             unsafe {
                 let (va, vb) = (stringify!($name) != "sv", stringify!($name) != "vs");
                 if (va && loops::same(dst, a)) || (vb && loops::same(dst, b)) {
-                    loops::in_place(dst.cast(), size_of::<O::R>(), n, false, &|to, i, m| {
-                        $name::<O>(to.cast(), if va { a.add(i) } else { a }, if vb { b.add(i) } else { b }, m)
-                    });
+                    let from = size_of::<O::X>();
+                    let operands = [(a.cast(), if va { from } else { 0 }), (b.cast(), if vb { from } else { 0 })];
+                    let (prim, wide) = ($name::<O> as Addr, size_of::<O::R>());
+                    InPlace { prim, dst: dst.cast(), wide, n, backward: false }.run(&operands);
                 } else {
                     loops::$name::<O>(dst, a, b, n);
                 }
@@ -106,13 +108,17 @@ macro_rules! level {
     (@select1 [$(#[$feature:meta])?] $name:ident $va:literal $vb:literal) => {
         $(#[$feature])?
         pub(super) unsafe extern "C" fn $name<T: Word>(dst: *mut T, c: *const u8, a: *const T, b: *const T, n: usize) {
-            // SAFETY: as `un`; a scalar operand stays where it is.
+            // SAFETY: same contract; a scalar operand advances by nothing.
             unsafe {
                 if loops::same(dst, c) || ($va && loops::same(dst, a)) || ($vb && loops::same(dst, b)) {
-                    loops::in_place(dst.cast(), size_of::<T>(), n, true, &|to, i, m| {
-                        let (a, b) = (if $va { a.add(i) } else { a }, if $vb { b.add(i) } else { b });
-                        $name::<T>(to.cast(), c.add(i), a, b, m)
-                    });
+                    let wide = size_of::<T>();
+                    let operands = [
+                        (c, 1),
+                        (a.cast(), if $va { wide } else { 0 }),
+                        (b.cast(), if $vb { wide } else { 0 }),
+                    ];
+                    let prim = $name::<T> as Addr;
+                    InPlace { prim, dst: dst.cast(), wide, n, backward: true }.run(&operands);
                 } else {
                     loops::select::<T, $va, $vb>(dst, c, a, b, n);
                 }

@@ -2,7 +2,7 @@
 //! for each level.
 //!
 //! The loops themselves take a `dst` that overlaps no operand (LLVM guards them by a check and would run an
-//! overlapping case one element at a time). Where `dst` is an operand, [`in_place`] runs the same primitive
+//! overlapping case one element at a time). Where `dst` is an operand, [`InPlace`] runs the same primitive
 //! chunk by chunk into a buffer on the stack.
 //!
 //! Every function here has the safety contract stated in the module `prims`.
@@ -72,28 +72,55 @@ pub(super) fn same<A, B>(dst: *mut A, x: *const B) -> bool {
     dst.cast_const().cast::<u8>() == x.cast::<u8>()
 }
 
-/// Produces `n` results of `wide` bytes at `dst` by `run(to, first, count)`, which may read operands at
-/// `dst`, in chunks through a buffer. With `backward` the last chunk comes first: then results wider than
-/// the operand overwrite only what has been read; narrower or equal ones do so going forward.
-#[cold]
-#[inline(never)]
-pub(super) unsafe fn in_place(
-    dst: *mut u8,
-    wide: usize,
-    n: usize,
-    backward: bool,
-    run: &dyn Fn(*mut u8, usize, usize),
-) {
-    const CHUNK: usize = 256;
-    let mut tmp = [0u64; CHUNK];
-    let chunks = n.div_ceil(CHUNK);
-    for c in 0..chunks {
-        let first = if backward { chunks - 1 - c } else { c } * CHUNK;
-        let count = (n - first).min(CHUNK);
-        let to = tmp.as_mut_ptr().cast::<u8>();
-        run(to, first, count);
-        // SAFETY: `tmp` holds CHUNK elements of up to 8 bytes; `dst` holds `n >= first + count` of `wide` bytes.
-        unsafe { std::ptr::copy_nonoverlapping(to, dst.add(first * wide), count * wide) }
+/// A primitive in the making of which `dst` is an operand.
+pub(super) struct InPlace {
+    /// The primitive.
+    pub prim: *const u8,
+    /// Where results go, bytes each, how many.
+    pub dst: *mut u8,
+    pub wide: usize,
+    pub n: usize,
+    /// Whether the last chunk comes first: then results wider than an operand overwrite only what has been
+    /// read; narrower or equal ones do so going forward.
+    pub backward: bool,
+}
+
+impl InPlace {
+    /// Runs the primitive chunk by chunk through a buffer. Operands advance by so many bytes an element.
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn run(&self, operands: &[(*const u8, usize)]) {
+        const CHUNK: usize = 256;
+        let mut tmp = [0u64; CHUNK];
+        let chunks = self.n.div_ceil(CHUNK);
+        // Opaque, lest the primitive be inlined here once more.
+        let prim = std::hint::black_box(self.prim);
+        for c in 0..chunks {
+            let first = if self.backward { chunks - 1 - c } else { c } * CHUNK;
+            let count = (self.n - first).min(CHUNK);
+            let to = tmp.as_mut_ptr().cast::<u8>();
+            let at = |i: usize| operands[i].0.wrapping_add(first * operands[i].1);
+            // SAFETY: `prim` takes as many pointers as there are operands, then the count, whatever they
+            // point to; chunks lie inside the operands; `tmp` holds CHUNK elements of up to 8 bytes and
+            // overlaps none of them; `dst` holds `n >= first + count` elements of `wide` bytes.
+            unsafe {
+                match operands.len() {
+                    1 => {
+                        type F = unsafe extern "C" fn(*mut u8, *const u8, usize);
+                        std::mem::transmute::<*const u8, F>(prim)(to, at(0), count);
+                    }
+                    2 => {
+                        type F = unsafe extern "C" fn(*mut u8, *const u8, *const u8, usize);
+                        std::mem::transmute::<*const u8, F>(prim)(to, at(0), at(1), count);
+                    }
+                    _ => {
+                        type F = unsafe extern "C" fn(*mut u8, *const u8, *const u8, *const u8, usize);
+                        std::mem::transmute::<*const u8, F>(prim)(to, at(0), at(1), at(2), count);
+                    }
+                }
+                std::ptr::copy_nonoverlapping(to, self.dst.add(first * self.wide), count * self.wide);
+            }
+        }
     }
 }
 

@@ -229,9 +229,9 @@ pub(super) fn cos32(x: f32) -> f32 {
     quadrant_sign(if q & 1 == 0 { c } else { s }, q.wrapping_add(1)) as f32
 }
 
-/// `(e^r - 1, n)` for f64: `e^x = 2^n (1 + first)` to 2^-54.
+/// `e^r - 1 - r` for |r| <= ln(2)/2, to 2^-54 of e^r.
 #[inline(always)]
-fn exp_split64(r: f64) -> f64 {
+fn exp_tail64(r: f64) -> f64 {
     const C: [f64; 12] = {
         // 1/2!, 1/3!, ... 1/13!
         let mut c = [0.5; 12];
@@ -248,7 +248,7 @@ fn exp_split64(r: f64) -> f64 {
     // Even and odd halves: a dependency chain half as long.
     let even = poly!(z; C[0], C[2], C[4], C[6], C[8], C[10]);
     let odd = poly!(z; C[1], C[3], C[5], C[7], C[9], C[11]);
-    r + z * (even + r * odd)
+    z * (even + r * odd)
 }
 
 /// `y * 2^n` with one rounding, for |n| <= 2044.
@@ -263,8 +263,8 @@ fn scale(y: f64, n: f64) -> f64 {
 pub(super) fn exp64(x: f64) -> f64 {
     let c = at_least(at_most(x, 710.0), -746.0);
     let n = (c * LOG2_E + MAGIC) - MAGIC;
-    let em = exp_split64((c - n * LN2_HI) - n * LN2_LO);
-    let y = scale(1.0 + em, n);
+    let r = (c - n * LN2_HI) - n * LN2_LO;
+    let y = scale(1.0 + (r + exp_tail64(r)), n);
     if x.is_nan() { x } else { y }
 }
 
@@ -272,7 +272,8 @@ pub(super) fn exp64(x: f64) -> f64 {
 pub(super) fn exp2_64(x: f64) -> f64 {
     let c = at_least(at_most(x, 1025.0), -1080.0);
     let n = (c + MAGIC) - MAGIC;
-    let y = scale(1.0 + exp_split64((c - n) * LN_2), n);
+    let r = (c - n) * LN_2;
+    let y = scale(1.0 + (r + exp_tail64(r)), n);
     if x.is_nan() { x } else { y }
 }
 
@@ -284,10 +285,12 @@ pub(super) fn expm1_64(x: f64) -> f64 {
     let lo = n * LN2_LO;
     let r = hi - lo;
     let lost = (hi - r) - lo;
-    let em = exp_split64(r) + lost;
+    // e^x - 1 = 2^n (e^r - 1 + c) with c = 1 - 2^-n; the bits that c + r loses are added to the small tail.
+    let c = 1.0 - pow2(at_least(-n, -60.0) + MAGIC);
+    let sum = c + r;
+    let tail = (r - (sum - c)) + (exp_tail64(r) + lost);
     // Half the result, as 2^1024 is not a number.
-    let s = pow2((n - 1.0) + MAGIC);
-    let y = ((s * em + (s - 0.5)) * 2.0).copysign(x);
+    let y = ((sum + tail) * pow2((n - 1.0) + MAGIC) * 2.0).copysign(x);
     // Halving would lose bits of the smallest arguments.
     if x.is_nan() | (x.abs() < 1e-300) { x } else { y }
 }
