@@ -36,7 +36,7 @@ fn edges(manifest: &str) -> BTreeSet<String> {
             let name = line.split(['=', '.', ' ']).next().unwrap_or("").trim_matches('"');
             found.extend(ours(name));
             // A renamed dependency: `alias = { package = "torsh-ir" }`, or a path into a sibling.
-            found.extend(line.split('"').filter_map(ours));
+            found.extend(line.split('"').skip(1).step_by(2).filter_map(ours));
             found.extend(line.split("../").skip(1).filter_map(|p| p.split(['"', '/']).next()).map(str::to_string));
         }
     }
