@@ -3,4 +3,5 @@
 
 pub mod compare;
 pub mod filetest;
+pub mod fuzz;
 pub mod values;

@@ -16,6 +16,15 @@ const MAX_ROUNDS: usize = 32;
 ///
 /// Values are dropped after their last use. Nothing here recurses on the depth of the graph.
 pub fn eval_graph(graph: &Graph, inputs: &[HostTensor]) -> Result<Vec<HostTensor>> {
+    eval_graph_with(graph, inputs, &mut |_, _, _, _| {})
+}
+
+/// Sees each value when it is known, and may change it: the node's id and the node (of the graph without
+/// composites), its operands' values, its own.
+pub type Observer<'a> = dyn FnMut(NodeId, &Node, &[&HostTensor], &mut HostTensor) + 'a;
+
+/// [`eval_graph`] with an observer of every value.
+pub fn eval_graph_with(graph: &Graph, inputs: &[HostTensor], observe: &mut Observer<'_>) -> Result<Vec<HostTensor>> {
     check_inputs(&graph.input_types(), inputs)?;
     let expanded;
     let graph = if graph.ids().any(|id| graph.node(id).op.kind == Kind::Composite) {
@@ -37,8 +46,8 @@ pub fn eval_graph(graph: &Graph, inputs: &[HostTensor]) -> Result<Vec<HostTensor
     let mut values: Vec<Option<HostTensor>> = vec![None; graph.len()];
     for id in graph.ids().filter(|id| live[id.index()]) {
         let node = graph.node(id);
-        let value =
-            eval_node(node, &values, inputs).map_err(|e| e.with_op(node.op.name).with_loc(graph.loc(id).cloned()))?;
+        let value = eval_node(id, node, &values, inputs, observe)
+            .map_err(|e| e.with_op(node.op.name).with_loc(graph.loc(id).cloned()))?;
         values[id.index()] = Some(value);
         for o in &node.operands {
             uses[o.index()] -= 1;
@@ -68,8 +77,20 @@ fn operand(values: &[Option<HostTensor>], id: NodeId) -> Result<&HostTensor> {
     values[id.index()].as_ref().ok_or_else(|| Error::internal(format!("value %{} is used before it exists", id.0)))
 }
 
-fn eval_node(node: &Node, values: &[Option<HostTensor>], inputs: &[HostTensor]) -> Result<HostTensor> {
+fn eval_node(
+    id: NodeId,
+    node: &Node,
+    values: &[Option<HostTensor>],
+    inputs: &[HostTensor],
+    observe: &mut Observer<'_>,
+) -> Result<HostTensor> {
     let x: SmallVec<[&HostTensor; 3]> = node.operands.iter().map(|&o| operand(values, o)).collect::<Result<_>>()?;
+    let mut value = eval_op(node, &x, inputs)?;
+    observe(id, node, &x, &mut value);
+    Ok(value)
+}
+
+fn eval_op(node: &Node, x: &[&HostTensor], inputs: &[HostTensor]) -> Result<HostTensor> {
     match node.op.kind {
         Kind::Input => {
             let index = graph_input(node)?;
@@ -80,7 +101,7 @@ fn eval_node(node: &Node, values: &[Option<HostTensor>], inputs: &[HostTensor]) 
             let mut args: SmallVec<[u64; 3]> = SmallVec::from_elem(0, x.len());
             let bits = (0..node.ty.numel())
                 .map(|i| {
-                    for (slot, t) in args.iter_mut().zip(&x) {
+                    for (slot, t) in args.iter_mut().zip(x) {
                         *slot = t.bits(i);
                     }
                     scalar_op::apply(op, &args, &dtypes, node.ty.dtype)
@@ -105,7 +126,7 @@ fn eval_node(node: &Node, values: &[Option<HostTensor>], inputs: &[HostTensor]) 
         | Kind::Composite => {
             let eval =
                 node.op.eval.ok_or_else(|| Error::internal(format!("{} has no meaning of its own", node.op.name)))?;
-            let out = eval(&EvalCall { x: &x, attrs: &node.attrs, ty: &node.ty })?;
+            let out = eval(&EvalCall { x, attrs: &node.attrs, ty: &node.ty })?;
             if out.ty != node.ty {
                 return Err(Error::internal(format!("gave {}, its type is {}", out.ty, node.ty)));
             }

@@ -17,7 +17,7 @@ mod scalar_op;
 mod scan;
 
 pub use exec::{GraphExecutable, HostBuffer, InterpExecutor};
-pub use graph::{eval_graph, expand_composites};
+pub use graph::{Observer, eval_graph, eval_graph_with, expand_composites};
 pub use host::HostTensor;
 pub use program::run_program;
 pub use scan::scan;

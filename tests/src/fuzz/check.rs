@@ -1,0 +1,164 @@
+//! Runs one case through the passes, the program interpreter and every backend.
+
+use super::Case;
+use super::oracle::{Expected, expect};
+use crate::filetest;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use torsh_ir::exec::{BufferRef, Executor};
+use torsh_ir::interp::{HostTensor, InterpExecutor, run_program};
+use torsh_ir::program::{Place, Program};
+use torsh_ir::{ErrorKind, text, verify};
+use torsh_passes::{Options, compile, simplify};
+
+/// What went wrong, and where.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The part that is at fault; shrinking keeps it.
+    pub stage: String,
+    /// What it did.
+    pub message: String,
+    /// The output that is wrong, when one is.
+    pub output: Option<usize>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.message)
+    }
+}
+
+/// A backend and its name.
+pub struct Backend {
+    /// For messages.
+    pub name: String,
+    /// It.
+    pub executor: Arc<dyn Executor>,
+}
+
+/// The backends that this machine has: the interpreter behind the runtime's contract, and the CPU.
+pub fn backends() -> Vec<Backend> {
+    let interpreter: Arc<dyn Executor> = Arc::new(InterpExecutor::new());
+    vec![Backend { name: "interpreter".to_string(), executor: interpreter }]
+}
+
+fn stage<T>(name: &str, f: impl FnOnce() -> Result<T, String>) -> Result<T, Failure> {
+    let fail = |message| Failure { stage: name.to_string(), message, output: None };
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(fail),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+            Err(fail(format!("panic: {}", text.unwrap_or("without a message"))))
+        }
+    }
+}
+
+fn words(e: torsh_ir::Error) -> String {
+    e.to_string()
+}
+
+/// Checks a case everywhere.
+pub fn check(case: &Case, backends: &[Backend]) -> Result<(), Failure> {
+    stage("text", || round_trip(case))?;
+    let want = stage("interpreter", || expect(case).map_err(words))?;
+    let simple = stage("simplify", || {
+        let graph = simplify::run(case.graph.clone()).map_err(words)?;
+        torsh_ir::interp::eval_graph(&graph, &case.inputs).map_err(words)
+    })?;
+    compare("simplify", &want, &simple)?;
+    for fusion in [true, false] {
+        let name = if fusion { "fused" } else { "unfused" };
+        let program = stage(&format!("compile {name}"), || compiled(case, fusion, None))?;
+        let got = stage(&format!("program {name}"), || run_program(&program, &case.inputs).map_err(words))?;
+        compare(&format!("program {name}"), &want, &got)?;
+        for backend in backends {
+            let name = format!("{} {name}", backend.name);
+            let program = stage(&format!("compile for {name}"), || compiled(case, fusion, Some(backend)))?;
+            let got = stage(&name, || run(backend, program, case))?;
+            compare(&name, &want, &got)?;
+        }
+    }
+    Ok(())
+}
+
+fn round_trip(case: &Case) -> Result<(), String> {
+    verify::graph(&case.graph).map_err(words)?;
+    let printed = text::print(&case.graph);
+    let back = text::parse(&printed).map_err(words)?;
+    if back.same(&case.graph) { Ok(()) } else { Err("the round trip changes the graph".to_string()) }
+}
+
+fn compare(stage: &str, want: &Expected, got: &[HostTensor]) -> Result<(), Failure> {
+    want.compare(got).map_err(|message| Failure { stage: stage.to_string(), message, output: want.wrong_output(got) })
+}
+
+fn compiled(case: &Case, fusion: bool, backend: Option<&Backend>) -> Result<Program, String> {
+    let mut options = Options { fusion, verify: true, donate: case.donate.clone(), ..Options::default() };
+    if let Some(backend) = backend {
+        options.target = backend.executor.target();
+    }
+    let program = compile(&case.graph, &options).map_err(words)?;
+    program.verify().map_err(words)?;
+    Ok(program)
+}
+
+/// Runs twice: with inputs given up, and with inputs that are still held, which must not change.
+fn run(backend: &Backend, program: Program, case: &Case) -> Result<Vec<HostTensor>, String> {
+    let executor = &backend.executor;
+    let executable = executor.load(Arc::new(program)).map_err(words)?;
+    let upload = || -> Result<Vec<BufferRef>, String> {
+        case.inputs.iter().map(|t| executor.upload(&t.ty, &t.to_bytes()).map_err(words)).collect()
+    };
+    let held = upload()?;
+    let first = download(&executable.run(&mut held.clone()).map_err(words)?, case)?;
+    for (i, (buffer, t)) in held.iter().zip(&case.inputs).enumerate() {
+        if buffer.host_bytes() != Some(&t.to_bytes()[..]) {
+            return Err(format!("input {i} was written although it is still held"));
+        }
+    }
+    let mut given = upload()?;
+    let second = download(&executable.run(&mut given).map_err(words)?, case)?;
+    let donated =
+        |i: usize| executable.program().buffers.iter().any(|b| matches!(b.place, Place::Donated(n) if n as usize == i));
+    for (i, (buffer, t)) in given.iter().zip(&case.inputs).enumerate() {
+        if !donated(i) && buffer.host_bytes() != Some(&t.to_bytes()[..]) {
+            return Err(format!("input {i} was written although it was not donated"));
+        }
+    }
+    if first != second {
+        return Err("results differ between inputs that are held and inputs that are given up".to_string());
+    }
+    Ok(second)
+}
+
+fn download(buffers: &[BufferRef], case: &Case) -> Result<Vec<HostTensor>, String> {
+    let outputs = case.graph.outputs().iter().zip(buffers);
+    outputs
+        .map(|(&o, b)| {
+            let bytes = b.host_bytes().ok_or("an output is not on the host")?;
+            HostTensor::from_bytes(case.graph.ty(o).clone(), bytes).map_err(words)
+        })
+        .collect()
+}
+
+/// The case of the gradients; `None` where an op on the way has none.
+pub fn gradients(case: &Case) -> Option<Result<Case, Failure>> {
+    match catch_unwind(AssertUnwindSafe(|| filetest::gradients(case.graph.clone()))) {
+        Ok(Ok(graph)) if graph.outputs().is_empty() => None,
+        Ok(Ok(graph)) => Some(Ok(Case { graph, inputs: case.inputs.clone(), donate: Vec::new() })),
+        Ok(Err(e)) if e.kind() == ErrorKind::Runtime => None,
+        Ok(Err(e)) => Some(Err(Failure { stage: "grad".to_string(), message: e.to_string(), output: None })),
+        Err(_) => Some(Err(Failure { stage: "grad".to_string(), message: "panic".to_string(), output: None })),
+    }
+}
+
+/// Checks a case and, where they exist, its gradients. A failure comes with the case that shows it.
+pub fn check_all(case: &Case, backends: &[Backend]) -> Result<(), (Case, Failure)> {
+    check(case, backends).map_err(|f| (case.clone(), f))?;
+    match gradients(case) {
+        None => Ok(()),
+        Some(Err(f)) => Err((case.clone(), f)),
+        Some(Ok(grad)) => check(&grad, backends).map_err(|f| (grad, f)),
+    }
+}

@@ -1,0 +1,228 @@
+//! What the interpreter says, and how far from it a correct result may be.
+//!
+//! Every op states how far its result may be off. How such errors grow on their way to an output is
+//! measured: the graph is evaluated again several times with every inexact result moved by what its op is
+//! allowed, and the spread of the outputs bounds the error. Where the spread is not finite, or an integer
+//! changes, the element says nothing and is not compared. Zeros that may have either sign, and the bits of
+//! NaN, are shaken in the same way.
+
+use super::Case;
+use crate::compare::{epsilon, magnitude, ulp};
+use crate::values::{Rng, show};
+use torsh_ir::graph::{Node, NodeId};
+use torsh_ir::interp::{HostTensor, eval_graph_with};
+use torsh_ir::op::Kind;
+use torsh_ir::program::ScatterMode;
+use torsh_ir::scalar::{BinOp, ReduceOp, ScalarOp, UnOp};
+use torsh_ir::{Attr, DType, Result, Scalar};
+
+/// Evaluations with moved values.
+const SHAKES: usize = 4;
+
+/// Expected outputs.
+pub struct Expected {
+    outputs: Vec<Output>,
+}
+
+struct Output {
+    value: HostTensor,
+    exact: bool,
+    shaken: Vec<HostTensor>,
+}
+
+/// Evaluates a case.
+pub fn expect(case: &Case) -> Result<Expected> {
+    let mut exact = Vec::new();
+    let values = evaluate(case, None, &mut exact)?;
+    let mut outputs: Vec<Output> =
+        values.into_iter().zip(&exact).map(|(value, &exact)| Output { value, exact, shaken: Vec::new() }).collect();
+    for seed in 0..SHAKES {
+        let shaken = evaluate(case, Some(Rng::new(seed as u64)), &mut exact)?;
+        for (output, s) in outputs.iter_mut().zip(shaken) {
+            output.shaken.push(s);
+        }
+    }
+    Ok(Expected { outputs })
+}
+
+/// Evaluates; with `shake`, moved. `exact` receives, per output, whether no inexact op lies before it.
+fn evaluate(case: &Case, mut shake: Option<Rng>, exact: &mut Vec<bool>) -> Result<Vec<HostTensor>> {
+    // The observer sees the graph without composites, so that is what is evaluated.
+    let graph = torsh_ir::interp::expand_composites(&case.graph)?;
+    let mut inexact = vec![false; graph.len()];
+    let outputs = eval_graph_with(&graph, &case.inputs, &mut |id, node, x, value| {
+        let inherited = node.operands.iter().any(|o| inexact[o.index()]);
+        inexact[id.index()] = inherited || own_error(node).is_some();
+        if let Some(rng) = &mut shake {
+            shake_value(node, x, value, inherited, rng);
+        }
+    })?;
+    *exact = graph.outputs().iter().map(|o: &NodeId| !inexact[o.index()]).collect();
+    Ok(outputs)
+}
+
+/// Allowed error of a node: units in the last place, and epsilons of the largest magnitude. `None` when
+/// the result is the same everywhere.
+fn own_error(node: &Node) -> Option<(f64, f64)> {
+    if !node.ty.dtype.is_float() {
+        return None;
+    }
+    let t = node.op.tolerance;
+    (t.ulp > 0.0 || t.scaled_eps > 0.0).then_some((t.ulp, t.scaled_eps))
+}
+
+/// True when the node moves elements, or rounds nothing.
+fn moves_only(node: &Node) -> bool {
+    match node.op.kind {
+        Kind::Input
+        | Kind::Constant
+        | Kind::Full
+        | Kind::Iota
+        | Kind::View(_)
+        | Kind::Concat
+        | Kind::SliceScatter
+        | Kind::Take
+        | Kind::Gather
+        | Kind::ArgSort => true,
+        Kind::Elementwise(op) => match op {
+            ScalarOp::Select | ScalarOp::Bitcast | ScalarOp::Cmp(_) => true,
+            ScalarOp::Bin(op) => matches!(op, BinOp::Max | BinOp::Min),
+            ScalarOp::Un(op) => matches!(op, UnOp::Neg | UnOp::Abs),
+            ScalarOp::Cast => false,
+        },
+        Kind::Reduce(op) => !matches!(op, ReduceOp::Sum | ReduceOp::Prod),
+        Kind::Scan(op) => !matches!(op, ReduceOp::Sum | ReduceOp::Prod),
+        Kind::Scatter | Kind::IndexPut => match node.attrs.get(1) {
+            Some(Attr::Str(mode)) => !matches!(ScatterMode::parse(mode), Some(ScatterMode::Add | ScatterMode::Prod)),
+            _ => false,
+        },
+        Kind::Dot | Kind::Composite => false,
+    }
+}
+
+/// True when the sign of a zero result depends on the order of evaluation.
+fn loose_zero(node: &Node) -> bool {
+    match node.op.kind {
+        Kind::Elementwise(ScalarOp::Bin(BinOp::Max | BinOp::Min)) => true,
+        Kind::Reduce(op) | Kind::Scan(op) => {
+            matches!(op, ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min)
+        }
+        Kind::Dot | Kind::Scatter | Kind::IndexPut => true,
+        _ => false,
+    }
+}
+
+fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited: bool, rng: &mut Rng) {
+    let dtype = value.dtype();
+    if !dtype.is_float() {
+        return;
+    }
+    let (moves, loose) = (moves_only(node), loose_zero(node));
+    let (mut ulps, eps) = own_error(node).unwrap_or((0.0, 0.0));
+    if inherited && !moves {
+        ulps += 1.0;
+    }
+    let step = eps * epsilon(dtype) * if eps > 0.0 { scale(node, x, value) } else { 0.0 };
+    let sign_bit = 1u64 << (8 * dtype.size() - 1);
+    for i in 0..value.len() {
+        let Scalar::Float(v) = value.get(i) else { continue };
+        if v.is_nan() {
+            if !moves {
+                // Any quiet NaN: the payload's low bits and the sign.
+                value.set_bits(i, value.bits(i) ^ (rng.next() & (sign_bit | 7)));
+            }
+        } else if v == 0.0 && loose && rng.one_in(2) {
+            value.set_bits(i, value.bits(i) ^ sign_bit);
+        } else if v.is_finite() && (ulps > 0.0 || step > 0.0) {
+            let direction = rng.range(-1, 1) as f64;
+            value.set(i, Scalar::Float(v + direction * (ulps * ulp(v, dtype) + step)));
+        }
+    }
+}
+
+/// The largest magnitude that takes part in one element of a sum.
+fn scale(node: &Node, x: &[&HostTensor], value: &HostTensor) -> f64 {
+    let largest = x.iter().map(|t| magnitude(t)).fold(magnitude(value), f64::max);
+    let folded = |from: &HostTensor| from.len() as f64 / value.len().max(1) as f64;
+    match node.op.kind {
+        // Products are summed in the dtype: the error grows with their number and their magnitude.
+        Kind::Dot => {
+            let steps = (x[0].len() as f64 * x[1].len() as f64 / value.len().max(1) as f64).sqrt().max(1.0);
+            largest.max(magnitude(x[0]) * magnitude(x[1]) * steps)
+        }
+        // f64 has no wider accumulator.
+        Kind::Reduce(ReduceOp::Sum) if node.ty.dtype == DType::F64 => largest * folded(x[0]).max(1.0),
+        Kind::Scan(ReduceOp::Sum) => largest * value.ty.shape.iter().copied().max().unwrap_or(1) as f64,
+        _ => largest,
+    }
+}
+
+impl Expected {
+    /// Compares outputs; an error says which element is off and by how much.
+    pub fn compare(&self, got: &[HostTensor]) -> Result<(), String> {
+        if got.len() != self.outputs.len() {
+            return Err(format!("{} outputs instead of {}", got.len(), self.outputs.len()));
+        }
+        for (n, (want, got)) in self.outputs.iter().zip(got).enumerate() {
+            if got.ty != want.value.ty {
+                return Err(format!("output {n} is {}, not {}", got.ty, want.value.ty));
+            }
+            for i in 0..got.len() {
+                want.element(i, got).map_err(|m| format!("output {n}, element {i} of {}: {m}", got.ty))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first output that differs.
+    pub fn wrong_output(&self, got: &[HostTensor]) -> Option<usize> {
+        let differs = |(want, got): (&Output, &HostTensor)| {
+            got.ty != want.value.ty || (0..got.len()).any(|i| want.element(i, got).is_err())
+        };
+        self.outputs.iter().zip(got).position(differs)
+    }
+
+    /// How many elements of how many could be compared.
+    pub fn coverage(&self) -> (usize, usize) {
+        let all = self.outputs.iter().map(|o| o.value.len()).sum();
+        let firm = self.outputs.iter().map(|o| (0..o.value.len()).filter(|&i| o.spread(i).is_some()).count()).sum();
+        (firm, all)
+    }
+}
+
+impl Output {
+    /// How far the shaken values are from the value; `None` where they say nothing.
+    fn spread(&self, i: usize) -> Option<f64> {
+        let Scalar::Float(want) = self.value.get(i) else {
+            return self.shaken.iter().all(|s| s.bits(i) == self.value.bits(i)).then_some(0.0);
+        };
+        let mut spread: f64 = 0.0;
+        for s in &self.shaken {
+            let v = s.get(i).as_f64();
+            if want.is_nan() && v.is_nan() || v == want {
+                continue;
+            }
+            spread = spread.max((v - want).abs());
+        }
+        (spread.is_finite()).then_some(spread)
+    }
+
+    fn element(&self, i: usize, got: &HostTensor) -> Result<(), String> {
+        let Some(spread) = self.spread(i) else { return Ok(()) };
+        let (Scalar::Float(w), Scalar::Float(g)) = (self.value.get(i), got.get(i)) else {
+            if got.bits(i) == self.value.bits(i) {
+                return Ok(());
+            }
+            return Err(format!("{} instead of {}", show(got, i), show(&self.value, i)));
+        };
+        if g == w || g.is_nan() && w.is_nan() {
+            return Ok(());
+        }
+        let dtype = self.value.dtype();
+        let allowed = if self.exact { 0.0 } else { 6.0 * spread + 2.0 * ulp(w, dtype) };
+        if (g - w).abs() <= allowed {
+            return Ok(());
+        }
+        Err(format!("{g:e} instead of {w:e}, {:e} off, allowed are {allowed:e}", (g - w).abs()))
+    }
+}

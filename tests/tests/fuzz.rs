@@ -1,0 +1,57 @@
+//! Random graphs through the interpreter, the passes and every backend, and the bugs found so.
+//!
+//! `TORSH_FUZZ_CASES` and `TORSH_FUZZ_SEED` choose how many and from where. A failure prints a reproducer
+//! in text IR; fixed bugs stay in `fuzz_corpus/`.
+
+use std::path::Path;
+use torsh_ir::env;
+use torsh_tests::filetest::files;
+use torsh_tests::fuzz::check::{backends, check_all};
+use torsh_tests::fuzz::{corpus, make::make, shrink::shrink};
+
+/// Cases without `TORSH_FUZZ_CASES`: a few seconds.
+const CASES: u64 = 300;
+
+fn quiet_panics() {
+    // Panics of the code under test are caught and reported with a reproducer.
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.to_string();
+        if !text.contains("/tests/src/") && std::thread::current().name() != Some("random_graphs") {
+            eprintln!("{text}");
+        }
+    }));
+}
+
+#[test]
+fn random_graphs() {
+    quiet_panics();
+    let backends = backends();
+    let first = env::fuzz_seed();
+    let cases = env::fuzz_cases().unwrap_or(CASES);
+    for seed in first..first + cases {
+        let case = make(seed);
+        if let Err((case, failure)) = check_all(&case, &backends) {
+            let (case, failure) = shrink(case, failure, &backends);
+            let text = corpus::write(&case, &failure.to_string());
+            panic!("seed {seed}: {failure}\n\nA reproducer for tests/fuzz_corpus/:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn corpus_of_found_bugs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_corpus");
+    let backends = backends();
+    let mut failures = Vec::new();
+    for path in files(&root) {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let content = std::fs::read_to_string(&path).unwrap_or_default();
+        match corpus::read(&content) {
+            Err(e) => failures.push(format!("{name}: {e}")),
+            Ok(cases) => failures.extend(
+                cases.iter().filter_map(|c| check_all(c, &backends).err()).map(|(_, f)| format!("{name}: {f}")),
+            ),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
