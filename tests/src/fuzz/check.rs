@@ -6,11 +6,13 @@ use crate::filetest;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use torsh_codegen::cpu::Schedule;
 use torsh_ir::exec::{BufferRef, Executor};
 use torsh_ir::interp::{HostTensor, InterpExecutor, run_program};
 use torsh_ir::program::{Place, Program};
 use torsh_ir::{ErrorKind, text, verify};
 use torsh_passes::{Options, compile, simplify};
+use torsh_runtime::{Config, CpuExecutor};
 
 /// What went wrong, and where.
 #[derive(Clone, Debug)]
@@ -37,10 +39,29 @@ pub struct Backend {
     pub executor: Arc<dyn Executor>,
 }
 
-/// The backends that this machine has: the interpreter behind the runtime's contract, and the CPU.
+/// The backends that this machine has: the interpreter behind the runtime's contract, and the CPU at each
+/// instruction set level, with each schedule, on one thread and on several.
 pub fn backends() -> Vec<Backend> {
     let interpreter: Arc<dyn Executor> = Arc::new(InterpExecutor::new());
-    vec![Backend { name: "interpreter".to_string(), executor: interpreter }]
+    let mut out = vec![Backend { name: "interpreter".to_string(), executor: interpreter }];
+    let configs = [
+        ("auto", None, 3),
+        ("block", Some("portable"), 1),
+        ("inline", None, 1),
+        ("block", Some("avx2"), 2),
+        ("inline", Some("portable"), 3),
+        ("block", Some("avx512"), 1),
+    ];
+    for (schedule, isa, threads) in configs {
+        let Ok(parsed) = Schedule::parse(schedule) else { continue };
+        let config = Config { isa, schedule: parsed, threads: Some(threads), memory_limit: None };
+        // A level that this CPU lacks is refused.
+        if let Ok(executor) = CpuExecutor::with_config(&config) {
+            let name = format!("cpu {schedule} {} x{threads}", executor.target().isa);
+            out.push(Backend { name, executor: Arc::new(executor) });
+        }
+    }
+    out
 }
 
 fn stage<T>(name: &str, f: impl FnOnce() -> Result<T, String>) -> Result<T, Failure> {
