@@ -5,17 +5,19 @@
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
 use crate::executor::{Shared, interrupted};
+use crate::lib_calls::{self, Par};
 use crate::memory::{CpuBuffer, Loan};
-use crate::sys::call::{KernelFn, Part, Span};
+use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use torsh_codegen::cpu::Options;
-use torsh_ir::exec::{Buffer, BufferRef, Executable};
+use torsh_ir::exec::{BufferRef, Executable};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
+use torsh_ir::shape::Type;
 use torsh_ir::{Error, ErrorKind, Result};
 
 /// Work below this is not worth waking threads for; above, each thread gets at least so much.
@@ -376,6 +378,10 @@ struct HeldInput {
     copy: Option<CpuBuffer>,
 }
 
+fn overlap() -> Error {
+    Error::internal("a library call whose result overlaps an operand")
+}
+
 /// How many threads a kernel is worth.
 fn workers(kernel: &KernelFn, threads: usize) -> usize {
     let ns = kernel.info().cost_ns;
@@ -424,8 +430,50 @@ impl Run<'_> {
     fn step(&self, action: &Action) -> Result<()> {
         match action {
             Action::Kernel { kernel, args } => self.kernel(*kernel, args),
-            Action::Dot(_) | Action::Lib { .. } => Err(Error::internal("library calls are not linked")),
+            Action::Dot(dot) => self.dot(dot),
+            Action::Lib { call, args, out } => self.lib(call, args, *out),
         }
+    }
+
+    /// Lends this run's threads to a library call.
+    fn with_threads<R>(&self, call: impl FnOnce(&Par<'_>) -> R) -> R {
+        let threads = &self.exe.shared.threads;
+        let run = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
+            // Without workers the call does all of its parts itself.
+            let _ = threads.for_each(self.threads, parts, |_, part| work(part));
+        };
+        call(&Par { threads: self.threads, run: &run })
+    }
+
+    fn dot(&self, dot: &DotStep) -> Result<()> {
+        let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
+        let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
+        let mut out = self.span(dot.out)?;
+        match views(&args, &mut out) {
+            Some((seen, out)) => match seen[..] {
+                [View::Bytes(lhs), View::Bytes(rhs)] => {
+                    self.with_threads(|par| lib_calls::dot(dot, dtype, lhs, rhs, out, par))
+                }
+                _ => Err(overlap()),
+            },
+            None => Err(overlap()),
+        }
+    }
+
+    fn lib(&self, call: &LibCall, args: &[BufId], out: BufId) -> Result<()> {
+        let ty = |b: BufId| &self.exe.program.buffers[b.0 as usize].ty;
+        let types: Vec<&Type> = args.iter().map(|&a| ty(a)).collect();
+        let spans = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+        let mut to = self.span(out)?;
+        let (seen, bytes) = views(&spans, &mut to).ok_or_else(overlap)?;
+        let args: Vec<lib_calls::Arg<'_>> = seen
+            .into_iter()
+            .map(|v| match v {
+                View::Bytes(b) => lib_calls::Arg::Bytes(b),
+                View::Out => lib_calls::Arg::Out,
+            })
+            .collect();
+        self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }
 
     fn kernel(&self, kernel: usize, args: &[BufId]) -> Result<()> {

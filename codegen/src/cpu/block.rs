@@ -247,8 +247,10 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
                 self.e.call(Prim::Iota, &[to, at, step, n])
             }
             (Inst::Op(op, args), _) => {
+                // A renamed operand is read as the dtype that it was renamed to.
+                let from = self.k.value(args[0]).dtype;
                 let args: Vec<ValueId> = args.iter().map(|&a| self.facts.canon(a)).collect();
-                self.op(work, point, v, *op, &args, n)
+                self.op(work, point, v, *op, from, &args, n)
             }
             (Inst::Const(_) | Inst::Reduced, _) => Ok(()),
             (Inst::Load { .. } | Inst::Index(_), None) => Err(Error::compile("an access without an address")),
@@ -381,11 +383,11 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         point: &Point<'_>,
         v: ValueId,
         op: ScalarOp,
+        from: DType,
         args: &[ValueId],
         n: Value,
     ) -> Result<()> {
         let dtype = self.k.value(v).dtype;
-        let from = self.k.value(args[0]).dtype;
         let slot = slot_dtype(from);
         let addresses = args.iter().map(|&a| self.operand(point, a)).collect::<Result<Vec<Value>>>()?;
         let dst = self.result(work, point, v)?;

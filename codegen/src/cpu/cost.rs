@@ -6,16 +6,20 @@ use torsh_ir::kernel::{Domain, Inst, Kernel};
 use torsh_ir::scalar::{BinOp, ScalarOp, UnOp};
 
 /// A cheap operation per element in a block of primitives.
-pub(super) const OP_NS: f64 = 0.04;
+const OP_NS: f64 = 0.04;
 /// A cheap operation per 4-byte element in line; others in proportion to their size.
-pub(super) const INLINE_OP_NS: f64 = 0.055;
-/// Reading or writing an element from cache, and from memory (per byte).
+const INLINE_OP_NS: f64 = 0.055;
+/// Reading or writing an element in cache.
 const ACCESS_NS: f64 = 0.05;
+/// Passing a value between primitives through the first-level cache, per element.
+const SLOT_NS: f64 = 0.03;
+/// Moving a byte to or from memory.
+const MEMORY_NS: f64 = 0.08;
 /// A call of a primitive.
-pub(super) const CALL_NS: f64 = 3.0;
+const CALL_NS: f64 = 3.0;
 
 /// Nanoseconds per element of one operation by primitive.
-pub(super) fn op_ns(op: ScalarOp, dtype: DType) -> f64 {
+fn op_ns(op: ScalarOp, dtype: DType) -> f64 {
     let wide = if dtype.size() == 8 { 2.0 } else { 1.0 };
     let class = match op {
         ScalarOp::Un(un) => match un {
@@ -75,4 +79,34 @@ pub fn kernel_ns(k: &Kernel) -> f64 {
         ns += points * (per_point + OP_NS * stage.reduces.len() as f64 + ACCESS_NS * stage.stores.len() as f64);
     }
     ns
+}
+
+/// Nanoseconds per element of a map kernel in line and in blocks. `k` has one inner axis.
+///
+/// In cache, both compute; blocks use wider vectors but pay calls and traffic between primitives. Beyond the
+/// second-level cache, inline code overlaps its arithmetic with memory, which blocks do not.
+pub(super) fn inline_and_block_ns(k: &Kernel, block: usize, l2_bytes: usize) -> (f64, f64) {
+    let stage = &k.stages[0];
+    let (mut inline, mut blocks, mut calls) = (0.0, 0.0, stage.stores.len() as f64);
+    for &v in &stage.insts {
+        let value = k.value(v);
+        if let Inst::Op(op, _) = &value.inst {
+            let ns = op_ns(*op, value.dtype);
+            inline += ns / OP_NS * INLINE_OP_NS;
+            blocks += ns + SLOT_NS;
+            calls += 1.0;
+        }
+    }
+    let loads = stage.insts.iter().filter(|&&v| matches!(k.value(v).inst, Inst::Load { .. })).count();
+    let accesses = ACCESS_NS * (loads + stage.stores.len()) as f64;
+    inline += accesses;
+    blocks += accesses + calls * CALL_NS / k.row_len().clamp(1, block) as f64;
+    let bytes: usize = k.params.iter().map(|p| p.numel.saturating_mul(p.dtype.size())).fold(0, usize::saturating_add);
+    if bytes > l2_bytes {
+        let points = (k.rows().max(1) as f64) * (k.row_len().max(1) as f64);
+        let memory = MEMORY_NS * bytes as f64 / points;
+        inline = inline.max(memory);
+        blocks += memory;
+    }
+    (inline, blocks)
 }

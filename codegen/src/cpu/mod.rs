@@ -7,12 +7,13 @@
 //! what they compute does not depend on how the ranges were cut.
 //!
 //! Two schedules compete: blocks of precompiled primitives (`block`), and vector code in line (`inline`).
-//! [`Options::schedule`] forces one; `Auto` follows the cost model of [`choose`].
+//! [`Options::schedule`] forces one; `Auto` follows the cost model of `cost.rs`.
 
 mod analysis;
 mod block;
 mod cost;
 mod emit;
+mod inline;
 mod normal;
 pub mod prims;
 mod scratch;
@@ -22,6 +23,7 @@ use cranelift::codegen::ir::{Function, UserFuncName};
 use cranelift::module::{FuncId, Linkage, Module};
 use cranelift::prelude::*;
 use emit::{Emitter, clif_error};
+use normal::Normal;
 use prims::Prim;
 use torsh_ir::kernel::Kernel;
 use torsh_ir::{Error, Result};
@@ -117,6 +119,28 @@ pub struct Emitted {
     pub listing: String,
 }
 
+/// The lane count for the inline schedule, or `None` for the block schedule; and why.
+fn choose(normal: &Normal, options: &Options) -> (Option<usize>, &'static str) {
+    if options.schedule == Schedule::Block {
+        return (None, "forced");
+    }
+    if !options.vectors {
+        return (None, "the target has no vector code");
+    }
+    let Some(lanes) = inline::lanes(normal) else {
+        return (None, "the kernel is not a map with vector code for all of its operations");
+    };
+    if options.schedule == Schedule::Inline {
+        return (Some(lanes), "forced");
+    }
+    let (inline, block) = cost::inline_and_block_ns(&normal.kernel, options.block, options.l2_bytes);
+    if inline <= block {
+        (Some(lanes), "cheaper in line by the cost model")
+    } else {
+        (None, "cheaper in blocks by the cost model")
+    }
+}
+
 /// What a schedule needs at run time.
 struct FrameSize {
     scratch_bytes: usize,
@@ -132,8 +156,8 @@ pub fn emit<M: Module>(
     options: &Options,
 ) -> Result<Emitted> {
     let normal = normal::normalise(kernel);
-    let schedule = Schedule::Block;
-    let reason = "";
+    let (lanes, reason) = choose(&normal, options);
+    let schedule = if lanes.is_some() { Schedule::Inline } else { Schedule::Block };
     module.clear_context(ctx);
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
@@ -144,8 +168,13 @@ pub fn emit<M: Module>(
     let (frame, prims) = {
         let builder = FunctionBuilder::new(&mut ctx.func, &mut builder_ctx);
         let mut e = Emitter::new(builder, module, kernel.params.len());
-        let facts = analysis::Facts::new(&normal, &options.aliases);
-        let frame = block::emit(&mut e, &normal, &facts, options.block)?;
+        let frame = match lanes {
+            Some(lanes) => inline::emit(&mut e, &normal, lanes)?,
+            None => {
+                let facts = analysis::Facts::new(&normal, &options.aliases);
+                block::emit(&mut e, &normal, &facts, options.block)?
+            }
+        };
         (frame, e.finish())
     };
     let mut listing = String::new();

@@ -62,6 +62,35 @@ impl Span {
     }
 }
 
+/// An argument of a library call, seen beside its result.
+pub enum View<'a> {
+    /// Its own memory.
+    Bytes(&'a [u8]),
+    /// Exactly the memory of the result.
+    Out,
+}
+
+/// The arguments and the result of a library call as slices. `None` when an argument overlaps the result
+/// without being it. The run that calls owns `out` and holds all the others.
+pub fn views<'a>(args: &'a [Span], out: &'a mut Span) -> Option<(Vec<View<'a>>, &'a mut [u8])> {
+    let mut seen = Vec::with_capacity(args.len());
+    for arg in args {
+        let same = arg.ptr == out.ptr && arg.len == out.len;
+        if same && arg.len > 0 {
+            seen.push(View::Out);
+        } else if arg.overlaps(out) {
+            return None;
+        } else {
+            // SAFETY: the span points to so many initialised bytes for as long as the run holds them, and
+            // nothing writes them meanwhile: the only writer is the call, into `out`, which is disjoint.
+            seen.push(View::Bytes(unsafe { std::slice::from_raw_parts(arg.ptr, arg.len) }));
+        }
+    }
+    // SAFETY: as above; the run owns `out`, and no slice made here overlaps it.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.len) };
+    Some((seen, out))
+}
+
 type Entry = unsafe extern "C" fn(*const *mut u8, u64, u64, u64, u64, *mut u8);
 
 /// A compiled kernel.
