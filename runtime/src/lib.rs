@@ -3,7 +3,6 @@
 
 mod executable;
 mod executor;
-#[allow(dead_code, reason = "called by the executor")]
 mod lib_calls;
 mod machine;
 mod memory;
