@@ -5,10 +5,15 @@
 
 pub mod autodiff;
 pub mod decompose;
+pub mod fuse;
+mod layout;
 pub mod limits;
 pub mod lower;
 pub mod pipeline;
+pub mod plan;
 mod rebuild;
+pub mod schedule;
 pub mod simplify;
+mod stats;
 
 pub use pipeline::{Options, compile};

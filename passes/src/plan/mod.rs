@@ -1,0 +1,444 @@
+//! Memory: where each buffer lives.
+//!
+//! Needs: scheduled steps. Leaves: a program whose arena is laid out by liveness, with donated inputs and
+//! dead operands overwritten in place where the kernel reads and writes the same element, and its peak known.
+
+pub mod arena;
+pub mod inplace;
+
+use crate::fuse::items::{ItemId, Items, What};
+use crate::lower::{self, Lowered, Step, Work};
+use arena::Arena;
+use std::collections::HashMap;
+use std::sync::Arc;
+use torsh_ir::attr::AttrsExt;
+use torsh_ir::error::{Error, Result};
+use torsh_ir::graph::Graph;
+use torsh_ir::op::Kind;
+use torsh_ir::program::{self, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp};
+use torsh_ir::shape::Type;
+
+/// Plans the memory of scheduled steps. `donate` lists (input, output) pairs whose memory may be shared.
+pub fn run(graph: &Graph, lowered: Lowered, donate: &[(usize, usize)]) -> Result<Program> {
+    let mut plan = Plan::new(graph, lowered);
+    plan.drop_copies(donate);
+    plan.lives();
+    plan.donations(donate);
+    plan.output_places();
+    plan.layout()?;
+    plan.finish()
+}
+
+/// Steps between which a buffer holds something.
+#[derive(Copy, Clone)]
+struct Life {
+    first_write: usize,
+    last: usize,
+}
+
+struct Plan<'g> {
+    graph: &'g Graph,
+    items: Items,
+    steps: Vec<Step>,
+    stats: program::Stats,
+    /// Items that share another item's buffer.
+    same: Vec<ItemId>,
+    lives: Vec<Option<Life>>,
+    places: Vec<Option<Place>>,
+    /// Outputs that are copied out of their item's buffer because their shape is another one.
+    copied: Vec<bool>,
+    arena_bytes: usize,
+}
+
+impl<'g> Plan<'g> {
+    fn new(graph: &'g Graph, lowered: Lowered) -> Plan<'g> {
+        let n = lowered.items.all.len();
+        let stats = program::Stats {
+            nodes: graph.len(),
+            kernels_unfused: lowered.unfused,
+            fusion_notes: lowered.notes,
+            ..program::Stats::default()
+        };
+        let copied = vec![false; lowered.items.outputs.len()];
+        Plan {
+            graph,
+            items: lowered.items,
+            steps: lowered.steps,
+            stats,
+            same: (0..n as u32).map(ItemId).collect(),
+            lives: vec![None; n],
+            places: vec![None; n],
+            copied,
+            arena_bytes: 0,
+        }
+    }
+
+    /// The item that owns the buffer of an item.
+    fn owner(&self, id: ItemId) -> ItemId {
+        let mut id = lower::home(&self.items, id);
+        while self.same[id.index()] != id {
+            id = self.same[id.index()];
+        }
+        id
+    }
+
+    fn input_of(&self, id: ItemId) -> Option<usize> {
+        let item = self.items.get(id);
+        if !lower::is_input(self.graph, item) {
+            return None;
+        }
+        Some(self.graph.node(item.node).attrs.int(0) as usize)
+    }
+
+    fn is_output(&self, id: ItemId) -> bool {
+        self.items.outputs.iter().any(|(o, _)| self.owner(*o) == id)
+    }
+
+    /// Copies of a buffer that dies with the copy: both become one buffer. So do the copies of a donated
+    /// input that nothing else reads at or after the first write to its output.
+    fn drop_copies(&mut self, donate: &[(usize, usize)]) {
+        let mut last_touch = vec![0; self.items.all.len()];
+        for (s, step) in self.steps.iter().enumerate() {
+            for &id in step.reads.iter().chain(&step.writes) {
+                last_touch[self.owner(id).index()] = s;
+            }
+        }
+        let mut keep = vec![true; self.steps.len()];
+        for s in 0..self.steps.len() {
+            let Work::Lib(LibCall::Copy, args) = &self.steps[s].work else { continue };
+            let (from, to) = (self.owner(args[0].0), self.owner(self.steps[s].writes[0]));
+            let same_type = self.items.get(from).len() == self.items.get(to).len();
+            if from == to || last_touch[from.index()] != s || !same_type || self.is_output(from) {
+                continue;
+            }
+            match self.items.get(from).what {
+                What::Empty | What::Splat(_) | What::Position => continue,
+                What::Leaf => {
+                    // The buffer starts as the donated input; `donations` settles its place.
+                    keep[s] = !self.starts_as_input(s, from, to, donate);
+                }
+                What::Map(_) | What::Reduce(_) | What::Join | What::Dot(_) | What::Lib(_) => {
+                    keep[s] = false;
+                    self.same[from.index()] = to;
+                    last_touch[to.index()] = last_touch[to.index()].max(s);
+                }
+            }
+        }
+        let mut keep = keep.into_iter();
+        self.steps.retain(|_| keep.next().unwrap_or(true));
+    }
+
+    /// True when `to` may live in the memory of input `from`, which step `s` is the last to touch.
+    fn starts_as_input(&self, s: usize, from: ItemId, to: ItemId, donate: &[(usize, usize)]) -> bool {
+        let Some(input) = self.input_of(from) else { return false };
+        let ty = &self.items.get(from).ty;
+        let to_output = |o: usize| self.items.outputs.get(o).is_some_and(|(id, t)| self.owner(*id) == to && t == ty);
+        let pair = donate.iter().find(|d| to_output(d.1));
+        let written_later = self.steps[s + 1..].iter().any(|st| st.writes.iter().any(|&w| self.owner(w) == to));
+        pair.is_some_and(|d| d.0 == input) && written_later && !self.fails_after(s)
+    }
+
+    fn fails_after(&self, step: usize) -> bool {
+        self.steps[step + 1..].iter().any(|s| lower::may_fail(&s.work))
+    }
+
+    fn lives(&mut self) {
+        for s in 0..self.steps.len() {
+            let step = &self.steps[s];
+            let touched: Vec<(ItemId, bool)> =
+                step.reads.iter().map(|&r| (r, false)).chain(step.writes.iter().map(|&w| (w, true))).collect();
+            for (id, write) in touched {
+                let owner = self.owner(id);
+                match &mut self.lives[owner.index()] {
+                    Some(life) => life.last = s,
+                    empty if write => *empty = Some(Life { first_write: s, last: s }),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Gives outputs the memory of donated inputs where every read of the input comes before the output's
+    /// first write, or in the same kernel at the same element, and no later step may refuse the run.
+    fn donations(&mut self, donate: &[(usize, usize)]) {
+        let last_failing = self.steps.iter().rposition(|s| lower::may_fail(&s.work));
+        let mut last_read = vec![None; self.items.all.len()];
+        for (s, step) in self.steps.iter().enumerate() {
+            for &r in &step.reads {
+                last_read[r.index()] = Some(s);
+            }
+        }
+        for &(input, output) in donate {
+            let Some((item, ty)) = self.items.outputs.get(output) else { continue };
+            let owner = self.owner(*item);
+            let Some(Some(life)) = self.lives.get(owner.index()) else { continue };
+            let first = life.first_write;
+            let leaf = self.items.inputs.get(input).copied().flatten();
+            let fits = self.places[owner.index()].is_none()
+                && self.items.get(owner).ty.nbytes() == ty.nbytes()
+                && self.graph.inputs().get(input).is_some_and(|&i| self.graph.ty(i) == ty)
+                && last_failing.is_none_or(|f| f <= first)
+                && leaf.is_none_or(|leaf| !self.is_output(leaf));
+            let reads_end = match leaf.and_then(|leaf| last_read[leaf.index()].map(|r| (leaf, r))) {
+                None => true,
+                Some((_, read)) if read < first => true,
+                Some((leaf, read)) => {
+                    read == first && self.written_whole(owner, first) && self.overwrites(first, leaf, owner)
+                }
+            };
+            if fits && reads_end {
+                self.places[owner.index()] = Some(Place::Donated(input as u32));
+            }
+        }
+    }
+
+    /// True when one step writes the buffer.
+    fn written_whole(&self, owner: ItemId, step: usize) -> bool {
+        self.steps.iter().enumerate().all(|(s, st)| s == step || st.writes.iter().all(|&w| self.owner(w) != owner))
+    }
+
+    /// True when a step may write `to`'s buffer over `from`'s. Both are named as the step names them.
+    fn overwrites(&self, step: usize, from: ItemId, to: ItemId) -> bool {
+        let st = &self.steps[step];
+        let named = |owner: ItemId, list: &[ItemId]| {
+            let mut names: Vec<ItemId> = list.iter().copied().filter(|&i| self.owner(i) == owner).collect();
+            names.dedup();
+            if let [one] = names[..] { Some(one) } else { None }
+        };
+        match (named(self.owner(from), &st.reads), named(self.owner(to), &st.writes)) {
+            (Some(f), Some(t)) => inplace::may_overwrite(st, f, t),
+            _ => false,
+        }
+    }
+
+    /// The types under which library calls see each buffer.
+    fn lib_types(&self) -> HashMap<ItemId, Vec<Type>> {
+        let mut types: HashMap<ItemId, Vec<Type>> = HashMap::new();
+        for step in &self.steps {
+            if let Work::Lib(_, args) = &step.work {
+                for (id, ty) in args {
+                    types.entry(self.owner(*id)).or_default().push(ty.clone());
+                }
+                for &w in &step.writes {
+                    types.entry(self.owner(w)).or_default().push(self.items.get(w).ty.clone());
+                }
+            }
+        }
+        types
+    }
+
+    /// Outputs get memory of their own, handed to the caller, unless their buffer must be seen in another
+    /// shape too: then they are copied out of it.
+    fn output_places(&mut self) {
+        let lib_types = self.lib_types();
+        let mut claimed: HashMap<ItemId, Type> = HashMap::new();
+        for o in 0..self.items.outputs.len() {
+            let (item, ty) = self.items.outputs[o].clone();
+            let owner = self.owner(item);
+            if self.lives[owner.index()].is_none() {
+                continue;
+            }
+            let other_shape = lib_types.get(&owner).is_some_and(|types| types.iter().any(|t| *t != ty));
+            let taken = claimed.get(&owner).is_some_and(|t| *t != ty);
+            let donated = matches!(self.places[owner.index()], Some(Place::Donated(_)));
+            if donated {
+                continue;
+            }
+            if other_shape || taken {
+                self.copied[o] = true;
+            } else {
+                claimed.insert(owner, ty);
+                self.places[owner.index()] = Some(Place::Output);
+            }
+        }
+        // A copied output is read at the end.
+        for o in 0..self.copied.len() {
+            let owner = self.owner(self.items.outputs[o].0);
+            if self.copied[o]
+                && let Some(life) = &mut self.lives[owner.index()]
+            {
+                life.last = self.steps.len();
+            }
+        }
+    }
+
+    /// Lays out the arena.
+    fn layout(&mut self) -> Result<()> {
+        let mut arena = Arena::default();
+        // Buffers to free after each step.
+        let mut ends: Vec<Vec<ItemId>> = vec![Vec::new(); self.steps.len() + 1];
+        let mut starts: Vec<Vec<ItemId>> = vec![Vec::new(); self.steps.len()];
+        for id in self.items.ids() {
+            if let (Some(life), None) = (self.lives[id.index()], &self.places[id.index()]) {
+                starts[life.first_write].push(id);
+                ends[life.last].push(id);
+            }
+        }
+        let bytes = |items: &Items, id: ItemId| items.get(id).ty.nbytes();
+        for s in 0..self.steps.len() {
+            for &id in &starts[s] {
+                let size = bytes(&self.items, id);
+                let over = ends[s].iter().position(|&d| {
+                    d != id && bytes(&self.items, d) == size && self.started(d, s) && self.overwrites(s, d, id)
+                });
+                let offset = match over {
+                    Some(at) => {
+                        let dead = ends[s].swap_remove(at);
+                        self.offset(dead)?
+                    }
+                    None => arena.take(size),
+                };
+                self.places[id.index()] = Some(Place::Arena { offset });
+            }
+            for &id in &ends[s] {
+                arena.give(self.offset(id)?, bytes(&self.items, id));
+            }
+        }
+        self.arena_bytes = arena.bytes();
+        Ok(())
+    }
+
+    fn started(&self, id: ItemId, step: usize) -> bool {
+        self.lives[id.index()].is_some_and(|l| l.first_write < step)
+    }
+
+    fn offset(&self, id: ItemId) -> Result<usize> {
+        match self.places[id.index()] {
+            Some(Place::Arena { offset }) => Ok(offset),
+            _ => Err(Error::internal("a buffer has no place in the arena")),
+        }
+    }
+
+    /// Buffers, steps and figures.
+    fn finish(mut self) -> Result<Program> {
+        let mut out = Finish::default();
+        let mut steps = Vec::with_capacity(self.steps.len());
+        let main = self.main_types();
+        for step in std::mem::take(&mut self.steps) {
+            let op = match step.work {
+                Work::Kernel(kernel, args) => {
+                    let args = args.iter().map(|&a| self.decl(&mut out, a, &main)).collect::<Result<_>>()?;
+                    StepOp::Kernel { kernel, args }
+                }
+                Work::Dot(spec, [lhs, rhs]) => {
+                    let (l, r) = (self.decl(&mut out, lhs, &main)?, self.decl(&mut out, rhs, &main)?);
+                    let to = self.decl(&mut out, step.writes[0], &main)?;
+                    StepOp::Dot(dot_step(&spec, l, r, to))
+                }
+                Work::Lib(call, args) => {
+                    let args = args.iter().map(|(a, ty)| self.decl_as(&mut out, *a, ty)).collect::<Result<_>>()?;
+                    let to = self.decl_as(&mut out, step.writes[0], &self.items.get(step.writes[0]).ty)?;
+                    StepOp::Lib { call, args, out: to }
+                }
+            };
+            steps.push(program::Step { op, ops: step.ops, loc: step.loc });
+        }
+        let mut outputs = Vec::new();
+        for (o, (item, ty)) in self.items.outputs.iter().enumerate() {
+            if self.copied[o] {
+                let from = self.decl_as(&mut out, *item, ty)?;
+                let to = out.push(BufDecl { ty: ty.clone(), place: Place::Output });
+                let step = StepOp::Lib { call: LibCall::Copy, args: vec![from], out: to };
+                steps.push(program::Step { op: step, ops: vec!["reshape"], loc: None });
+                outputs.push(to);
+            } else if ty.numel() == 0 && self.input_of(self.owner(*item)).is_none() {
+                outputs.push(out.push(BufDecl { ty: ty.clone(), place: Place::Output }));
+            } else {
+                outputs.push(self.decl_as(&mut out, *item, ty)?);
+            }
+        }
+        let mut program = Program {
+            buffers: out.buffers,
+            steps,
+            inputs: self.graph.input_types(),
+            outputs,
+            arena_bytes: self.arena_bytes,
+            peak_bytes: 0,
+            stats: self.stats,
+        };
+        program.peak_bytes = crate::stats::peak(&program);
+        crate::stats::fill(&mut program);
+        Ok(program)
+    }
+
+    /// The type under which kernels see each buffer: the output's where the buffer is an output.
+    fn main_types(&self) -> HashMap<ItemId, Type> {
+        let mut main = HashMap::new();
+        for (o, (item, ty)) in self.items.outputs.iter().enumerate() {
+            if !self.copied[o] {
+                main.entry(self.owner(*item)).or_insert_with(|| ty.clone());
+            }
+        }
+        main
+    }
+
+    fn decl(&self, out: &mut Finish, id: ItemId, main: &HashMap<ItemId, Type>) -> Result<BufId> {
+        let owner = self.owner(id);
+        let ty = main.get(&owner).unwrap_or(&self.items.get(owner).ty).clone();
+        self.decl_as(out, id, &ty)
+    }
+
+    fn decl_as(&self, out: &mut Finish, id: ItemId, ty: &Type) -> Result<BufId> {
+        let owner = self.owner(id);
+        if let Some(&known) = out.known.get(&(owner, ty.clone())) {
+            return Ok(known);
+        }
+        let item = self.items.get(owner);
+        let place = match (&self.places[owner.index()], &item.what) {
+            (Some(place), _) => place.clone(),
+            (None, What::Empty) => Place::Const(Arc::from([])),
+            (None, What::Leaf) => {
+                let node = self.graph.node(item.node);
+                match node.op.kind {
+                    Kind::Input => Place::Input(node.attrs.int(0) as u32),
+                    _ => Place::Const(node.attrs.bytes(0).clone()),
+                }
+            }
+            (None, _) => return Err(Error::internal(format!("%{} has no place in memory", item.node.0))),
+        };
+        if ty.nbytes() != if item.what == What::Empty { 0 } else { item.ty.nbytes() } {
+            return Err(Error::internal(format!("a buffer of type {} is seen as {ty}", item.ty)));
+        }
+        let buf = out.push(BufDecl { ty: ty.clone(), place });
+        out.known.insert((owner, ty.clone()), buf);
+        Ok(buf)
+    }
+}
+
+#[derive(Default)]
+struct Finish {
+    buffers: Vec<BufDecl>,
+    known: HashMap<(ItemId, Type), BufId>,
+}
+
+impl Finish {
+    fn push(&mut self, decl: BufDecl) -> BufId {
+        self.buffers.push(decl);
+        BufId(self.buffers.len() as u32 - 1)
+    }
+}
+
+fn dot_step(spec: &crate::fuse::dot::DotSpec, lhs: BufId, rhs: BufId, out: BufId) -> DotStep {
+    let (l, r) = (&spec.lhs, &spec.rhs);
+    DotStep {
+        batch: spec.batch.clone(),
+        m: spec.m,
+        n: spec.n,
+        k: spec.k,
+        lhs: DotOperand {
+            buf: lhs,
+            offset: l.offset,
+            batch_strides: l.batch.clone(),
+            row_stride: l.free,
+            col_stride: l.contract,
+        },
+        rhs: DotOperand {
+            buf: rhs,
+            offset: r.offset,
+            batch_strides: r.batch.clone(),
+            row_stride: r.contract,
+            col_stride: r.free,
+        },
+        out,
+    }
+}
