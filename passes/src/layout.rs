@@ -423,7 +423,10 @@ mod tests {
         let s = Shape::of(&[4, 6]);
         let part = slice(&s, &Shape::of(&[2, 3]), &[1, 0], &[2, 2]);
         assert!(check(&part, &permute(&Shape::of(&[6, 4]), &[1, 0])));
-        assert!(check(&expand(&Shape::of(&[2, 1]), &Shape::of(&[2, 7])), &slice(&s, &Shape::of(&[2, 1]), &[1, 3], &[1, 1])));
+        assert!(check(
+            &expand(&Shape::of(&[2, 1]), &Shape::of(&[2, 7])),
+            &slice(&s, &Shape::of(&[2, 1]), &[1, 3], &[1, 1])
+        ));
         assert!(check(&flip(&Shape::of(&[2, 3]), &[1]), &part));
         // Rows 1..3 of a [3, 4] view of a transposed [4, 3]: digits cross.
         let t = permute(&Shape::of(&[4, 3]), &[1, 0]);

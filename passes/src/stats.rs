@@ -21,7 +21,8 @@ pub fn fill(program: &mut Program) {
                 let batch = dot.batch.iter().fold(1u64, |a, &b| a.saturating_mul(b as u64));
                 let (m, n, k) = (dot.m as u64, dot.n as u64, dot.k as u64);
                 let size = ty_size(program, dot.out);
-                let elements = m.saturating_mul(k).saturating_add(k.saturating_mul(n)).saturating_add(m.saturating_mul(n));
+                let elements =
+                    m.saturating_mul(k).saturating_add(k.saturating_mul(n)).saturating_add(m.saturating_mul(n));
                 let products = m.saturating_mul(n).saturating_mul(k);
                 (batch.saturating_mul(elements).saturating_mul(size), batch.saturating_mul(products).saturating_mul(2))
             }

@@ -140,8 +140,18 @@ impl Dims {
             m: self.size(0, 1),
             n: self.size(1, 1),
             k: self.size(0, 2),
-            lhs: Side { offset: l.offset, batch: axes.strides(&lb, false)?, free: stride(&lp[1]), contract: stride(&lp[2]) },
-            rhs: Side { offset: r.offset, batch: axes.strides(&rb, false)?, free: stride(&rp[1]), contract: stride(&rp[2]) },
+            lhs: Side {
+                offset: l.offset,
+                batch: axes.strides(&lb, false)?,
+                free: stride(&lp[1]),
+                contract: stride(&lp[2]),
+            },
+            rhs: Side {
+                offset: r.offset,
+                batch: axes.strides(&rb, false)?,
+                free: stride(&rp[1]),
+                contract: stride(&rp[2]),
+            },
         };
         spec.fold_batch();
         Some(spec)

@@ -275,6 +275,12 @@ impl Build<'_> {
             Kind::Elementwise(op) => {
                 let uses = node.operands.iter().map(|&o| self.seen(o)).collect::<Result<_>>()?;
                 let axes = Axes::new([(ty.numel(), false)]);
+                let from = node.operands.first().map(|&o| self.graph.ty(o).dtype);
+                let op = match (op, from) {
+                    // The byte of a bool is the number 0 or 1.
+                    (ScalarOp::Bitcast, Some(DType::Bool)) => ScalarOp::Cast,
+                    (op, _) => op,
+                };
                 let item = self.push_loop(What::Map(Some(op)), uses, &node.operands, ty.clone(), id, axes);
                 Ok(Use { item, map: Layout::identity(ty.numel()) })
             }
@@ -473,7 +479,8 @@ impl Build<'_> {
                 maps[i] = Some(Layout::identity(n));
             }
         }
-        let spec = dims.spec(&maps).ok_or_else(|| Error::internal("a matrix product of contiguous operands does not fold"))?;
+        let spec =
+            dims.spec(&maps).ok_or_else(|| Error::internal("a matrix product of contiguous operands does not fold"))?;
         Ok(self.whole(What::Dot(Box::new(spec)), smallvec![lhs, rhs], node.ty.clone(), id))
     }
 }

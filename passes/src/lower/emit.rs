@@ -146,7 +146,13 @@ impl Emit<'_> {
         Ok(())
     }
 
-    fn apply(&mut self, op: Option<ScalarOp>, args: SmallVec<[PointId; 3]>, dtype: DType, row: bool) -> Result<PointId> {
+    fn apply(
+        &mut self,
+        op: Option<ScalarOp>,
+        args: SmallVec<[PointId; 3]>,
+        dtype: DType,
+        row: bool,
+    ) -> Result<PointId> {
         match op {
             Some(op) => {
                 // All operands per row (or constant): so is the result.

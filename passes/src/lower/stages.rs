@@ -144,8 +144,9 @@ fn weights(body: &Body) -> Vec<u32> {
             Calc::Op(op, _) => weight(*op),
             Calc::Reduced(..) => continue,
         };
-        let args = operands(p).iter().filter(|&&a| !body.points[a as usize].row).map(|&a| weights[a as usize]);
-        weights[i] = if p.row { 0 } else { args.fold(own, u32::saturating_add) };
+        let args = operands(p);
+        let full = args.iter().filter(|&&a| !body.points[a as usize].row).map(|&a| weights[a as usize]);
+        weights[i] = if p.row { 0 } else { full.fold(own, u32::saturating_add) };
     }
     weights
 }
