@@ -89,9 +89,27 @@ pub fn steps(graph: &Graph, fused: Fused) -> Result<Lowered> {
         steps.extend(l.group(group)?);
     }
     steps.reverse();
-    let unfused = fused.items.all.iter().filter(|i| !matches!(i.what, What::Leaf | What::Empty | What::Join)).count();
-    let virtual_items = fused.items.all.iter().filter(|i| i.is_virtual()).count();
-    Ok(Lowered { steps, unfused: unfused - virtual_items, items: fused.items, notes: fused.notes })
+    let unfused = count_unfused(&fused.items);
+    Ok(Lowered { steps, unfused, items: fused.items, notes: fused.notes })
+}
+
+/// Items that take a step each when nothing is fused.
+fn count_unfused(items: &Items) -> usize {
+    let mut needed = vec![false; items.all.len()];
+    for (item, _) in &items.outputs {
+        needed[item.index()] = true;
+    }
+    let mut count = 0;
+    for id in items.ids().rev() {
+        let item = items.get(id);
+        if needed[id.index()] {
+            count += usize::from(!item.is_virtual() && !matches!(item.what, What::Leaf | What::Empty | What::Join));
+            for u in &item.uses {
+                needed[u.item.index()] = true;
+            }
+        }
+    }
+    count
 }
 
 struct Lower<'a> {

@@ -27,7 +27,7 @@ pub fn may_overwrite(step: &Step, from: ItemId, to: ItemId) -> bool {
 /// Every load of `load` and the one store of `store` touch the same element at each point, and no load comes
 /// after the store.
 fn kernel_may(kernel: &Kernel, load: u32, store: u32) -> bool {
-    if kernel.params[load as usize].dtype.size() != kernel.params[store as usize].dtype.size() {
+    if kernel.params[load as usize].dtype != kernel.params[store as usize].dtype {
         return false;
     }
     let mut found = None;

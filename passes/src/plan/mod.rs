@@ -6,13 +6,13 @@
 pub mod arena;
 pub mod inplace;
 
-use crate::fuse::items::{ItemId, Items, What};
+use crate::fuse::items::{Item, ItemId, Items, What};
 use crate::lower::{self, Lowered, Step, Work};
 use arena::Arena;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_ir::attr::AttrsExt;
-use torsh_ir::error::{Error, Result};
+use torsh_ir::error::{Error, Loc, Result};
 use torsh_ir::graph::Graph;
 use torsh_ir::op::Kind;
 use torsh_ir::program::{self, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp};
@@ -21,6 +21,7 @@ use torsh_ir::shape::Type;
 /// Plans the memory of scheduled steps. `donate` lists (input, output) pairs whose memory may be shared.
 pub fn run(graph: &Graph, lowered: Lowered, donate: &[(usize, usize)]) -> Result<Program> {
     let mut plan = Plan::new(graph, lowered);
+    plan.fix_types();
     plan.drop_copies(donate);
     plan.lives();
     plan.donations(donate);
@@ -48,6 +49,8 @@ struct Plan<'g> {
     /// Outputs that are copied out of their item's buffer because their shape is another one.
     copied: Vec<bool>,
     arena_bytes: usize,
+    /// Types that library calls demand of buffers, by item.
+    fixed: HashMap<ItemId, Type>,
 }
 
 impl<'g> Plan<'g> {
@@ -70,7 +73,53 @@ impl<'g> Plan<'g> {
             places: vec![None; n],
             copied,
             arena_bytes: 0,
+            fixed: HashMap::new(),
         }
+    }
+
+    /// Settles the shape under which library calls see each buffer; one that two calls want in different
+    /// shapes is copied for the second. Inputs and constants may be seen in any number of shapes.
+    fn fix_types(&mut self) {
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for mut step in std::mem::take(&mut self.steps) {
+            let loc = step.loc.clone();
+            if let Work::Lib(call, args) = &mut step.work
+                && !matches!(call, LibCall::Copy | LibCall::Fill(_))
+            {
+                for (arg, ty) in args.iter_mut() {
+                    let home = lower::home(&self.items, *arg);
+                    if matches!(self.items.get(home).what, What::Leaf | What::Empty) {
+                        continue;
+                    }
+                    if *self.fixed.entry(home).or_insert_with(|| ty.clone()) != *ty {
+                        let copy = self.copy_of(home, ty, loc.clone());
+                        let id = copy.writes[0];
+                        steps.push(copy);
+                        self.fixed.insert(id, ty.clone());
+                        *arg = id;
+                        step.reads.push(id);
+                    }
+                }
+                let args: Vec<ItemId> = args.iter().map(|a| a.0).collect();
+                step.reads.retain(|r| args.contains(r));
+                let out = step.writes[0];
+                self.fixed.insert(out, self.items.get(out).ty.clone());
+            }
+            steps.push(step);
+        }
+        self.steps = steps;
+    }
+
+    /// A step that copies a buffer into a new item of another shape.
+    fn copy_of(&mut self, from: ItemId, ty: &Type, loc: Option<Loc>) -> Step {
+        let id = ItemId(self.items.all.len() as u32);
+        let item = Item { ty: ty.clone(), dest: None, uses: Default::default(), ..self.items.get(from).clone() };
+        self.items.all.push(Item { what: What::Map(None), ..item });
+        self.same.push(id);
+        self.lives.push(None);
+        self.places.push(None);
+        let work = Work::Lib(LibCall::Copy, vec![(from, ty.clone())]);
+        Step { work, makes: vec![id], reads: vec![from], writes: vec![id], ops: vec!["reshape"], loc }
     }
 
     /// The item that owns the buffer of an item.
@@ -108,7 +157,9 @@ impl<'g> Plan<'g> {
             let Work::Lib(LibCall::Copy, args) = &self.steps[s].work else { continue };
             let (from, to) = (self.owner(args[0].0), self.owner(self.steps[s].writes[0]));
             let same_type = self.items.get(from).len() == self.items.get(to).len();
-            if from == to || last_touch[from.index()] != s || !same_type || self.is_output(from) {
+            let shapes = (self.fixed.get(&from).cloned(), self.fixed.get(&to).cloned());
+            let fits = same_type && (shapes.0.is_none() || shapes.1.is_none() || shapes.0 == shapes.1);
+            if from == to || last_touch[from.index()] != s || !fits || self.is_output(from) {
                 continue;
             }
             match self.items.get(from).what {
@@ -120,6 +171,9 @@ impl<'g> Plan<'g> {
                 What::Map(_) | What::Reduce(_) | What::Join | What::Dot(_) | What::Lib(_) => {
                     keep[s] = false;
                     self.same[from.index()] = to;
+                    if let Some(ty) = shapes.0 {
+                        self.fixed.insert(to, ty);
+                    }
                     last_touch[to.index()] = last_touch[to.index()].max(s);
                 }
             }
@@ -177,6 +231,7 @@ impl<'g> Plan<'g> {
             let fits = self.places[owner.index()].is_none()
                 && self.items.get(owner).ty.nbytes() == ty.nbytes()
                 && self.graph.inputs().get(input).is_some_and(|&i| self.graph.ty(i) == ty)
+                && self.fixed.get(&owner).is_none_or(|t| t == ty)
                 && last_failing.is_none_or(|f| f <= first)
                 && leaf.is_none_or(|leaf| !self.is_output(leaf));
             let reads_end = match leaf.and_then(|leaf| last_read[leaf.index()].map(|r| (leaf, r))) {
@@ -211,26 +266,9 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// The types under which library calls see each buffer.
-    fn lib_types(&self) -> HashMap<ItemId, Vec<Type>> {
-        let mut types: HashMap<ItemId, Vec<Type>> = HashMap::new();
-        for step in &self.steps {
-            if let Work::Lib(_, args) = &step.work {
-                for (id, ty) in args {
-                    types.entry(self.owner(*id)).or_default().push(ty.clone());
-                }
-                for &w in &step.writes {
-                    types.entry(self.owner(w)).or_default().push(self.items.get(w).ty.clone());
-                }
-            }
-        }
-        types
-    }
-
     /// Outputs get memory of their own, handed to the caller, unless their buffer must be seen in another
     /// shape too: then they are copied out of it.
     fn output_places(&mut self) {
-        let lib_types = self.lib_types();
         let mut claimed: HashMap<ItemId, Type> = HashMap::new();
         for o in 0..self.items.outputs.len() {
             let (item, ty) = self.items.outputs[o].clone();
@@ -238,7 +276,7 @@ impl<'g> Plan<'g> {
             if self.lives[owner.index()].is_none() {
                 continue;
             }
-            let other_shape = lib_types.get(&owner).is_some_and(|types| types.iter().any(|t| *t != ty));
+            let other_shape = self.fixed.get(&owner).is_some_and(|t| *t != ty);
             let taken = claimed.get(&owner).is_some_and(|t| *t != ty);
             let donated = matches!(self.places[owner.index()], Some(Place::Donated(_)));
             if donated {
@@ -326,8 +364,13 @@ impl<'g> Plan<'g> {
                     StepOp::Dot(dot_step(&spec, l, r, to))
                 }
                 Work::Lib(call, args) => {
-                    let args = args.iter().map(|(a, ty)| self.decl_as(&mut out, *a, ty)).collect::<Result<_>>()?;
-                    let to = self.decl_as(&mut out, step.writes[0], &self.items.get(step.writes[0]).ty)?;
+                    let loose = matches!(call, LibCall::Copy | LibCall::Fill(_));
+                    let arg = |out: &mut Finish, (a, ty): &(ItemId, Type)| {
+                        let computed = !matches!(self.items.get(self.owner(*a)).what, What::Leaf | What::Empty);
+                        if loose && computed { self.decl(out, *a, &main) } else { self.decl_as(out, *a, ty) }
+                    };
+                    let args = args.iter().map(|a| arg(&mut out, a)).collect::<Result<_>>()?;
+                    let to = self.decl(&mut out, step.writes[0], &main)?;
                     StepOp::Lib { call, args, out: to }
                 }
             };
@@ -336,7 +379,7 @@ impl<'g> Plan<'g> {
         let mut outputs = Vec::new();
         for (o, (item, ty)) in self.items.outputs.iter().enumerate() {
             if self.copied[o] {
-                let from = self.decl_as(&mut out, *item, ty)?;
+                let from = self.decl(&mut out, *item, &main)?;
                 let to = out.push(BufDecl { ty: ty.clone(), place: Place::Output });
                 let step = StepOp::Lib { call: LibCall::Copy, args: vec![from], out: to };
                 steps.push(program::Step { op: step, ops: vec!["reshape"], loc: None });
@@ -363,7 +406,10 @@ impl<'g> Plan<'g> {
 
     /// The type under which kernels see each buffer: the output's where the buffer is an output.
     fn main_types(&self) -> HashMap<ItemId, Type> {
-        let mut main = HashMap::new();
+        let mut main: HashMap<ItemId, Type> = HashMap::new();
+        for (id, ty) in &self.fixed {
+            main.insert(self.owner(*id), ty.clone());
+        }
         for (o, (item, ty)) in self.items.outputs.iter().enumerate() {
             if !self.copied[o] {
                 main.entry(self.owner(*item)).or_insert_with(|| ty.clone());
