@@ -14,8 +14,6 @@ const CASES: u64 = 300;
 
 #[test]
 fn random_graphs() {
-    // Panics of the code under test are caught and come back with a reproducer.
-    std::panic::set_hook(Box::new(|_| {}));
     let backends = backends();
     let first = env::fuzz_seed();
     let cases = env::fuzz_cases().unwrap_or(CASES);
@@ -27,7 +25,6 @@ fn random_graphs() {
         if let Err((case, failure)) = check_all(&case, backends) {
             let (case, failure) = shrink(case, failure, backends);
             let text = corpus::write(&case, &failure.to_string());
-            let _ = std::panic::take_hook();
             panic!("seed {seed}: {failure}\n\nA reproducer for tests/fuzz_corpus/:\n{text}");
         }
     }

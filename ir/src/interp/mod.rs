@@ -49,12 +49,7 @@ pub fn reduce(op: ReduceOp, x: &HostTensor, ty: &Type) -> Result<HostTensor> {
 mod tests {
     use super::*;
     use crate::exec::{Executable, Executor};
-    use crate::kernel::{Access, Affine, Domain, Inst, Kernel, Param, Reduce, Stage, Store, Value, ValueId};
-    use crate::program::{BufDecl, BufId, Place, Program, Step, StepOp};
-    use crate::scalar::{BinOp, ScalarOp, UnOp};
     use crate::{Builder, DType, Graph, Scalar, Shape};
-    use smallvec::smallvec;
-    use std::sync::Arc;
 
     fn tensor(shape: &[usize], values: &[f64]) -> HostTensor {
         HostTensor::from_fn(Type::new(DType::F32, Shape::of(shape)), |i| Scalar::Float(values[i]))
@@ -90,69 +85,11 @@ mod tests {
         assert_eq!(exec.upload(&ty, &[0; 16]).err().unwrap().kind(), crate::ErrorKind::Limit);
     }
 
-    // One kernel: row sums of x, then y = exp(x) * sum, the sum in the arena.
-    fn row_kernel() -> Kernel {
-        let at = |strides: &[i64]| Affine { offset: 0, strides: strides.into() };
-        let value = |inst| Value { inst, dtype: DType::F32 };
-        let (load, sum, exp, mul) = (ValueId(0), ValueId(1), ValueId(2), ValueId(3));
-        let param = |numel, access| Param { dtype: DType::F32, numel, access };
-        Kernel {
-            name: "sum_exp_mul".into(),
-            params: vec![param(6, Access::Read), param(2, Access::Write), param(6, Access::Write)],
-            grid: smallvec![2],
-            inner: smallvec![3],
-            values: vec![
-                value(Inst::Load { param: 0, index: at(&[3, 1]) }),
-                value(Inst::Reduced),
-                value(Inst::Op(ScalarOp::Un(UnOp::Exp), smallvec![load])),
-                value(Inst::Op(ScalarOp::Bin(BinOp::Mul), smallvec![exp, sum])),
-            ],
-            stages: vec![
-                Stage {
-                    domain: Domain::Full,
-                    insts: vec![load],
-                    reduces: vec![Reduce { op: ReduceOp::Sum, value: load, out: sum }],
-                    stores: vec![],
-                },
-                Stage {
-                    domain: Domain::Row,
-                    insts: vec![],
-                    reduces: vec![],
-                    stores: vec![Store { param: 1, index: at(&[1, 0]), value: sum }],
-                },
-                Stage {
-                    domain: Domain::Full,
-                    insts: vec![exp, mul],
-                    reduces: vec![],
-                    stores: vec![Store { param: 2, index: at(&[3, 1]), value: mul }],
-                },
-            ],
-        }
-    }
-
     #[test]
     fn stages_see_rows_and_inner_points() {
-        let x = Type::new(DType::F32, Shape::of(&[2, 3]));
-        let decl = |ty: &Type, place| BufDecl { ty: ty.clone(), place };
-        let program = Program {
-            buffers: vec![
-                decl(&x, Place::Input(0)),
-                decl(&Type::new(DType::F32, Shape::of(&[2, 1])), Place::Arena { offset: 64 }),
-                decl(&x, Place::Output),
-            ],
-            steps: vec![Step {
-                op: StepOp::Kernel { kernel: Arc::new(row_kernel()), args: vec![BufId(0), BufId(1), BufId(2)] },
-                ops: vec!["sum"],
-                loc: None,
-            }],
-            inputs: vec![x],
-            outputs: vec![BufId(2), BufId(1)],
-            arena_bytes: 128,
-            ..Program::default()
-        };
+        let program = crate::verify::examples::program();
         let out = run_program(&program, &[tensor(&[2, 3], &[0.0, 0.0, 0.0, 0.0, 1.0, 0.0])]).unwrap();
-        assert_eq!(out[0].to_f64()[..3], [0.0; 3]);
-        assert_eq!(out[1].to_f64(), [0.0, 1.0]);
-        assert_eq!(out[0].get(4), Scalar::Float(f64::from(std::f32::consts::E)));
+        let e = f64::from(std::f32::consts::E);
+        assert_eq!(out[0].to_f64(), [0.0, 0.0, 0.0, 1.0, e, 1.0]);
     }
 }

@@ -314,3 +314,133 @@ fn scalar_op(op: ScalarOp, x: &[DType], out: DType) -> Result<(), String> {
     };
     if ok { Ok(()) } else { Err(wrong()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::{at, kernel};
+    use super::*;
+    use crate::attr::Scalar;
+    use crate::kernel::Value;
+    use smallvec::smallvec;
+
+    /// The example kernel after `change` is refused with `message` under the line that starts with `line`.
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Kernel), line: &str, message: &str) {
+        let mut k = kernel();
+        change(&mut k);
+        let text = k.verify().expect_err("the kernel is wrong").message().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        let mark = lines.iter().position(|l| l.trim_start().starts_with("^ ")).expect(&text);
+        assert!(lines[mark].contains(message), "{text}");
+        assert!(lines[mark - 1].trim_start().starts_with(line), "{text}");
+    }
+
+    #[test]
+    fn a_correct_kernel_passes_and_prints() {
+        let k = kernel();
+        k.verify().unwrap();
+        let want = "kernel sum_exp_mul grid [2] inner [3] {
+  p0: f32[6] read
+  p1: f32[2] write
+  p2: f32[6] write
+  full {
+    v0: f32 = load p0[3*g0 + i0]
+    v1: f32 = reduce sum v0
+  }
+  row {
+    store p1[g0] = v1
+  }
+  full {
+    v2: f32 = exp(v0)
+    v3: f32 = mul(v2, v1)
+    store p2[3*g0 + i0] = v3
+  }
+}
+";
+        assert_eq!(crate::text::kernel(&k), want);
+    }
+
+    #[test]
+    fn addresses_stay_inside() {
+        let map = |k: &mut Kernel, map| k.stages[2].stores[0].index = map;
+        refused(|k| map(k, at(&[3, 2])), "store p2", "addresses elements 0 to 7 of 6");
+        refused(|k| map(k, at(&[3, -1])), "store p2", "addresses elements -2 to 3 of 6");
+        refused(|k| map(k, at(&[3])), "store p2", "1 strides for 2 axes");
+        refused(|k| map(k, at(&[i64::MAX, i64::MAX])), "store p2", "addresses elements 0 to");
+        refused(|k| k.params[0].numel = 5, "v0", "addresses elements 0 to 5 of 5");
+        refused(|k| k.grid = smallvec![usize::MAX], "kernel", "does not fit in i64");
+    }
+
+    #[test]
+    fn points_store_to_distinct_elements() {
+        refused(|k| k.stages[2].stores[0].index = at(&[1, 1]), "store p2", "two points store to one element");
+        refused(|k| k.stages[2].stores[0].index = at(&[3, 0]), "store p2", "two points store to one element");
+    }
+
+    #[test]
+    fn values_are_defined_and_visible() {
+        refused(|k| k.stages[2].insts.swap(0, 1), "v3", "v2 is not defined above");
+        refused(|k| k.stages[2].insts.push(ValueId(0)), "v0", "v0 is defined twice");
+        refused(|k| k.stages[2].insts.push(ValueId(9)), "v9", "there is no value v9");
+        refused(|k| k.stages[1].stores[0].value = ValueId(0), "store p1", "a row stage uses v0");
+        let early = |k: &mut Kernel| k.values[2].inst = Inst::Op(ScalarOp::Un(UnOp::Exp), smallvec![ValueId(1)]);
+        refused(
+            |k| {
+                early(k);
+                k.stages[2].insts.remove(0);
+                k.stages[0].insts.push(ValueId(2));
+            },
+            "v2",
+            "v1 is not defined above",
+        );
+        refused(|k| k.stages[2].insts.push(ValueId(1)), "v1", "not an instruction");
+        refused(|k| k.stages[1].stores[0].index = at(&[1, 1]), "store p1", "a row stage has an inner stride");
+    }
+
+    #[test]
+    fn dtypes_fit() {
+        refused(|k| k.values[2].dtype = DType::F64, "v2", "exp(f32) does not give f64");
+        refused(|k| k.params[0].dtype = DType::F16, "v0", "p0 holds float16, the value is float32");
+        refused(|k| k.values[1].dtype = DType::F64, "v1", "sum of float32 to float64");
+        let constant = |dtype| Value { inst: Inst::Const(Scalar::Float(0.1)), dtype };
+        refused(|k| k.values[2] = constant(DType::F32), "v2", "is not represented in float32");
+        refused(|k| k.values[2].inst = Inst::Index(at(&[1, 1])), "v2", "an index is int64");
+    }
+
+    #[test]
+    fn parameters_are_used_as_declared() {
+        refused(|k| k.params[2].access = Access::Read, "store p2", "p2 is declared read only");
+        refused(|k| k.params[0].access = Access::Write, "v0", "p0 is declared write only");
+    }
+
+    #[test]
+    fn in_place_means_one_map_and_load_before_store() {
+        let mut k = kernel();
+        k.params[0].access = Access::ReadWrite;
+        k.stages[2].stores[0].param = 0;
+        k.verify().unwrap();
+        let in_place = |k: &mut Kernel| {
+            k.params[0].access = Access::ReadWrite;
+            k.stages[2].stores[0].param = 0;
+        };
+        let reversed = Affine { offset: 5, strides: [-3, -1][..].into() };
+        refused(
+            |k| {
+                in_place(k);
+                k.stages[2].stores[0].index = reversed;
+            },
+            "v0",
+            "p0 is stored in place through another map",
+        );
+        refused(
+            |k| {
+                in_place(k);
+                k.values.push(k.values[0].clone());
+                let again = Stage { domain: Domain::Full, insts: vec![ValueId(4)], reduces: vec![], stores: vec![] };
+                k.stages.push(again);
+            },
+            "v4",
+            "p0 is loaded after it was stored in place",
+        );
+    }
+}

@@ -4,6 +4,8 @@
 //! A failure shows the IR with the message under the offending line, and the user's line where one is
 //! known.
 
+#[cfg(test)]
+pub(crate) mod examples;
 mod graph;
 mod kernel;
 mod program;

@@ -318,3 +318,123 @@ fn lib_type(name: &str, attrs: &[Attr], types: &[Type]) -> Result<Type, String> 
     let op = ops::find(name).ok_or_else(|| format!("no op named {name}"))?;
     op.infer(types, attrs).map_err(|e| e.message().to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::program;
+    use super::*;
+    use crate::program::Step;
+    use crate::scalar::ReduceOp;
+    use crate::{DType, Shape};
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Program), line: &str, message: &str) {
+        let mut p = program();
+        change(&mut p);
+        let text = p.verify().expect_err("the program is wrong").message().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        let mark = lines.iter().position(|l| l.trim_start().starts_with("^ ")).expect(&text);
+        assert!(lines[mark].contains(message), "{text}");
+        assert!(lines[mark - 1].trim_start().starts_with(line), "{text}");
+    }
+
+    fn lib(call: LibCall, args: &[u32], out: u32) -> Step {
+        let args = args.iter().map(|&a| BufId(a)).collect();
+        Step { op: StepOp::Lib { call, args, out: BufId(out) }, ops: vec!["copy"], loc: None }
+    }
+
+    fn buffer(p: &mut Program, place: Place) -> u32 {
+        let ty = Type::new(DType::F32, Shape::of(&[2, 3]));
+        p.buffers.push(BufDecl { ty, place });
+        p.buffers.len() as u32 - 1
+    }
+
+    #[test]
+    fn a_correct_program_passes_and_prints() {
+        let p = program();
+        p.verify().unwrap();
+        let head = "program arena 128 peak 152 {
+  b0: f32[2, 3] input 0
+  b1: f32[2, 1] arena 64
+  b2: f32[2, 3] output
+  kernel k0(b0, b1, b2) ; sum
+  return b2
+}
+
+k0 = kernel sum_exp_mul grid [2] inner [3] {
+";
+        assert!(crate::text::program(&p).starts_with(head));
+    }
+
+    #[test]
+    fn buffers_have_memory() {
+        refused(|p| p.buffers[1].place = Place::Arena { offset: 128 }, "b1", "ends beyond the arena of 128 bytes");
+        refused(|p| p.buffers[1].place = Place::Arena { offset: 8 }, "b1", "not a multiple of 64");
+        refused(|p| p.buffers[0].place = Place::Input(1), "b0", "there is no input 1");
+        refused(|p| p.buffers[1].place = Place::Const([0u8; 4][..].into()), "b1", "takes 8 bytes, the data has 4");
+        refused(|p| p.peak_bytes = 127, "program", "the peak is below the arena");
+        refused(|p| p.outputs[0] = BufId(1), "return", "b1 is in the arena");
+        refused(|p| p.outputs[0] = BufId(7), "return", "there is no buffer b7");
+    }
+
+    #[test]
+    fn reads_follow_writes() {
+        refused(|p| p.steps.clear(), "return", "b2 is read before it is written");
+        refused(|p| p.buffers[2].place = Place::Input(0), "kernel", "b2 is input 0, which was not donated");
+        refused(|p| p.steps.insert(0, lib(LibCall::Copy, &[2], 1)), "b1 = copy", "b2 is read before it is written");
+    }
+
+    #[test]
+    fn live_buffers_of_the_arena_do_not_overlap() {
+        refused(
+            |p| {
+                let (x, y) = (buffer(p, Place::Arena { offset: 0 }), buffer(p, Place::Arena { offset: 0 }));
+                p.steps.push(lib(LibCall::Copy, &[0], x));
+                p.steps.push(lib(LibCall::Copy, &[2], y));
+                p.steps.push(lib(LibCall::Copy, &[x], 2));
+            },
+            "b2 = copy",
+            "b3 is read after step 2 wrote b4, which shares its memory",
+        );
+        refused(
+            |p| {
+                p.buffers[2].place = Place::Arena { offset: 64 };
+                p.outputs.clear();
+            },
+            "kernel",
+            "p1 and p2 are both written and share memory",
+        );
+    }
+
+    #[test]
+    fn a_donated_input_is_not_used_after_it_was_overwritten() {
+        // The kernel loads and stores each element at one place: in place is right.
+        let mut p = program();
+        p.buffers[2].place = Place::Donated(0);
+        p.verify().unwrap();
+        p.outputs.push(BufId(0));
+        let e = p.verify().unwrap_err();
+        assert!(e.message().contains("b0 is read after step 0 wrote b2, which shares its memory"), "{e}");
+        refused(
+            |p| {
+                p.buffers[1].ty = p.buffers[0].ty.clone();
+                p.buffers[1].place = Place::Donated(0);
+                p.steps[0] = lib(LibCall::Scan { op: ReduceOp::Sum, dim: 0 }, &[0], 1);
+            },
+            "b1 = scan",
+            "argument 0 and the result share memory",
+        );
+    }
+
+    #[test]
+    fn arguments_fit() {
+        refused(|p| p.inputs[0].dtype = DType::F64, "b0", "input 0 is f64[2, 3]");
+        refused(|p| p.steps.push(lib(LibCall::Copy, &[1], 2)), "b2 = copy", "it gives f32[2, 1]");
+        refused(|p| p.steps.push(lib(LibCall::Copy, &[], 2)), "b2 = copy", "0 arguments are not what it takes");
+        refused(
+            |p| p.steps.push(lib(LibCall::ArgSort { dim: 5, descending: false }, &[0], 2)),
+            "b2 = argsort",
+            "dim 5 is out of range",
+        );
+    }
+}
