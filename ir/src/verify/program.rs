@@ -7,7 +7,7 @@
 //! 4. nothing writes an input or a constant;
 //! 5. what is read has been written, and nothing that shares its memory was written since: so no two
 //!    buffers of the arena that are live at once overlap, and an input is not used after its memory was
-//!    donated;
+//!    donated. A buffer may be written under one shape and read under another, at the same place;
 //! 6. within a step, memory that is written is not otherwise used, except in place: a kernel whose loads
 //!    and stores of it have one map, the base of a scatter or index_put, a copy onto itself;
 //! 7. outputs exist, hold a value at the end, and are not in the arena.
@@ -160,11 +160,19 @@ impl<'a> Checker<'a> {
         ra == rb && a.start < b.end && b.start < a.end
     }
 
+    /// True for two declarations of the same bytes with one dtype and different shapes: a reshape in place.
+    fn alias(&self, a: BufId, b: BufId) -> bool {
+        let ty = |x: BufId| self.program.buffers.get(x.0 as usize).map(|d| &d.ty);
+        let reshaped = ty(a).map(|t| t.dtype) == ty(b).map(|t| t.dtype) && ty(a) != ty(b);
+        reshaped && self.memory(a) == self.memory(b)
+    }
+
     fn read(&self, buf: BufId) -> Result<(), String> {
         let decl = self.decl(buf)?;
         match self.state[buf.0 as usize] {
             State::Defined => Ok(()),
             State::Undefined if decl.ty.numel() == 0 => Ok(()),
+            State::Undefined | State::Lost(..) if self.shared.iter().any(|&other| self.alias(other, buf)) => Ok(()),
             State::Undefined => Err(format!("b{} is read before it is written", buf.0)),
             State::Lost(by, step) => {
                 Err(format!("b{} is read after step {step} wrote b{}, which shares its memory", buf.0, by.0))
@@ -224,7 +232,7 @@ impl<'a> Checker<'a> {
                 if q.access != Access::Read {
                     return Err(format!("p{i} and p{j} are both written and share memory"));
                 }
-                if p.dtype != q.dtype || self.memory(args[i]) != self.memory(args[j]) {
+                if p.dtype.size() != q.dtype.size() || self.memory(args[i]) != self.memory(args[j]) {
                     return Err(format!("p{i} is written and overlaps p{j} at another place"));
                 }
                 if let Some((_, message)) = conflict(kernel, j as u32, i as u32) {
