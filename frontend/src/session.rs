@@ -8,7 +8,8 @@ use std::time::Instant;
 use torsh_ir::exec::{BufferRef, Executable, Executor};
 use torsh_ir::interp::InterpExecutor;
 use torsh_ir::{Error, Graph, Result, Type};
-use torsh_passes::pipeline::{self, Dump, Options};
+pub use torsh_passes::pipeline::Dump;
+use torsh_passes::pipeline::{self, Options};
 
 static SESSION: OnceLock<Session> = OnceLock::new();
 
