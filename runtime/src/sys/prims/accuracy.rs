@@ -94,6 +94,42 @@ fn f32_functions_over_all_numbers() {
     sweep32(1);
 }
 
+#[test]
+fn f32_powers() {
+    let mut rng = Rng(12);
+    let (mut worst, mut at) = (0.0, (0.0, 0.0));
+    for round in 0..40 {
+        let n = 5000;
+        let random = |r: &mut Rng| match r.next() % 4 {
+            0 => f32::from_bits(r.next() as u32),
+            1 => (r.next() % 41) as f32 - 20.0,
+            2 => [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, 16_777_217.0, 1e-40]
+                [r.next() as usize % 10],
+            // Near one, where large powers are finite.
+            _ => 1.0 + (r.next() as f32 / u64::MAX as f32 - 0.5) * libm::exp2f(-(round as f32)),
+        };
+        let a: Vec<f32> = (0..n).map(|_| random(&mut rng)).collect();
+        let b: Vec<f32> = (0..n).map(|_| random(&mut rng) * if rng.next() % 2 == 0 { 1.0 } else { 10.0 }).collect();
+        let mut first: Option<Vec<f32>> = None;
+        for isa in levels() {
+            let mut y = vec![0f32; n];
+            call(address(isa, "pow_f32_vv"), &[y.as_mut_ptr() as u64, a.as_ptr() as u64, b.as_ptr() as u64, n as u64]);
+            for i in 0..n {
+                let e = error32(y[i], libm::pow(f64::from(a[i]), f64::from(b[i])));
+                if e > worst {
+                    (worst, at) = (e, (a[i], b[i]));
+                }
+                if let Some(first) = &first {
+                    assert!(y[i].to_bits() == first[i].to_bits() || y[i].is_nan() && first[i].is_nan());
+                }
+            }
+            first.get_or_insert(y);
+        }
+    }
+    println!("pow_f32: {worst:.4} ulp at {at:?}");
+    assert!(worst <= 0.55, "pow_f32 is {worst} ulp off at {at:?}");
+}
+
 /// An unevaluated sum of two f64: about 106 bits.
 #[derive(Copy, Clone)]
 struct Dd(f64, f64);

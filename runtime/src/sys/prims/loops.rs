@@ -36,8 +36,20 @@ pub(super) trait Bin {
     type X: Copy;
     /// Result.
     type R: Copy;
-    /// The function.
+    /// Whether `f` is wrong where `rare` says so, and `slow` is to be used there.
+    const HAS_RARE: bool = false;
+    /// The function, in straight-line code.
     fn f(a: Self::X, b: Self::X) -> Self::R;
+    /// Whether `f` does not hold at `a`, `b`.
+    #[inline(always)]
+    fn rare(_a: Self::X, _b: Self::X) -> bool {
+        false
+    }
+    /// The function at a rare point.
+    #[inline(always)]
+    fn slow(a: Self::X, b: Self::X) -> Self::R {
+        Self::f(a, b)
+    }
 }
 
 /// A fold of elements `X` into an accumulator `A`.
@@ -161,9 +173,12 @@ unsafe fn mend<O: Un>(dst: *mut O::R, x: *const O::X, n: usize) {
 /// `dst[i] = f(a[i], b[i])`.
 #[inline(always)]
 pub(super) unsafe fn vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
-    for j in 0..n {
-        // SAFETY: offsets are below `n`.
-        unsafe { *dst.add(j) = O::f(*a.add(j), *b.add(j)) }
+    // SAFETY: offsets are below `n`.
+    unsafe {
+        for j in 0..n {
+            *dst.add(j) = O::f(*a.add(j), *b.add(j));
+        }
+        mend_pairs::<O>(dst, (a, 1), (b, 1), n);
     }
 }
 
@@ -172,10 +187,11 @@ pub(super) unsafe fn vv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, 
 pub(super) unsafe fn vs<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
     // SAFETY: offsets are below `n`; `b` has one element.
     unsafe {
-        let b = *b;
+        let y = *b;
         for j in 0..n {
-            *dst.add(j) = O::f(*a.add(j), b);
+            *dst.add(j) = O::f(*a.add(j), y);
         }
+        mend_pairs::<O>(dst, (a, 1), (b, 0), n);
     }
 }
 
@@ -184,9 +200,42 @@ pub(super) unsafe fn vs<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, 
 pub(super) unsafe fn sv<O: Bin>(dst: *mut O::R, a: *const O::X, b: *const O::X, n: usize) {
     // SAFETY: offsets are below `n`; `a` has one element.
     unsafe {
-        let a = *a;
+        let x = *a;
         for j in 0..n {
-            *dst.add(j) = O::f(a, *b.add(j));
+            *dst.add(j) = O::f(x, *b.add(j));
+        }
+        mend_pairs::<O>(dst, (a, 0), (b, 1), n);
+    }
+}
+
+/// Replaces the results of rare operands, which advance by 0 or 1 an element.
+#[inline(always)]
+unsafe fn mend_pairs<O: Bin>(dst: *mut O::R, (a, da): (*const O::X, usize), (b, db): (*const O::X, usize), n: usize) {
+    if !O::HAS_RARE {
+        return;
+    }
+    // SAFETY: offsets are below `n`, or 0 for a scalar operand.
+    unsafe {
+        let mut rare = false;
+        for j in 0..n {
+            rare |= O::rare(*a.add(j * da), *b.add(j * db));
+        }
+        if rare {
+            mend_slowly::<O>(dst, (a, da), (b, db), n);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn mend_slowly<O: Bin>(dst: *mut O::R, (a, da): (*const O::X, usize), (b, db): (*const O::X, usize), n: usize) {
+    for j in 0..n {
+        // SAFETY: offsets are below `n`, or 0 for a scalar operand.
+        unsafe {
+            let (x, y) = (*a.add(j * da), *b.add(j * db));
+            if O::rare(x, y) {
+                *dst.add(j) = O::slow(x, y);
+            }
         }
     }
 }

@@ -187,6 +187,30 @@ pub(super) fn log1p_32(x: f32) -> f32 {
     if x == 0.0 { x } else { y }
 }
 
+/// a^b by 2^(b log2 |a|), wherever `beyond_pow32` is false.
+#[inline(always)]
+pub(super) fn pow32(a: f32, b: f32) -> f32 {
+    // A larger exponent is an even integer and gives 0, 1 or infinity as this one does.
+    const HUGE: f64 = 1_099_511_627_776.0;
+    let b = at_least(at_most(f64::from(b), HUGE), -HUGE);
+    let (k, m) = log_split(f64::from(a.abs()));
+    let e = at_least(at_most(b * (k + log1p_small(m - 1.0) * LOG2_E), 130.0), -160.0);
+    let t = e + MAGIC;
+    let y = ((1.0 + expm1_small((e - (t - MAGIC)) * LN_2)) * pow2(t)) as f32;
+    // A negative base: the sign of an odd power, and no fractional ones.
+    let whole = b + MAGIC;
+    let odd = whole.to_bits() << 63 >> 32;
+    let signed = f32::from_bits(y.to_bits() ^ odd as u32);
+    let negative = if whole - MAGIC == b { signed } else { f32::NAN };
+    if a < 0.0 { negative } else { y }
+}
+
+/// Zeros, infinities and NaN.
+#[inline(always)]
+pub(super) fn beyond_pow32(a: f32, b: f32) -> bool {
+    (a == 0.0) | !(a.abs() < f32::INFINITY) | b.is_nan()
+}
+
 /// Where `sin32` and `cos32` hold; beyond it the reduction loses bits.
 #[inline(always)]
 pub(super) fn beyond_trig32(x: f32) -> bool {
@@ -299,7 +323,14 @@ pub(super) fn expm1_64(x: f64) -> f64 {
 pub(super) fn tanh64(x: f64) -> f64 {
     let a = at_most(x.abs(), 22.0);
     let e = expm1_64(2.0 * a);
-    (e / (e + 2.0)).copysign(x)
+    // Near zero the quotient's roundings would show: fit of (tanh(sqrt z) / sqrt z - 1) / z on 0..0.31.
+    let z = a * a;
+    let p = poly!(z; -0.333_333_333_333_333_3, 0.133_333_333_333_325_56, -0.053_968_253_967_247_26,
+        0.021_869_488_485_246_01, -0.008_863_234_206_012_93, 0.003_592_107_881_104_590_5, -0.001_455_642_111_220_305,
+        0.000_588_840_042_253_728_1, -0.000_234_353_148_456_457_68, 8.465_718_640_250_347e-5,
+        -2.028_980_061_251_407_5e-5);
+    let near = a + a * (z * p);
+    (if a < 0.55 { near } else { e / (e + 2.0) }).copysign(x)
 }
 
 #[inline(always)]

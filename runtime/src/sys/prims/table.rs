@@ -157,8 +157,28 @@ fn float_binary<I: Isa>(rows: &mut Rows) {
     }
     exact!(f32);
     exact!(f64);
+    struct Pow;
+    impl Bin for Pow {
+        type X = f32;
+        type R = f32;
+        const HAS_RARE: bool = true;
+        #[inline(always)]
+        fn f(a: f32, b: f32) -> f32 {
+            math::pow32(a, b)
+        }
+        #[inline(always)]
+        fn rare(a: f32, b: f32) -> bool {
+            math::beyond_pow32(a, b)
+        }
+        #[inline(always)]
+        fn slow(a: f32, b: f32) -> f32 {
+            libm::pow(f64::from(a), f64::from(b)) as f32
+        }
+    }
+    for (form, addr) in ["vv", "vs", "sv"].into_iter().zip(I::bin::<Pow>()) {
+        rows.push((format!("pow_f32_{form}"), addr));
+    }
     binary! { rows, Portable, "f32", f32 => f32;
-        pow: |a, b| libm::pow(f64::from(a), f64::from(b)) as f32;
         atan2: |a, b| libm::atan2(f64::from(a), f64::from(b)) as f32;
     }
     binary! { rows, Portable, "f64", f64 => f64;
