@@ -3,7 +3,8 @@
 //!
 //! Needs: any valid graph. Leaves: the same inputs (used or not) and the same outputs, in order; no dead and
 //! no equal nodes; no node that a rule would still rewrite, so a second run changes nothing (unless the
-//! first ran out of its folding budget). New nodes carry the line of the node that they replace.
+//! first ran out of its folding budget). New nodes carry the line of the node that they replace. An index out
+//! of range is an error only where an output needs what is read there: with a dead read goes its error.
 //!
 //! One walk in id order: each node is taken with its operands already simplified, rules are tried until none
 //! fires, and the result is hash-consed, which merges equal nodes (operand order is part of equality and
