@@ -12,17 +12,20 @@
 //! parameter only if no load can see that parameter. Results do not depend on how rows (and, in map
 //! kernels, columns) are split between calls.
 
+mod fold;
+
 use super::FrameSize;
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
 use super::normal::{Normal, VectorAxis};
-use super::prims::{Form, Prim, accumulator};
+use super::prims::{Form, Prim};
 use super::scratch::{Frame, Slot};
 use cranelift::module::Module;
 use cranelift::prelude::*;
+use fold::Accumulator;
 use std::collections::HashMap;
-use torsh_ir::kernel::{Domain, Inst, Kernel, Reduce, Stage, ValueId};
-use torsh_ir::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp, identity, to_bits};
+use torsh_ir::kernel::{Domain, Inst, Kernel, Stage, ValueId};
+use torsh_ir::scalar::{BinOp, CmpOp, ScalarOp, UnOp, to_bits};
 use torsh_ir::{DType, Error, Result, Scalar};
 
 /// Where a value is at the moment.
@@ -229,12 +232,12 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
 
     fn inst(&mut self, work: &StageWork<'_>, point: &Point<'_>, v: ValueId) -> Result<()> {
         let value = self.k.value(v);
-        let n = if self.facts.is_vector(v) { point.n } else { self.one };
+        let n = self.count(point, v);
         let at = work.load_access.get(&v).map(|&a| point.at[a]);
         match (&value.inst, at) {
             (Inst::Load { param, index }, Some(at)) => {
                 let stride = if self.facts.is_vector(v) { index.strides[self.axis_index()] } else { 0 };
-                self.load(work, point, v, *param, at, stride, n)
+                self.load(work, point, v, *param, at, stride)
             }
             (Inst::Index(map), Some(at)) => {
                 let dst = self.result(work, point, v)?;
@@ -250,11 +253,16 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
                 // A renamed operand is read as the dtype that it was renamed to.
                 let from = self.k.value(args[0]).dtype;
                 let args: Vec<ValueId> = args.iter().map(|&a| self.facts.canon(a)).collect();
-                self.op(work, point, v, *op, from, &args, n)
+                self.op(work, point, v, *op, from, &args)
             }
             (Inst::Const(_) | Inst::Reduced, _) => Ok(()),
             (Inst::Load { .. } | Inst::Index(_), None) => Err(Error::compile("an access without an address")),
         }
+    }
+
+    /// Elements of a value at a point.
+    fn count(&self, point: &Point<'_>, v: ValueId) -> Value {
+        if self.facts.is_vector(v) { point.n } else { self.one }
     }
 
     fn axis_index(&self) -> usize {
@@ -272,8 +280,8 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         param: u32,
         at: Value,
         stride: i64,
-        n: Value,
     ) -> Result<()> {
+        let n = self.count(point, v);
         let dtype = self.k.params[param as usize].dtype;
         let narrow = is_16_bit_float(dtype);
         let bytes = dtype.size();
@@ -309,8 +317,13 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         if self.facts.keep[v.0 as usize] == Keep::Scratch {
             return true;
         }
-        let overwritten = stage.stores.iter().any(|s| self.facts.may_overlap(s.param, param));
-        overwritten && stage.stores.iter().any(|s| self.facts.canon(s.value) == v)
+        let overwrites = |stage: &Stage| stage.stores.iter().any(|s| self.facts.may_overlap(s.param, param));
+        if self.frame.outlives_stage(v) {
+            // A row value in column mode, used later: the pointer would see what is stored until then.
+            let last = self.facts.last_stage[v.0 as usize].unwrap_or(self.frame.stage);
+            return self.k.stages[self.frame.stage..=last].iter().any(overwrites);
+        }
+        overwrites(stage) && stage.stores.iter().any(|s| self.facts.canon(s.value) == v)
     }
 
     /// Chooses where value `v` will be, and notes it.
@@ -385,8 +398,8 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         op: ScalarOp,
         from: DType,
         args: &[ValueId],
-        n: Value,
     ) -> Result<()> {
+        let n = self.count(point, v);
         let dtype = self.k.value(v).dtype;
         let slot = slot_dtype(from);
         let addresses = args.iter().map(|&a| self.operand(point, a)).collect::<Result<Vec<Value>>>()?;
@@ -590,138 +603,6 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         }
         temps.into_iter().flatten().for_each(|t| self.frame.give(t));
         Ok(())
-    }
-}
-
-/// The running state of one reduction.
-struct Accumulator {
-    /// Scratch offset of the accumulated value or vector.
-    value: u64,
-    /// Scratch offset of the index, for arg reductions.
-    index: u64,
-}
-
-fn is_arg(op: ReduceOp) -> bool {
-    matches!(op, ReduceOp::ArgMax | ReduceOp::ArgMin)
-}
-
-/// The fold that a reduction runs on bytes and compute dtypes: any and all are max and min of bytes.
-fn fold_op(op: ReduceOp) -> ReduceOp {
-    match op {
-        ReduceOp::Any => ReduceOp::Max,
-        ReduceOp::All => ReduceOp::Min,
-        other => other,
-    }
-}
-
-impl<M: Module> BlockEmitter<'_, '_, M> {
-    fn open_reduces(&mut self, stage: &Stage, rows: Value) -> Result<Vec<Accumulator>> {
-        let mut open = Vec::with_capacity(stage.reduces.len());
-        for reduce in &stage.reduces {
-            let dtype = self.k.value(reduce.value).dtype;
-            let acc = accumulator(reduce.op, slot_dtype(dtype));
-            let start = match reduce.op {
-                ReduceOp::Sum => Scalar::Int(0).to_dtype(acc),
-                ReduceOp::Prod => Scalar::Int(1).to_dtype(acc),
-                ReduceOp::Any => Scalar::Int(0),
-                ReduceOp::All => Scalar::Int(1),
-                // An arg reduction starts as the extreme value at index 0.
-                ReduceOp::ArgMax => identity(ReduceOp::Max, dtype),
-                ReduceOp::ArgMin => identity(ReduceOp::Min, dtype),
-                ReduceOp::Max | ReduceOp::Min => identity(reduce.op, dtype),
-            };
-            let value = self.open_accumulator(start, acc, rows)?;
-            let index = if is_arg(reduce.op) { self.open_accumulator(Scalar::Int(0), DType::I64, rows)? } else { 0 };
-            open.push(Accumulator { value, index });
-        }
-        Ok(open)
-    }
-
-    fn open_accumulator(&mut self, start: Scalar, dtype: DType, rows: Value) -> Result<u64> {
-        let cell = self.frame.cell();
-        self.store_scalar(cell, start, dtype);
-        if self.axis == VectorAxis::Inner {
-            return Ok(cell);
-        }
-        let slot = self.frame.take_persistent(dtype.size())?;
-        let (to, from) = (self.e.scratch_at(slot.offset), self.e.scratch_at(cell));
-        self.e.call(Prim::Splat(dtype.size()), &[to, from, rows])?;
-        Ok(slot.offset)
-    }
-
-    /// Folds the values of one block or point.
-    fn fold(&mut self, stage: &Stage, accumulators: &[Accumulator], point: &Point<'_>) -> Result<()> {
-        for (reduce, acc) in stage.reduces.iter().zip(accumulators) {
-            let v = self.facts.canon(reduce.value);
-            let dtype = slot_dtype(self.k.value(reduce.value).dtype);
-            let mut x = self.operand(point, v)?;
-            let mut temp = None;
-            if !self.facts.is_vector(v) {
-                let t = self.frame.take(dtype.size())?;
-                let to = self.e.scratch_at(t.offset);
-                self.e.call(Prim::Splat(dtype.size()), &[to, x, point.n])?;
-                temp = Some(t);
-                x = to;
-            }
-            let prim = match self.axis {
-                VectorAxis::Inner => Prim::Reduce(fold_op(reduce.op), dtype),
-                VectorAxis::Grid => Prim::Col(fold_op(reduce.op), dtype),
-            };
-            let value = self.e.scratch_at(acc.value);
-            if is_arg(reduce.op) {
-                let index = self.e.scratch_at(acc.index);
-                self.e.call(prim, &[value, index, x, point.n, point.pos])?;
-            } else {
-                self.e.call(prim, &[value, x, point.n])?;
-            }
-            if let Some(t) = temp {
-                self.frame.give(t);
-            }
-        }
-        Ok(())
-    }
-
-    /// Turns accumulators into the results: one rounding or wrap to the result's dtype.
-    fn close_reduces(&mut self, stage: &Stage, accumulators: &[Accumulator], rows: Value) -> Result<()> {
-        for (reduce, acc) in stage.reduces.iter().zip(accumulators) {
-            let offset = self.close_reduce(reduce, acc, rows)?;
-            self.locs[reduce.out.0 as usize] = Some(Loc::Scratch(offset));
-        }
-        Ok(())
-    }
-
-    fn close_reduce(&mut self, reduce: &Reduce, acc: &Accumulator, rows: Value) -> Result<u64> {
-        if is_arg(reduce.op) {
-            return Ok(acc.index);
-        }
-        let dtype = self.k.value(reduce.out).dtype;
-        let held = accumulator(reduce.op, slot_dtype(self.k.value(reduce.value).dtype));
-        let slot = slot_dtype(dtype);
-        let rounds = is_16_bit_float(dtype) && matches!(reduce.op, ReduceOp::Sum | ReduceOp::Prod);
-        if held == slot && !rounds {
-            return Ok(acc.value);
-        }
-        let n = if self.axis == VectorAxis::Grid { rows } else { self.one };
-        let from = self.e.scratch_at(acc.value);
-        let to = self.row_place(slot)?;
-        let target = if dtype == DType::Bool { DType::Bool } else { slot };
-        let place = self.e.scratch_at(to);
-        self.e.call(Prim::Cast(held, target), &[place, from, n])?;
-        if !rounds {
-            return Ok(to);
-        }
-        let rounded = self.row_place(slot)?;
-        let place_rounded = self.e.scratch_at(rounded);
-        self.e.call(Prim::Round(dtype), &[place_rounded, place, n])?;
-        Ok(rounded)
-    }
-
-    /// Scratch memory for a row value: a cell, or a slot of its own in column mode.
-    fn row_place(&mut self, dtype: DType) -> Result<u64> {
-        match self.axis {
-            VectorAxis::Inner => Ok(self.frame.cell()),
-            VectorAxis::Grid => Ok(self.frame.take_persistent(dtype.size())?.offset),
-        }
     }
 }
 

@@ -256,8 +256,8 @@ impl<'e, 'f, M: Module> Inline<'e, 'f, M> {
             }
         }
         stage.stores.iter().for_each(|s| used[s.value.0 as usize] = true);
-        for i in 0..used.len() {
-            if !used[i] || self.vector[i] {
+        for (i, _) in used.iter().enumerate().filter(|&(_, &used)| used) {
+            if self.vector[i] {
                 continue;
             }
             let scalar = self.known(self.uniform[i])?;

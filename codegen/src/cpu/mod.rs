@@ -180,7 +180,11 @@ pub fn emit<M: Module>(
     let mut listing = String::new();
     if options.listing {
         ctx.set_disasm(true);
-        listing = format!("; kernel {} ({} schedule: {reason})\n{}", kernel.name, schedule.name(), ctx.func.display());
+        listing = format!("; kernel {} ({} schedule: {reason})\n", kernel.name, schedule.name());
+        for (i, prim) in prims.iter().enumerate() {
+            listing.push_str(&format!("; fn{i} is {}\n", prim.name()));
+        }
+        listing.push_str(&ctx.func.display().to_string());
     }
     module.define_function(func, ctx).map_err(|e| clif_error("cannot compile a kernel", format!("{e:?}")))?;
     let mut code_bytes = 0;

@@ -116,7 +116,8 @@ impl Row<'_> {
     fn inst(&self, id: ValueId, domain: Domain, lanes: usize, memory: &Memory) -> Result<Vec<u64>> {
         let value = self.kernel.value(id);
         match &value.inst {
-            Inst::Const(c) => Ok(vec![to_bits(c.to_dtype(value.dtype), value.dtype); lanes]),
+            // A row value in any stage, also in one without points.
+            Inst::Const(c) => Ok(vec![to_bits(c.to_dtype(value.dtype), value.dtype)]),
             Inst::Load { param, index } => {
                 let buf = self.arg(*param)?;
                 self.addresses(index, domain, lanes).into_iter().map(|i| memory.load(buf, i)).collect()
