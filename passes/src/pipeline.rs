@@ -4,7 +4,7 @@
 //! [`Options::verify`] is set, runs the verifier and checks that printing and parsing give the graph back.
 //! The graph is always verified at the door.
 
-use crate::{decompose, limits, lower, simplify};
+use crate::{decompose, fuse, limits, lower, plan, schedule, simplify};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -62,7 +62,11 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("simplify_primitives", g, simplify::run)?;
     // Decompositions have intermediates of their own.
     g = driver.pass("limits_primitives", g, limits::run)?;
-    let mut program = driver.lower("lower", &g, lower::run)?;
+    let fused = driver.time("fuse", || fuse::run(&g, options.fusion))?;
+    let steps = driver.time("lower", || lower::steps(&g, fused))?;
+    // After lower: the order of steps decides how much memory is live at once.
+    let steps = driver.time("schedule", || schedule::run(steps, &options.donate))?;
+    let mut program = driver.program("plan", || plan::run(&g, steps, &options.donate))?;
     // The plan knows what a run needs before anything is allocated.
     driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;
     program.stats.nodes = graph.len();
@@ -95,19 +99,13 @@ impl Driver<'_> {
         Ok(graph)
     }
 
-    /// Runs the step from graph to program.
-    fn lower(
-        &mut self,
-        name: &'static str,
-        graph: &Graph,
-        f: fn(&Graph, &Options) -> Result<Program>,
-    ) -> Result<Program> {
-        let options = self.options;
-        let program = self.time(name, || f(graph, options))?;
-        if options.verify {
+    /// Runs the pass that gives the program.
+    fn program(&mut self, name: &'static str, f: impl FnOnce() -> Result<Program>) -> Result<Program> {
+        let program = self.time(name, f)?;
+        if self.options.verify {
             program.verify().map_err(|e| blame(name, &e))?;
         }
-        if let Some(dump) = &options.dump {
+        if let Some(dump) = &self.options.dump {
             dump(name, &text::program(&program));
         }
         Ok(program)
