@@ -2,15 +2,33 @@
 //!
 //! Needs: a graph of primitives. Leaves: the [`items`] of the graph, each map and reduction in a group that
 //! becomes one kernel. Groups never depend on each other in a circle.
+//!
+//! Groups grow in three rounds: producers join their consumers (elementwise chains, operands into
+//! reductions, reductions into what uses them along the same rows), kernels that read the same memory over
+//! the same space join, and small kernels of one size join. Every such merge saves a load, a store or a step
+//! and recomputes nothing. Then [`inline`] decides by cost which values are recomputed where they are used.
 
 pub mod dot;
+pub mod groups;
+pub mod inline;
 pub mod items;
 
 use crate::layout::Axes;
-use items::{ItemId, Items};
+use groups::{Groups, Refusal};
+use items::{ItemId, Items, What};
 use std::collections::HashSet;
 use torsh_ir::error::Result;
 use torsh_ir::graph::Graph;
+use torsh_ir::limits;
+
+/// Kernels of at most this many points join kernels of the same size without sharing anything.
+const SMALL: usize = 4096;
+/// Members of a kernel made of independent small ones.
+const MAX_BUNDLE: usize = 48;
+/// Users of one value that are tried as neighbours.
+const MAX_SIBLINGS: usize = 64;
+/// Notes kept.
+const MAX_NOTES: usize = 64;
 
 /// Items that become one kernel, or one item that is no kernel.
 #[derive(Clone, Debug, Default)]
@@ -41,17 +59,98 @@ pub struct Fused {
 }
 
 /// Groups the values of a graph; every map and reduction stands alone when `fusion` is off.
-pub fn run(graph: &Graph, _fusion: bool) -> Result<Fused> {
+pub fn run(graph: &Graph, fusion: bool) -> Result<Fused> {
     let items = items::build(graph)?;
-    let n = items.all.len();
-    let groups = items.ids().map(|id| Group { members: vec![id], axes: items.get(id).axes.clone() }).collect();
-    Ok(Fused {
-        groups,
-        group_of: (0..n as u32).collect(),
-        row: items.ids().map(|id| matches!(items.get(id).what, items::What::Reduce(_))).collect(),
-        inlined: HashSet::new(),
-        order: (0..n as u32).collect(),
-        notes: Vec::new(),
-        items,
-    })
+    // A member takes about two instructions: its own and a load, a store or a constant.
+    let max_members = usize::try_from(limits::get().max_kernel_insts / 2).unwrap_or(usize::MAX).max(1);
+    let mut groups = Groups::new(&items, max_members);
+    let (mut notes, mut inlined) = (Vec::new(), HashSet::new());
+    if fusion {
+        producers(graph, &items, &mut groups, &mut notes);
+        siblings(&items, &mut groups);
+        bundles(&items, &mut groups);
+        inlined = inline::run(&items, &mut groups, max_members);
+    }
+    let (list, group_of, order, row) = groups.finish();
+    Ok(Fused { groups: list, group_of, row, inlined, order, notes, items })
+}
+
+/// True for copies that begin a buffer: alone they may turn out to be unnecessary.
+fn begins(items: &Items, id: ItemId) -> bool {
+    items.get(id).dest.as_ref().is_some_and(|d| d.whole)
+}
+
+/// Producers into consumers, in order.
+fn producers(graph: &Graph, items: &Items, groups: &mut Groups<'_>, notes: &mut Vec<String>) {
+    for id in items.ids() {
+        let item = items.get(id);
+        if !item.in_kernel() {
+            continue;
+        }
+        for u in &item.uses {
+            if !items.get(u.item).in_kernel() || (begins(items, id) && groups.users[u.item.index()].len() > 1) {
+                continue;
+            }
+            let (from, to) = (groups.of(u.item), groups.of(id));
+            if from != to
+                && let Err(why) = groups.merge(from, to)
+            {
+                note(graph, items, notes, (u.item, id), why);
+            }
+        }
+    }
+}
+
+fn note(graph: &Graph, items: &Items, notes: &mut Vec<String>, edge: (ItemId, ItemId), why: Refusal) {
+    if notes.len() < MAX_NOTES {
+        let name = |id: ItemId| {
+            let node = items.get(id).node;
+            format!("{} %{}", graph.node(node).op.name, node.0)
+        };
+        notes.push(format!("{} is not fused into {}: {why}", name(edge.0), name(edge.1)));
+    } else if notes.len() == MAX_NOTES {
+        notes.push("and so on".to_string());
+    }
+}
+
+/// Kernels that walk the same value the same way.
+fn siblings(items: &Items, groups: &mut Groups<'_>) {
+    for id in items.ids() {
+        let item = items.get(id);
+        if item.is_virtual() || item.len() < 2 {
+            continue;
+        }
+        let whole = |u: ItemId| {
+            let user = items.get(u);
+            let reads = user.uses.iter().any(|x| x.item == id && x.map.is_identity(item.len()));
+            user.in_kernel() && reads && !begins(items, u)
+        };
+        let users: Vec<ItemId> = groups.users[id.index()].iter().copied().filter(|&u| whole(u)).take(MAX_SIBLINGS).collect();
+        for pair in users.windows(2) {
+            let (a, b) = (groups.of(pair[0]), groups.of(pair[1]));
+            if a != b {
+                let _ = groups.merge(a, b);
+            }
+        }
+    }
+}
+
+/// Small independent kernels of one size: each saves a step.
+fn bundles(items: &Items, groups: &mut Groups<'_>) {
+    let mut small: Vec<(usize, u32, u32)> = Vec::new();
+    for g in groups.roots() {
+        let (points, members) = (groups.axes(g).points(), groups.members(g));
+        let lone_copy = members.len() == 1 && items.get(members[0]).what == What::Map(None);
+        if groups.is_kernel(g) && !groups.axes(g).reduces() && points <= SMALL && !lone_copy {
+            small.push((points, groups.level(g), g));
+        }
+    }
+    small.sort_unstable();
+    for pair in small.windows(2) {
+        let (a, b) = (groups.of(ItemId(pair[0].2)), groups.of(ItemId(pair[1].2)));
+        let members = groups.members(a).len() + groups.members(b).len();
+        if pair[0].0 == pair[1].0 && a != b && members <= MAX_BUNDLE {
+            let _ = groups.merge(a, b);
+        }
+    }
 }
