@@ -7,8 +7,8 @@
 use super::Group;
 use super::items::{ItemId, Items, Use, What};
 use crate::layout::Axes;
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Most members of a group that reduces over itself several times.
 const MAX_REDUCES: usize = 16;
@@ -70,7 +70,9 @@ impl<'a> Groups<'a> {
                 preds.push(u.item.0);
             }
             preds.extend(item.dest.as_ref().and_then(|d| d.after).map(|a| a.0));
-            preds.retain(|&p| !matches!(items.all[p as usize].what, What::Leaf | What::Empty) && !items.all[p as usize].is_virtual());
+            preds.retain(|&p| {
+                !matches!(items.all[p as usize].what, What::Leaf | What::Empty) && !items.all[p as usize].is_virtual()
+            });
             preds.sort_unstable();
             preds.dedup();
             for &p in &preds {
@@ -255,7 +257,14 @@ impl<'a> Groups<'a> {
     fn join(&mut self, low: u32, high: u32, axes: Axes) {
         let from = std::mem::replace(
             &mut self.nodes[low as usize],
-            Node { members: Vec::new(), axes: Axes::default(), kernel: false, level: 0, preds: Vec::new(), succs: Vec::new() },
+            Node {
+                members: Vec::new(),
+                axes: Axes::default(),
+                kernel: false,
+                level: 0,
+                preds: Vec::new(),
+                succs: Vec::new(),
+            },
         );
         self.parent[low as usize] = high;
         let to = &mut self.nodes[high as usize];

@@ -22,7 +22,14 @@ type Demand = (u32, bool, Layout);
 
 /// Decides what is recomputed; refines the axes of the groups concerned.
 pub fn run<'a>(items: &'a Items, groups: &mut Groups<'a>, max_members: usize) -> HashSet<(u32, ItemId)> {
-    let mut inline = Inline { items, groups, demands: vec![Vec::new(); items.all.len()], done: HashSet::new(), extra: HashMap::new(), max_members };
+    let mut inline = Inline {
+        items,
+        groups,
+        demands: vec![Vec::new(); items.all.len()],
+        done: HashSet::new(),
+        extra: HashMap::new(),
+        max_members,
+    };
     inline.collect();
     for id in items.ids().rev() {
         inline.consider(id);

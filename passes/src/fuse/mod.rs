@@ -125,7 +125,8 @@ fn siblings(items: &Items, groups: &mut Groups<'_>) {
             let reads = user.uses.iter().any(|x| x.item == id && x.map.is_identity(item.len()));
             user.in_kernel() && reads && !begins(items, u)
         };
-        let users: Vec<ItemId> = groups.users[id.index()].iter().copied().filter(|&u| whole(u)).take(MAX_SIBLINGS).collect();
+        let users: Vec<ItemId> =
+            groups.users[id.index()].iter().copied().filter(|&u| whole(u)).take(MAX_SIBLINGS).collect();
         for pair in users.windows(2) {
             let (a, b) = (groups.of(pair[0]), groups.of(pair[1]));
             if a != b {
