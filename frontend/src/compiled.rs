@@ -1,1 +1,736 @@
-//! x
+//! A traced function as a program: what to read before a run, and where its outputs go.
+//!
+//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is
+//! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
+//! written in place. An error leaves everything as it was.
+
+use crate::node::{Grad, GradSlot, Node, NodeRef, Operands, lock};
+use crate::realise::Lowering;
+use crate::session::{self, Compiled};
+use crate::tensor::{State, Tensor, WeakTensor, tick};
+use crate::trace::{self, Break, Leaf, Source, Trace};
+use crate::view::Step;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use torsh_ir::exec::BufferRef;
+use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
+
+/// A gradient slot, fixed or that of an argument.
+#[derive(Clone)]
+enum Slot {
+    Fixed(Arc<GradSlot>),
+    Arg(usize),
+}
+
+/// Role in autograd of a value that a run makes.
+#[derive(Clone)]
+enum Role {
+    None,
+    Leaf(Arc<GradSlot>),
+    FreshLeaf,
+    History(usize),
+}
+
+enum Target {
+    Handle(Tensor),
+    GradInPlace(Slot),
+    NewGrad(Slot),
+    Arg(usize),
+    Born(WeakTensor),
+}
+
+struct Write {
+    target: Target,
+    output: usize,
+    ty: Type,
+    role: Role,
+    // The input whose memory the output takes.
+    donated: Option<usize>,
+}
+
+enum Root {
+    Arg(usize),
+    Handle(Tensor),
+}
+
+enum ResultSpec {
+    New { output: usize, ty: Type, role: Role, weak: bool },
+    Arg(usize),
+    Handle(Tensor),
+    View(Root, Vec<Step>),
+}
+
+/// A tensor that a run returns.
+pub enum Returned {
+    /// A fresh handle.
+    New(Tensor),
+    /// The argument at this leaf.
+    Arg(usize),
+    /// A captured tensor.
+    Handle(Tensor),
+}
+
+struct Input {
+    source: Source,
+    ty: Type,
+}
+
+/// A traced function, ready to run.
+pub struct Program {
+    compiled: Arc<Compiled>,
+    graph: Graph,
+    inputs: Vec<Input>,
+    writes: Vec<Write>,
+    grads: Vec<(Slot, bool)>,
+    clears: Vec<Slot>,
+    grad_handles: Vec<(Slot, Tensor)>,
+    results: Vec<ResultSpec>,
+    history: Vec<Recorded>,
+    // Handles whose memory the program writes: an argument must not be one of them.
+    written: HashSet<u64>,
+    writes_args: bool,
+    // Per input: whether its memory is donated.
+    lends: Vec<bool>,
+    specialised: Vec<usize>,
+    captured_specialised: bool,
+    escaped: usize,
+}
+
+// A node of the history that results carry, without values.
+struct Recorded {
+    op: Op,
+    attrs: Attrs,
+    ty: Type,
+    loc: Option<Loc>,
+    records: bool,
+    operands: Vec<Operand>,
+}
+
+#[derive(Clone)]
+enum Operand {
+    Input(usize),
+    Node(usize),
+}
+
+/// How a trace ended.
+pub enum Ended {
+    /// With a program.
+    Program(Box<Program>),
+    /// Broken; the function has run as lazy code.
+    Broken(Break),
+}
+
+// What must be read while the overlay is in place.
+struct Seen {
+    results: Vec<(NodeRef, Option<(Tensor, Vec<Step>)>)>,
+    escapes: Vec<(Tensor, NodeRef)>,
+    proxies: Vec<NodeRef>,
+    grads: Vec<Option<NodeRef>>,
+}
+
+fn see(results: &[Tensor]) -> Seen {
+    let (born, proxies, current): (Vec<Tensor>, Vec<Tensor>, Vec<Option<Tensor>>) = trace::peek(|t| {
+        (
+            t.born.iter().filter_map(WeakTensor::upgrade).collect(),
+            t.proxies.iter().map(|p| p.tensor.clone()).collect(),
+            t.grads.iter().map(|g| g.current.clone()).collect(),
+        )
+    })
+    .unwrap_or_default();
+    let floats = trace::peek(|t| t.floats.clone()).unwrap_or_default();
+    let known: HashSet<u64> =
+        results.iter().chain(&proxies).chain(&floats).chain(current.iter().flatten()).map(Tensor::id).collect();
+    let path = |r: &Tensor| {
+        r.is_view().then(|| {
+            let (root, steps, _) = r.path();
+            (root, steps)
+        })
+    };
+    Seen {
+        results: results.iter().map(|r| (r.node(), path(r))).collect(),
+        escapes: born.iter().filter(|b| !known.contains(&b.id())).map(|b| (b.clone(), b.node())).collect(),
+        proxies: proxies.iter().map(Tensor::node).collect(),
+        grads: current.iter().map(|g| g.as_ref().map(Tensor::node)).collect(),
+    }
+}
+
+/// Ends the active trace of a function that returned `results`.
+pub fn finish(results: &[Tensor]) -> Result<Ended> {
+    let seen = see(results);
+    match trace::stop()? {
+        Err(broken) => Ok(Ended::Broken(broken)),
+        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace)?.program(&trace, results, seen)?))),
+    }
+}
+
+struct Finish {
+    lowering: Lowering,
+    outputs: Vec<NodeId>,
+    positions: HashMap<NodeId, usize>,
+    history: Vec<Recorded>,
+    recorded: HashMap<*const Node, Operand>,
+    slots: HashMap<*const GradSlot, usize>,
+}
+
+impl Finish {
+    fn new(trace: &Trace) -> Result<Finish> {
+        let mut finish = Finish {
+            lowering: Lowering::default(),
+            outputs: Vec::new(),
+            positions: HashMap::new(),
+            history: Vec::new(),
+            recorded: HashMap::new(),
+            slots: HashMap::new(),
+        };
+        for (i, (node, _)) in trace.inputs.iter().enumerate() {
+            let buffer = node.buffer().ok_or_else(|| Error::internal("a placeholder lost its buffer"))?;
+            finish.lowering.bind(node, buffer);
+            finish.recorded.insert(Arc::as_ptr(node), Operand::Input(i));
+        }
+        // The slots of arguments are found through the argument at each call.
+        for proxy in &trace.proxies {
+            if let Some(original) = &proxy.original
+                && let Some(slot) = &original.lock().slot
+            {
+                finish.slots.insert(Arc::as_ptr(slot), proxy.leaf);
+            }
+        }
+        Ok(finish)
+    }
+
+    fn slot(&self, slot: &Arc<GradSlot>) -> Slot {
+        match self.slots.get(&Arc::as_ptr(slot)) {
+            Some(&leaf) => Slot::Arg(leaf),
+            None => Slot::Fixed(slot.clone()),
+        }
+    }
+
+    fn output(&mut self, node: &NodeRef) -> Result<usize> {
+        let id = self.lowering.visit(node)?;
+        Ok(*self.positions.entry(id).or_insert_with(|| {
+            self.outputs.push(id);
+            self.outputs.len() - 1
+        }))
+    }
+
+    fn role(&mut self, node: &NodeRef) -> Result<Role> {
+        Ok(match &node.grad {
+            Grad::None => Role::None,
+            Grad::Leaf(slot) => Role::Leaf(slot.clone()),
+            // The function has walked this history itself.
+            Grad::Op if node.walked.load(Ordering::Relaxed) => Role::None,
+            Grad::Op | Grad::Foreign => match self.record(node)? {
+                Operand::Node(i) => Role::History(i),
+                // An input given back under another name.
+                Operand::Input(_) => Role::None,
+            },
+        })
+    }
+
+    // Adds a node and what it depends on to the history, without recursion.
+    fn record(&mut self, root: &NodeRef) -> Result<Operand> {
+        let mut stack = vec![root.clone()];
+        while let Some(node) = stack.last().cloned() {
+            let key = Arc::as_ptr(&node);
+            if self.recorded.contains_key(&key) {
+                stack.pop();
+                continue;
+            }
+            if let Some(buffer) = node.buffer() {
+                let id = self.lowering.visit(&node)?;
+                let known = self.lowering.input_nodes.iter().position(|n| self.lowering.id(n) == Some(id));
+                drop(buffer);
+                let i = known.ok_or_else(|| Error::internal("data is no input"))?;
+                self.recorded.insert(key, Operand::Input(i));
+                stack.pop();
+                continue;
+            }
+            let mut operands = node.operands();
+            if matches!(node.grad, Grad::Foreign) {
+                // The placeholder's data stands for the tensor outside, history included.
+                operands.truncate(1);
+            }
+            let before = stack.len();
+            stack.extend(operands.iter().rev().filter(|o| !self.recorded.contains_key(&Arc::as_ptr(o))).cloned());
+            if stack.len() > before {
+                continue;
+            }
+            let operands: Vec<Operand> = operands.iter().map(|o| self.recorded[&Arc::as_ptr(o)].clone()).collect();
+            let made = match (&node.grad, operands.first()) {
+                (Grad::Foreign, Some(first)) => first.clone(),
+                _ => {
+                    self.history.push(Recorded {
+                        op: node.op,
+                        attrs: node.attrs.clone(),
+                        ty: node.ty.clone(),
+                        loc: node.loc.clone(),
+                        records: matches!(node.grad, Grad::Op),
+                        operands,
+                    });
+                    Operand::Node(self.history.len() - 1)
+                }
+            };
+            self.recorded.insert(key, made);
+            stack.pop();
+        }
+        Ok(self.recorded[&Arc::as_ptr(root)].clone())
+    }
+
+    fn write(&mut self, writes: &mut Vec<Write>, target: Target, node: &NodeRef, input: Option<usize>) -> Result<()> {
+        let output = self.output(node)?;
+        let role = self.role(node)?;
+        writes.push(Write { target, output, ty: node.ty.clone(), role, donated: input });
+        Ok(())
+    }
+
+    fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen) -> Result<Program> {
+        let mut writes = Vec::new();
+        let mut written = HashSet::new();
+        for capture in &trace.captures {
+            let Some(placeholder) = &capture.placeholder else { continue };
+            if Arc::ptr_eq(placeholder, &capture.state.node) {
+                continue;
+            }
+            written.insert(capture.tensor.id());
+            let target = match capture.input.and_then(|i| trace.inputs.get(i)).map(|(_, s)| s) {
+                Some(Source::Grad(slot)) => Target::GradInPlace(self.slot(slot)),
+                _ => Target::Handle(capture.tensor.clone()),
+            };
+            self.write(&mut writes, target, &capture.state.node, capture.input)?;
+        }
+        let mut writes_args = false;
+        for (proxy, node) in trace.proxies.iter().zip(&seen.proxies) {
+            if !Arc::ptr_eq(node, &proxy.placeholder) {
+                writes_args = true;
+                self.write(&mut writes, Target::Arg(proxy.leaf), node, None)?;
+            }
+        }
+        let (mut grads, mut clears, mut grad_handles) = (Vec::new(), Vec::new(), Vec::new());
+        for (overlay, node) in trace.grads.iter().zip(&seen.grads) {
+            let slot = self.slot(&overlay.slot);
+            grads.push((slot.clone(), overlay.initial.is_some()));
+            match (&overlay.initial, &overlay.current, node) {
+                (None, None, _) => {}
+                (Some(_), None, _) => clears.push(slot),
+                (Some(a), Some(b), _) if a.same(b) => {}
+                (_, Some(b), Some(node)) if b.trace() == trace.id => {
+                    self.write(&mut writes, Target::NewGrad(slot), node, None)?;
+                }
+                (_, Some(b), _) => grad_handles.push((slot, b.clone())),
+            }
+        }
+        let escaped = seen.escapes.len();
+        for (tensor, node) in &seen.escapes {
+            self.write(&mut writes, Target::Born(tensor.downgrade()), node, None)?;
+        }
+        let mut specs = Vec::new();
+        for (tensor, (node, path)) in results.iter().zip(&seen.results) {
+            let spec = self.result(trace, tensor, node, path.as_ref())?;
+            specs.push(spec);
+        }
+        self.donate(&mut writes);
+        let donations = writes.iter().filter_map(|w| Some((w.donated?, w.output))).collect();
+        let Finish { lowering, outputs, history, .. } = self;
+        let Lowering { mut graph, inputs: buffers, .. } = lowering;
+        graph.set_outputs(outputs);
+        let lends = (0..graph.inputs().len()).map(|i| writes.iter().any(|w| w.donated == Some(i))).collect();
+        let inputs = graph
+            .input_types()
+            .into_iter()
+            .zip(buffers)
+            .enumerate()
+            .map(|(i, (ty, buffer))| {
+                let source = trace.inputs.get(i).map_or(Source::Fixed(buffer), |(_, s)| s.clone());
+                Input { source, ty }
+            })
+            .collect();
+        let compiled = session::get()?.executable(graph.clone(), donations)?;
+        let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
+            Some(Source::Float(leaf)) => Some(*leaf),
+            _ => None,
+        };
+        Ok(Program {
+            compiled,
+            graph,
+            inputs,
+            writes,
+            grads,
+            clears,
+            grad_handles,
+            results: specs,
+            history,
+            written,
+            writes_args,
+            lends,
+            captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
+            specialised: trace.specialised.iter().filter_map(is_arg).collect(),
+            escaped,
+        })
+    }
+
+    fn result(
+        &mut self,
+        trace: &Trace,
+        tensor: &Tensor,
+        node: &NodeRef,
+        path: Option<&(Tensor, Vec<Step>)>,
+    ) -> Result<ResultSpec> {
+        let proxy =
+            |t: &Tensor| trace.proxies.iter().find(|p| p.tensor.same(t) && p.original.is_some()).map(|p| p.leaf);
+        if let Some(leaf) = proxy(tensor) {
+            return Ok(ResultSpec::Arg(leaf));
+        }
+        if tensor.trace() != trace.id {
+            return Ok(ResultSpec::Handle(tensor.clone()));
+        }
+        if let Some((root, steps)) = path {
+            if let Some(leaf) = proxy(root) {
+                return Ok(ResultSpec::View(Root::Arg(leaf), steps.clone()));
+            }
+            if root.trace() != trace.id {
+                return Ok(ResultSpec::View(Root::Handle(root.clone()), steps.clone()));
+            }
+        }
+        let output = self.output(node)?;
+        let role = match self.role(node)? {
+            Role::Leaf(_) => Role::FreshLeaf,
+            other => other,
+        };
+        Ok(ResultSpec::New { output, ty: node.ty.clone(), role, weak: tensor.is_weak() })
+    }
+
+    // Keeps the donations that are sound: same type, each output and input once, no value that is still
+    // needed after the run.
+    fn donate(&self, writes: &mut [Write]) {
+        let inputs = self.lowering.graph.inputs();
+        let kept: HashSet<NodeId> = self.outputs.iter().copied().filter(|o| inputs.contains(o)).collect();
+        let mut outputs = HashSet::new();
+        for w in writes {
+            let sound = w.donated.is_some_and(|i| {
+                let id = inputs[i];
+                self.history.is_empty()
+                    && *self.lowering.graph.ty(id) == w.ty
+                    && !kept.contains(&id)
+                    && !kept.contains(&self.outputs[w.output])
+                    && outputs.insert(w.output)
+            });
+            if !sound {
+                w.donated = None;
+            }
+        }
+    }
+}
+
+/// A handle locked for the duration of a run because its memory is lent to the program.
+struct Lent<'a> {
+    write: &'a Write,
+    guard: MutexGuard<'a, State>,
+    taken: bool,
+}
+
+impl Program {
+    /// The level-1 graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+    /// The executable and how long it took to make.
+    pub fn compiled(&self) -> &Arc<Compiled> {
+        &self.compiled
+    }
+    /// Leaves of float arguments whose value the trace needed.
+    pub fn specialised(&self) -> &[usize] {
+        &self.specialised
+    }
+    /// True when the trace needed the value of a captured float.
+    pub fn specialised_on_captured(&self) -> bool {
+        self.captured_specialised
+    }
+    /// Tensors made in the trace and kept by the function somewhere.
+    pub fn escaped(&self) -> usize {
+        self.escaped
+    }
+    /// Number of inputs whose memory is reused for an output.
+    pub fn donated(&self) -> usize {
+        self.writes.iter().filter(|w| w.donated.is_some()).count()
+    }
+
+    /// Why this program does not fit the call, if it does not.
+    pub fn mismatch(&self, leaves: &[Leaf]) -> Option<&'static str> {
+        for (slot, some) in &self.grads {
+            let slot = match slot {
+                Slot::Fixed(slot) => Some(slot.clone()),
+                Slot::Arg(i) => tensor(leaves, *i).and_then(|t| t.lock().slot.clone()),
+            };
+            if slot.is_some_and(|s| lock(&s.grad).is_some()) != *some {
+                return Some("a gradient is there that was None, or the other way round");
+            }
+        }
+        for input in &self.inputs {
+            let fits = match &input.source {
+                Source::Handle(t) => {
+                    let state = t.lock();
+                    state.view.is_none() && state.node.ty == input.ty
+                }
+                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| {
+                    let state = g.lock();
+                    state.view.is_none() && state.node.ty == input.ty
+                }),
+                _ => true,
+            };
+            if !fits {
+                return Some("a captured tensor changed its shape, dtype or place");
+            }
+        }
+        None
+    }
+
+    /// True when an argument shares memory with something that the program writes.
+    pub fn aliases(&self, leaves: &[Leaf]) -> bool {
+        if self.written.is_empty() && !self.writes_args {
+            return false;
+        }
+        let mut roots: Vec<u64> = Vec::new();
+        for leaf in leaves {
+            let Leaf::Tensor(t) = leaf else { continue };
+            let root = t.root().id();
+            if self.written.contains(&root) || (self.writes_args && roots.contains(&root)) {
+                return true;
+            }
+            roots.push(root);
+        }
+        false
+    }
+
+    /// Runs once. `captured` holds the captured floats.
+    pub fn run(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<Returned>> {
+        let history_inputs = self.history_inputs(leaves, captured)?;
+        let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
+        for (input, &lent) in self.inputs.iter().zip(&self.lends) {
+            buffers.push(if lent { None } else { Some(self.buffer(input, leaves, captured)?) });
+        }
+        let owners = self.owners()?;
+        let mut lent = self.lend(&owners, &mut buffers)?;
+        let mut inputs: Vec<BufferRef> = buffers.into_iter().flatten().collect();
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::internal("an input has no buffer"));
+        }
+        let outputs = match self.compiled.exe.run(&mut inputs) {
+            Ok(outputs) => outputs,
+            Err(e) => {
+                for l in lent.iter().filter(|l| l.taken) {
+                    if let Some(i) = l.write.donated {
+                        l.guard.node.set_buffer(inputs[i].clone());
+                    }
+                }
+                return Err(e);
+            }
+        };
+        drop(inputs);
+        let history = self.replay(&history_inputs);
+        for l in &mut lent {
+            l.guard.node = self.value(&l.write.ty, &l.write.role, &outputs[l.write.output], &history);
+            l.guard.version = tick();
+        }
+        drop(lent);
+        self.effects(leaves, &outputs, &history)?;
+        self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect()
+    }
+
+    fn buffer(&self, input: &Input, leaves: &[Leaf], captured: &[f64]) -> Result<BufferRef> {
+        match &input.source {
+            Source::Arg(i) => match tensor(leaves, *i) {
+                Some(t) => buffer_of(t),
+                None => Err(Error::internal("a tensor argument is missing")),
+            },
+            Source::Float(i) => match leaves.get(*i) {
+                Some(Leaf::Float(x)) => trace::float_buffer(*x),
+                _ => Err(Error::internal("a float argument is missing")),
+            },
+            Source::Captured(k) => trace::float_buffer(captured.get(*k).copied().unwrap_or_default()),
+            Source::Handle(t) => buffer_of(t),
+            Source::Grad(slot) => {
+                let grad = lock(&slot.grad).clone();
+                buffer_of(&grad.ok_or_else(|| Error::internal("a gradient is missing"))?)
+            }
+            Source::Fixed(buffer) => Ok(buffer.clone()),
+        }
+    }
+
+    // The handles that lend memory, in the order in which every thread locks them.
+    fn owners(&self) -> Result<Vec<(Tensor, &Write)>> {
+        let mut owners = Vec::new();
+        for w in self.writes.iter().filter(|w| w.donated.is_some()) {
+            let owner = match &w.target {
+                Target::Handle(t) => Some(t.clone()),
+                Target::GradInPlace(Slot::Fixed(slot)) => lock(&slot.grad).clone(),
+                _ => None,
+            };
+            let owner = owner.ok_or_else(|| Error::internal("a donated input has no owner"))?;
+            // Pending values are computed before anything is locked.
+            buffer_of(&owner)?;
+            owners.push((owner, w));
+        }
+        owners.sort_by_key(|(t, _)| t.id());
+        Ok(owners)
+    }
+
+    fn lend<'a>(&self, owners: &'a [(Tensor, &'a Write)], buffers: &mut [Option<BufferRef>]) -> Result<Vec<Lent<'a>>> {
+        let mut lent: Vec<Lent<'a>> = Vec::with_capacity(owners.len());
+        for (owner, write) in owners {
+            let guard = owner.lock();
+            let alone = Arc::strong_count(&guard.node) == 1;
+            let found = if alone { guard.node.take_buffer() } else { guard.node.buffer() };
+            let Some(buffer) = found else {
+                for l in lent.iter().filter(|l| l.taken) {
+                    if let Some(b) = l.write.donated.and_then(|i| buffers[i].take()) {
+                        l.guard.node.set_buffer(b);
+                    }
+                }
+                return Err(Error::internal("a captured tensor lost its value"));
+            };
+            if let Some(i) = write.donated {
+                buffers[i] = Some(buffer);
+            }
+            lent.push(Lent { write, guard, taken: alone });
+        }
+        Ok(lent)
+    }
+
+    fn history_inputs(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<NodeRef>> {
+        if self.history.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inputs
+            .iter()
+            .map(|input| {
+                Ok(match &input.source {
+                    Source::Arg(i) if tensor(leaves, *i).is_some() => {
+                        tensor(leaves, *i).map(Tensor::node).ok_or_else(|| Error::internal("no argument"))?
+                    }
+                    Source::Handle(t) => t.node(),
+                    _ => Node::data(input.ty.clone(), self.buffer(input, leaves, captured)?, Grad::None),
+                })
+            })
+            .collect()
+    }
+
+    fn replay(&self, inputs: &[NodeRef]) -> Vec<NodeRef> {
+        let mut made: Vec<NodeRef> = Vec::with_capacity(self.history.len());
+        for r in &self.history {
+            let operands: Operands = r
+                .operands
+                .iter()
+                .map(|o| match o {
+                    Operand::Input(i) => inputs[*i].clone(),
+                    Operand::Node(i) => made[*i].clone(),
+                })
+                .collect();
+            let records = r.records && operands.iter().any(|o| o.requires_grad());
+            let grad = if records { Grad::Op } else { Grad::None };
+            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), operands, r.loc.clone(), grad));
+        }
+        made
+    }
+
+    fn value(&self, ty: &Type, role: &Role, buffer: &BufferRef, history: &[NodeRef]) -> NodeRef {
+        let grad = match role {
+            Role::History(i) => {
+                history[*i].set_buffer(buffer.clone());
+                return history[*i].clone();
+            }
+            Role::None => Grad::None,
+            Role::Leaf(slot) => Grad::Leaf(slot.clone()),
+            Role::FreshLeaf => Grad::Leaf(Arc::default()),
+        };
+        Node::data(ty.clone(), buffer.clone(), grad)
+    }
+
+    fn effects(&self, leaves: &[Leaf], outputs: &[BufferRef], history: &[NodeRef]) -> Result<()> {
+        let slot_of = |slot: &Slot| match slot {
+            Slot::Fixed(slot) => Some(slot.clone()),
+            Slot::Arg(i) => tensor(leaves, *i).map(|t| t.lock().slot.get_or_insert_with(Arc::default).clone()),
+        };
+        for w in self.writes.iter().filter(|w| w.donated.is_none()) {
+            let value = self.value(&w.ty, &w.role, &outputs[w.output], history);
+            match &w.target {
+                Target::Handle(t) => t.put(value),
+                Target::GradInPlace(slot) => {
+                    let grad = slot_of(slot).and_then(|s| lock(&s.grad).clone());
+                    if let Some(g) = grad {
+                        g.put(value);
+                    }
+                }
+                Target::NewGrad(slot) => {
+                    if let Some(slot) = slot_of(slot) {
+                        *lock(&slot.grad) = Some(Tensor::new(value));
+                    }
+                }
+                Target::Arg(i) => {
+                    if let Some(t) = tensor(leaves, *i) {
+                        t.assign(&value)?;
+                    }
+                }
+                Target::Born(t) => {
+                    if let Some(t) = t.upgrade() {
+                        t.put(value);
+                    }
+                }
+            }
+        }
+        for slot in self.clears.iter().filter_map(slot_of) {
+            *lock(&slot.grad) = None;
+        }
+        for (slot, grad) in &self.grad_handles {
+            if let Some(slot) = slot_of(slot) {
+                *lock(&slot.grad) = Some(grad.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn returned(
+        &self,
+        spec: &ResultSpec,
+        leaves: &[Leaf],
+        outputs: &[BufferRef],
+        history: &[NodeRef],
+    ) -> Result<Returned> {
+        Ok(match spec {
+            ResultSpec::New { output, ty, role, weak } => {
+                let node = self.value(ty, role, &outputs[*output], history);
+                Returned::New(if *weak { Tensor::new_weak(node) } else { Tensor::new(node) })
+            }
+            ResultSpec::Arg(i) => Returned::Arg(*i),
+            ResultSpec::Handle(t) => Returned::Handle(t.clone()),
+            ResultSpec::View(root, steps) => {
+                let mut at = match root {
+                    Root::Handle(t) => t.clone(),
+                    Root::Arg(i) => tensor(leaves, *i).cloned().ok_or_else(|| Error::internal("no argument"))?,
+                };
+                for step in steps {
+                    at = at.view(step.clone())?;
+                }
+                Returned::New(at)
+            }
+        })
+    }
+}
+
+fn tensor(leaves: &[Leaf], i: usize) -> Option<&Tensor> {
+    match leaves.get(i) {
+        Some(Leaf::Tensor(t)) => Some(t),
+        _ => None,
+    }
+}
+
+fn buffer_of(t: &Tensor) -> Result<BufferRef> {
+    let node = t.node();
+    match node.buffer() {
+        Some(buffer) => Ok(buffer),
+        None => {
+            crate::realise::realise(std::slice::from_ref(t))?;
+            trace::realised(&node)
+        }
+    }
+}

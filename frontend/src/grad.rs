@@ -156,6 +156,7 @@ impl Tape {
         }
         if !options.retain_graph && !options.create_graph {
             self.recorded.iter().filter(|n| matches!(n.grad, Grad::Op)).for_each(|n| {
+                n.walked.store(true, Ordering::Relaxed);
                 if !SAVES_NOTHING.contains(&n.op.name) {
                     n.free_history();
                 }

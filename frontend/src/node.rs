@@ -59,6 +59,8 @@ pub struct Node {
     pub grad: Grad,
     pub(crate) retain: OnceLock<Arc<GradSlot>>,
     pub(crate) freed: AtomicBool,
+    // A backward pass that keeps nothing has been here.
+    pub(crate) walked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,7 @@ impl Node {
             grad,
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
+            walked: AtomicBool::new(false),
             state: Mutex::new(State { operands, buffer: None }),
         })
     }
@@ -91,7 +94,10 @@ impl Node {
 
     /// The same value with another role in autograd.
     pub(crate) fn alias(of: &NodeRef, grad: Grad) -> NodeRef {
-        if let Some(buffer) = of.buffer() {
+        // In a trace the link to the placeholder must stay.
+        if crate::trace::active() == 0
+            && let Some(buffer) = of.buffer()
+        {
             return Node::data(of.ty.clone(), buffer, grad);
         }
         Node::new(Op(&ALIAS), Attrs::new(), of.ty.clone(), SmallVec::from_iter([of.clone()]), of.loc.clone(), grad)

@@ -11,7 +11,8 @@ use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
-use torsh_ir::{Error, ErrorKind, Graph, NodeId, Result};
+use torsh_ir::op::{Kind, View};
+use torsh_ir::{AttrsExt, Error, ErrorKind, Graph, NodeId, Result};
 
 /// Realises these tensors and every other live pending one of this thread.
 pub fn realise(tensors: &[Tensor]) -> Result<()> {
@@ -46,7 +47,7 @@ fn realise_with_live(wanted: Vec<NodeRef>) -> Result<()> {
 /// Realises exactly these nodes.
 pub fn nodes(roots: &[NodeRef]) -> Result<()> {
     let session = session::get()?;
-    let mut lowering = Lowering::default();
+    let mut lowering = Lowering { copy_slices: true, ..Lowering::default() };
     let mut outputs: Vec<NodeId> = Vec::new();
     let mut targets: Vec<(NodeRef, usize)> = Vec::new();
     for root in roots {
@@ -82,6 +83,56 @@ fn run(session: &Session, graph: Graph, inputs: &mut [BufferRef]) -> Result<Vec<
     Ok(buffers)
 }
 
+/// The elements of `slice(x)` when `x` has a buffer that the host can read.
+fn copied_slice(node: &NodeRef, operands: &[NodeRef]) -> Option<BufferRef> {
+    if node.op.kind != Kind::View(View::Slice) {
+        return None;
+    }
+    let [x] = operands else { return None };
+    let buffer = x.buffer()?;
+    let bytes = buffer.host_bytes()?;
+    let (shape, size) = (&node.ty.shape, node.ty.dtype.size() as i64);
+    let (starts, steps) = (node.attrs.ints(0), node.attrs.ints(2));
+    let strides: Vec<i64> = x.ty.shape.strides().iter().map(|s| s * size).collect();
+    let first: i64 = starts.iter().zip(&strides).map(|(a, b)| a * b).sum();
+    // Trailing dims that are taken whole form one run of bytes.
+    let mut run = size as usize;
+    let mut outer = shape.rank();
+    while outer > 0 && steps[outer - 1] == 1 {
+        outer -= 1;
+        run *= shape[outer];
+        if shape[outer] != x.ty.shape[outer] {
+            break;
+        }
+    }
+    let count: usize = shape[..outer].iter().product();
+    let session = session::get().ok()?;
+    let total = node.ty.nbytes();
+    if total == 0 || count == 1 {
+        let start = usize::try_from(first).ok()?.min(bytes.len());
+        let buffer = session.upload(&node.ty, bytes.get(start..start + total)?).ok()?;
+        node.set_buffer(buffer.clone());
+        return Some(buffer);
+    }
+    let mut out = Vec::with_capacity(total);
+    let mut position = vec![0usize; outer];
+    for _ in 0..count {
+        let at: i64 = (0..outer).map(|d| position[d] as i64 * steps[d] * strides[d]).sum::<i64>() + first;
+        let at = usize::try_from(at).ok()?;
+        out.extend_from_slice(bytes.get(at..at + run)?);
+        for d in (0..outer).rev() {
+            position[d] += 1;
+            if position[d] < shape[d] {
+                break;
+            }
+            position[d] = 0;
+        }
+    }
+    let buffer = session.upload(&node.ty, &out).ok()?;
+    node.set_buffer(buffer.clone());
+    Some(buffer)
+}
+
 /// Turns lazy nodes into a graph, without recursion. Realised nodes become inputs.
 #[derive(Default)]
 pub(crate) struct Lowering {
@@ -89,6 +140,9 @@ pub(crate) struct Lowering {
     pub(crate) inputs: Vec<BufferRef>,
     pub(crate) input_nodes: Vec<NodeRef>,
     ids: HashMap<*const Node, NodeId>,
+    // Whether slices of realised tensors are copied on the host and become inputs, so that a loop over the
+    // batches of a data set compiles once and not once per position.
+    copy_slices: bool,
     // Keeps visited nodes alive, so that their addresses stay theirs.
     seen: Vec<NodeRef>,
 }
@@ -134,6 +188,13 @@ impl Lowering {
             let before = stack.len();
             stack.extend(operands.iter().rev().filter(|o| self.id(o).is_none()).cloned());
             if stack.len() > before {
+                continue;
+            }
+            if self.copy_slices
+                && let Some(buffer) = copied_slice(&node, &operands)
+            {
+                self.bind(&node, buffer);
+                stack.pop();
                 continue;
             }
             let ids: Vec<NodeId> = operands.iter().filter_map(|o| self.id(o)).collect();

@@ -100,10 +100,6 @@ impl Tensor {
     pub fn downgrade(&self) -> WeakTensor {
         WeakTensor(Arc::downgrade(&self.0))
     }
-    /// Number of strong references.
-    pub(crate) fn strong(&self) -> usize {
-        Arc::strong_count(&self.0)
-    }
     /// The trace that made this handle, or 0.
     pub(crate) fn trace(&self) -> u64 {
         self.0.trace
@@ -442,4 +438,21 @@ fn write_through(root: &Tensor, steps: &[Step], value: &NodeRef) -> Result<NodeR
         value = step.write(base, &value)?;
     }
     Ok(value)
+}
+
+impl Tensor {
+    /// Gives the handle a value that a program made: of a base, as it is; of a view, through its base.
+    pub(crate) fn put(&self, node: NodeRef) {
+        let mut state = self.lock();
+        state.view = None;
+        state.node = node;
+        state.version = tick();
+    }
+}
+
+impl Tensor {
+    /// True when this handle is another name for exactly `of`.
+    pub fn is_alias_of(&self, of: &Tensor) -> bool {
+        self.with(|s| s.view.as_ref().is_some_and(|v| v.steps.is_empty() && v.base.same(of)))
+    }
 }

@@ -83,7 +83,7 @@ pub(crate) struct Proxy {
 
 /// The state of a trace.
 pub struct Trace {
-    id: u64,
+    pub(crate) id: u64,
     fullgraph: bool,
     pub(crate) captures: Vec<Capture>,
     index: HashMap<u64, usize>,
@@ -92,6 +92,8 @@ pub struct Trace {
     pub(crate) born: Vec<WeakTensor>,
     pub(crate) inputs: Vec<(NodeRef, Source)>,
     pub(crate) proxies: Vec<Proxy>,
+    // Stand-ins of captured floats.
+    pub(crate) floats: Vec<Tensor>,
     pub(crate) specialised: HashSet<usize>,
     failed: Option<Error>,
 }
@@ -128,6 +130,7 @@ pub fn start(leaves: &[Leaf], fullgraph: bool) -> Result<Vec<Option<Tensor>>> {
         born: Vec::new(),
         inputs: Vec::new(),
         proxies: Vec::new(),
+        floats: Vec::new(),
         specialised: HashSet::new(),
         failed: None,
     });
@@ -316,12 +319,14 @@ pub(crate) fn born(tensor: &Tensor) {
 /// A float that is read again at each call, as input `k`; outside a trace, data.
 pub fn captured_float(k: usize, value: f64) -> Result<Tensor> {
     let node = Node::data(Type::scalar(DType::F64), float_buffer(value)?, Grad::None);
+    let tensor = Tensor::new_weak(node.clone());
     TRACE.with(|t| {
         if let Some(trace) = t.borrow_mut().as_mut() {
-            trace.inputs.push((node.clone(), Source::Captured(k)));
+            trace.inputs.push((node, Source::Captured(k)));
+            trace.floats.push(tensor.clone());
         }
     });
-    Ok(Tensor::new_weak(node))
+    Ok(tensor)
 }
 
 /// Called before a value is read on the host. In a trace, a value that depends on Python floats alone is
@@ -391,6 +396,11 @@ pub fn break_graph(reason: &str) -> Result<()> {
 
 thread_local! {
     static BREAK: RefCell<Option<Break>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` on the state of the active trace, if there is one.
+pub(crate) fn peek<R>(f: impl FnOnce(&Trace) -> R) -> Option<R> {
+    TRACE.with(|t| t.borrow().as_deref().map(f))
 }
 
 /// Ends the trace: its state, or why it was broken.

@@ -149,6 +149,14 @@ fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>) -> PyResult<B
     Ok(x)
 }
 
+/// The tensor itself when it is on the device already; a device that is not there is an error.
+#[pyfunction]
+fn to_device<'py>(x: Bound<'py, PyTensor>, device: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTensor>> {
+    source::enter(x.py());
+    device::require(Some(device))?;
+    Ok(x)
+}
+
 /// Another handle to the same value, with gradient, sharing no memory (`clone`).
 #[pyfunction]
 fn clone(py: Python<'_>, x: &Bound<'_, PyTensor>) -> PyResult<PyTensor> {
@@ -439,7 +447,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     macro_rules! add {
         ($($f:ident)*) => { $(m.add_function(wrap_pyfunction!($f, m)?)?;)* };
     }
-    add! { apply unary binary unary_ binary_ view can_view assign clone full tensor result_type can_cast promote_types
+    add! { apply unary binary unary_ binary_ view can_view to_device assign clone full tensor result_type can_cast promote_types
     cast matmul index_put_ nonzero gradients backward set_grad_enabled is_grad_enabled eval register_hooks here has_op }
     m.add_function(wrap_pyfunction!(r#where, m)?)?;
     let ops = wrap_pyfunction!(ops_table, m)?;

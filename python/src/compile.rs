@@ -1,0 +1,617 @@
+//! `torsh.compile`: a function with its programs, and the path from Python arguments to the executable.
+
+use crate::errors::{OrRaise, guarded, outside};
+use crate::guard::Guards;
+use crate::signature::{Leaves, Spec, Why, describe, fits, rebuild};
+use crate::tensor::{PyTensor, wrap};
+use crate::{convert, source};
+use pyo3::exceptions::{PyTypeError, PyUserWarning};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use torsh_frontend::compiled::{Ended, Program, Returned, finish};
+use torsh_frontend::trace::{self, Break, Leaf};
+use torsh_frontend::{Tensor, mode};
+use torsh_ir::Loc;
+use torsh_ir::program::StepOp;
+
+/// Programs kept per function; the least recently used goes first.
+const MAX_ENTRIES: usize = 64;
+/// Traces of one signature that may leave tensors behind before that is taken as the function's way.
+const MAX_UNSETTLED: u64 = 3;
+
+struct Captured {
+    dict: Py<PyDict>,
+    key: Py<PyAny>,
+    value: f64,
+    tensor: Py<PyTensor>,
+}
+
+thread_local! {
+    static FLOATS: RefCell<Vec<Captured>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `dict[key]` as a tensor: in a trace, an input that is read again at each call. What is not a number is
+/// returned as it is.
+#[pyfunction]
+fn captured_float<'py>(dict: &Bound<'py, PyDict>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = dict.py();
+    let value = dict.as_any().get_item(key)?;
+    if !(value.is_exact_instance_of::<PyFloat>() || value.is_exact_instance_of::<PyInt>()) {
+        return Ok(value);
+    }
+    let number: f64 = value.extract()?;
+    if trace::active() == 0 {
+        return Ok(wrap(py, trace::captured_float(0, number).or_raise()?)?.into_bound(py).into_any());
+    }
+    let known = FLOATS.with(|f| {
+        let list = f.borrow();
+        let found = list.iter().find(|c| c.dict.is(dict) && c.key.bind(py).eq(key).unwrap_or(false));
+        found.map(|c| c.tensor.clone_ref(py)).ok_or(list.len())
+    });
+    let k = match known {
+        Ok(tensor) => return Ok(tensor.into_bound(py).into_any()),
+        Err(k) => k,
+    };
+    let tensor = wrap(py, trace::captured_float(k, number).or_raise()?)?;
+    let captured = Captured {
+        dict: dict.clone().unbind(),
+        key: key.clone().unbind(),
+        value: number,
+        tensor: tensor.clone_ref(py),
+    };
+    FLOATS.with(|f| f.borrow_mut().push(captured));
+    Ok(tensor.into_bound(py).into_any())
+}
+
+/// True while a function is being traced on this thread: the value of `x` is then not known.
+#[pyfunction]
+#[pyo3(signature = (x = None))]
+fn is_tracing(x: Option<&Bound<'_, PyAny>>) -> bool {
+    let _ = x;
+    trace::active() != 0
+}
+
+enum Body {
+    Program {
+        program: Arc<Program>,
+        floats: Vec<(Py<PyDict>, Py<PyAny>, Option<f64>)>,
+        // The tree of the result, whose leaves are tensors, and the object it was taken from.
+        result: Spec,
+        template: Py<PyAny>,
+        // Which leaves of the result are plain floats, given back as they were.
+        constants: Vec<Option<Py<PyAny>>>,
+    },
+    Lazy(Break),
+}
+
+struct Entry {
+    args: Spec,
+    kwargs: Spec,
+    grad: bool,
+    guards: Guards,
+    body: Body,
+    site: Option<Loc>,
+    reason: String,
+    hits: AtomicU64,
+    seconds: f64,
+}
+
+/// A function that is traced once per signature and then runs as a program.
+#[pyclass(name = "CompiledFunction", module = "torsh", weakref, dict, frozen)]
+pub struct CompiledFunction {
+    function: Py<PyAny>,
+    fullgraph: bool,
+    name: String,
+    entries: Mutex<Vec<Arc<Entry>>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: AtomicU64,
+    unsettled: AtomicU64,
+    warned: AtomicBool,
+}
+
+#[pymethods]
+impl CompiledFunction {
+    #[new]
+    #[pyo3(signature = (function, fullgraph = false, name = None))]
+    fn new(function: &Bound<'_, PyAny>, fullgraph: bool, name: Option<String>) -> PyResult<CompiledFunction> {
+        if !function.is_callable() {
+            return Err(PyTypeError::new_err(format!("torsh.compile: {function} is not callable")));
+        }
+        let own = function.getattr("__qualname__").and_then(|n| n.extract()).unwrap_or_else(|_| "function".to_string());
+        Ok(CompiledFunction {
+            function: function.clone().unbind(),
+            fullgraph,
+            name: name.unwrap_or(own),
+            entries: Mutex::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            unsettled: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+        })
+    }
+
+    /// The function as written.
+    #[getter]
+    fn __wrapped__(&self, py: Python<'_>) -> Py<PyAny> {
+        self.function.clone_ref(py)
+    }
+    #[getter]
+    fn __name__(&self) -> &str {
+        &self.name
+    }
+    fn __repr__(&self) -> String {
+        format!("<torsh.compile({})>", self.name)
+    }
+
+    fn __get__<'py>(
+        slf: &Bound<'py, Self>,
+        obj: &Bound<'py, PyAny>,
+        _class: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if obj.is_none() {
+            return Ok(slf.clone().into_any());
+        }
+        slf.py().import("types")?.getattr("MethodType")?.call1((slf, obj))
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if trace::active() != 0 {
+            return self.function.bind(py).call(args, kwargs);
+        }
+        let grad = mode::grad_enabled();
+        let count = self.lock().len();
+        for i in 0..count {
+            let Some(entry) = self.lock().get(i).cloned() else { break };
+            let mut leaves = Leaves::default();
+            if entry.grad != grad || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent()) {
+                continue;
+            }
+            self.hits.fetch_add(1, Ordering::Relaxed);
+            entry.hits.fetch_add(1, Ordering::Relaxed);
+            if i > 0 {
+                self.to_front(&entry);
+            }
+            return self.replay(py, &entry, args, kwargs, leaves);
+        }
+        self.miss(py, args, kwargs, grad)
+    }
+
+    /// Drops every program.
+    fn clear_cache(&self) {
+        self.lock().clear();
+    }
+
+    /// Figures, as a dict.
+    fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let d = PyDict::new(py);
+        d.set_item("hits", self.hits.load(Ordering::Relaxed))?;
+        d.set_item("misses", self.misses.load(Ordering::Relaxed))?;
+        d.set_item("evictions", self.evictions.load(Ordering::Relaxed))?;
+        let entries = self.lock();
+        d.set_item("entries", entries.len())?;
+        let bytes: usize = entries
+            .iter()
+            .map(|e| if let Body::Program { program, .. } = &e.body { program.compiled().bytes } else { 0 })
+            .sum();
+        d.set_item("bytes", bytes)?;
+        d.set_item("max_entries", MAX_ENTRIES)?;
+        Ok(d)
+    }
+
+    /// What was compiled and why, as plain data.
+    fn explain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let d = PyDict::new(py);
+        d.set_item("name", &self.name)?;
+        d.set_item("cache", self.cache_info(py)?)?;
+        let list = PyList::empty(py);
+        for entry in self.lock().iter() {
+            list.append(entry.explain(py)?)?;
+        }
+        d.set_item("programs", list)?;
+        py.import("torsh._compile")?.getattr("Explanation")?.call1((d,))
+    }
+}
+
+impl Entry {
+    fn matches(
+        &self,
+        py: Python<'_>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        leaves: &mut Leaves,
+        why: &mut Why,
+    ) -> bool {
+        if !fits(&self.args, args.as_any(), leaves, why) {
+            return false;
+        }
+        let kwargs_fit = match (kwargs, &self.kwargs) {
+            (None, Spec::Dict(items)) if items.is_empty() => true,
+            (Some(k), spec) => fits(spec, k.as_any(), leaves, why),
+            _ => why.no(|| "keyword arguments are missing".into()),
+        };
+        if !kwargs_fit {
+            return false;
+        }
+        if let Some(text) = self.guards.broken(py) {
+            return why.no(|| text);
+        }
+        match &self.body {
+            Body::Lazy(_) => true,
+            Body::Program { program, floats, .. } => {
+                for (dict, key, fixed) in floats {
+                    let now = dict.bind(py).get_item(key.bind(py)).ok().flatten();
+                    let now = now.filter(|v| v.is_exact_instance_of::<PyFloat>() || v.is_exact_instance_of::<PyInt>());
+                    let now: Option<f64> = now.and_then(|v| v.extract().ok());
+                    if now.is_none() || (fixed.is_some() && *fixed != now) {
+                        return why.no(|| format!("the captured value {key} changed"));
+                    }
+                }
+                match program.mismatch(&leaves.values) {
+                    Some(text) => why.no(|| text.to_string()),
+                    None => true,
+                }
+            }
+        }
+    }
+
+    fn explain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let d = PyDict::new(py);
+        d.set_item("signature", format!("args={} kwargs={}", self.args.text(py), self.kwargs.text(py)))?;
+        d.set_item("site", self.site.as_ref().map(ToString::to_string))?;
+        d.set_item("reason", &self.reason)?;
+        d.set_item("hits", self.hits.load(Ordering::Relaxed))?;
+        d.set_item("guards", self.guards.len())?;
+        d.set_item("trace_seconds", self.seconds)?;
+        match &self.body {
+            Body::Lazy(b) => {
+                let line = b.loc.as_ref().map(ToString::to_string);
+                d.set_item("graph_break", (&b.reason, line))?;
+            }
+            Body::Program { program, floats, .. } => {
+                d.set_item("graph_break", py.None())?;
+                let stats = &program.compiled().exe.program().stats;
+                let steps = PyList::empty(py);
+                for step in &program.compiled().exe.program().steps {
+                    let s = PyDict::new(py);
+                    let kind = match &step.op {
+                        StepOp::Kernel { .. } => "kernel",
+                        StepOp::Dot(_) => "dot",
+                        StepOp::Lib { .. } => "library",
+                    };
+                    s.set_item("kind", kind)?;
+                    s.set_item("ops", &step.ops)?;
+                    s.set_item("location", step.loc.as_ref().map(ToString::to_string))?;
+                    steps.append(s)?;
+                }
+                d.set_item("steps", steps)?;
+                d.set_item("kernels", stats.kernels)?;
+                d.set_item("kernels_unfused", stats.kernels_unfused)?;
+                d.set_item("bytes_moved", stats.bytes_moved)?;
+                d.set_item("flops", stats.flops)?;
+                d.set_item("nodes", program.graph().len())?;
+                d.set_item("passes", stats.passes.clone())?;
+                d.set_item("fusion_notes", stats.fusion_notes.clone())?;
+                d.set_item("peak_bytes", program.compiled().exe.program().peak_bytes)?;
+                d.set_item("compile_seconds", program.compiled().seconds)?;
+                d.set_item("codegen_seconds", program.compiled().exe.codegen_seconds())?;
+                d.set_item("donated_inputs", program.donated())?;
+                d.set_item("captured_floats", floats.len())?;
+                d.set_item("specialised_floats", program.specialised().to_vec())?;
+                d.set_item("escaped_tensors", program.escaped())?;
+            }
+        }
+        Ok(d)
+    }
+}
+
+impl CompiledFunction {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_front(&self, entry: &Arc<Entry>) {
+        let mut entries = self.lock();
+        if let Some(i) = entries.iter().position(|e| Arc::ptr_eq(e, entry)) {
+            entries[..=i].rotate_right(1);
+        }
+    }
+
+    fn replay<'py>(
+        &self,
+        py: Python<'py>,
+        entry: &Entry,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+        leaves: Leaves,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Body::Program { program, floats, result, template, constants } = &entry.body else {
+            return self.function.bind(py).call(args, kwargs);
+        };
+        if program.aliases(&leaves.values) {
+            return self.function.bind(py).call(args, kwargs);
+        }
+        let mut captured = Vec::with_capacity(floats.len());
+        for (dict, key, _) in floats {
+            captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
+        }
+        let run = {
+            let values = &leaves.values;
+            move || program.run(values, &captured)
+        };
+        let returned = outside(py, run)?;
+        assemble(py, returned, result, template.bind(py), constants, &leaves.objects)
+    }
+
+    fn reason(
+        &self,
+        py: Python<'_>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        grad: bool,
+    ) -> String {
+        let Some(entry) = self.lock().first().cloned() else { return "first call".into() };
+        if entry.grad != grad {
+            return format!("gradients are now {}", if grad { "recorded" } else { "not recorded" });
+        }
+        let mut why = Why::asked();
+        entry.matches(py, args, kwargs, &mut Leaves::default(), &mut why);
+        why.text()
+    }
+
+    fn miss<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+        grad: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        source::enter(py);
+        let site = mode::loc();
+        let reason = self.reason(py, args, kwargs, grad);
+        let start = std::time::Instant::now();
+        let empty = PyDict::new(py);
+        let kwargs = kwargs.unwrap_or(&empty);
+        let mut leaves = Leaves::default();
+        let mut args_spec = describe(args.as_any(), &mut leaves, 0)?;
+        let mut kwargs_spec = describe(kwargs.as_any(), &mut leaves, 0)?;
+        let proxies = guarded(|| trace::start(&leaves.values, self.fullgraph)).or_raise()?;
+        FLOATS.with(|f| f.borrow_mut().clear());
+        let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
+        let floats = FLOATS.with(|f| std::mem::take(&mut *f.borrow_mut()));
+        let (result, spec, tensors, guards) = match traced {
+            Ok(t) => t,
+            Err(e) => {
+                trace::abort();
+                mode::set_grad_enabled(grad);
+                return Err(e);
+            }
+        };
+        let handles: Vec<Tensor> = tensors
+            .values
+            .iter()
+            .filter_map(|l| if let Leaf::Tensor(t) = l { Some(t.clone()) } else { None })
+            .collect();
+        let ended = outside(py, || finish(&handles));
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(e) => {
+                trace::abort();
+                return Err(e);
+            }
+        };
+        drop((handles, proxies));
+        let seconds = start.elapsed().as_secs_f64();
+        let program = match ended {
+            Ended::Broken(b) => {
+                self.warn(py, &b)?;
+                let entry = Entry {
+                    args: args_spec,
+                    kwargs: kwargs_spec,
+                    grad,
+                    guards,
+                    body: Body::Lazy(b),
+                    site,
+                    reason,
+                    hits: AtomicU64::new(0),
+                    seconds,
+                };
+                self.keep(Arc::new(entry));
+                return unproxied(py, result, &spec, &tensors, &leaves);
+            }
+            Ended::Program(program) => Arc::new(*program),
+        };
+        if program.aliases(&leaves.values) {
+            // Rare, and a program would not see the overlap.
+            return self.function.bind(py).call(args, Some(kwargs));
+        }
+        let mut next = 0;
+        args_spec.specialise(program.specialised(), &leaves.values, &mut next);
+        kwargs_spec.specialise(program.specialised(), &leaves.values, &mut next);
+        let fixed = program.specialised_on_captured();
+        let constants = tensors
+            .values
+            .iter()
+            .zip(&tensors.objects)
+            .map(|(l, o)| if matches!(l, Leaf::Tensor(_)) { None } else { Some(o.clone_ref(py)) })
+            .collect();
+        // Tensors left behind in Python objects mean that the next call may take another path.
+        let settled = program.escaped() == 0 || self.unsettled.fetch_add(1, Ordering::Relaxed) >= MAX_UNSETTLED;
+        let body = Body::Program {
+            program,
+            floats: floats
+                .iter()
+                .map(|c| (c.dict.clone_ref(py), c.key.clone_ref(py), fixed.then_some(c.value)))
+                .collect(),
+            result: spec,
+            template: result.unbind(),
+            constants,
+        };
+        drop((floats, tensors));
+        let entry = Arc::new(Entry {
+            args: args_spec,
+            kwargs: kwargs_spec,
+            grad,
+            guards,
+            body,
+            site,
+            reason,
+            hits: AtomicU64::new(0),
+            seconds,
+        });
+        let out = self.replay(py, &entry, args, Some(kwargs), leaves)?;
+        if settled {
+            self.keep(entry);
+        }
+        Ok(out)
+    }
+
+    #[allow(clippy::type_complexity, reason = "one caller takes it apart at once")]
+    #[allow(clippy::too_many_arguments, reason = "the two halves of a call with their signatures")]
+    fn traced<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        args_spec: &Spec,
+        kwargs_spec: &Spec,
+        leaves: &Leaves,
+        proxies: &[Option<Tensor>],
+    ) -> PyResult<(Bound<'py, PyAny>, Spec, Leaves, Guards)> {
+        let mut stand_ins = Vec::with_capacity(proxies.len());
+        for (proxy, object) in proxies.iter().zip(&leaves.objects) {
+            stand_ins.push(match proxy {
+                Some(t) => wrap(py, t.clone())?.into_bound(py).into_any(),
+                None => object.bind(py).clone(),
+            });
+        }
+        let mut stand_ins = stand_ins.into_iter();
+        let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
+        let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
+        let helper = py.import("torsh._compile")?;
+        let pair = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
+        let result = pair.get_item(0)?;
+        let guards = Guards::parse(&pair.get_item(1)?)?;
+        let mut found = Leaves::default();
+        let spec = describe(&result, &mut found, 0)?;
+        Ok((result, spec, found, guards))
+    }
+
+    fn keep(&self, entry: Arc<Entry>) {
+        let mut entries = self.lock();
+        entries.insert(0, entry);
+        if entries.len() > MAX_ENTRIES {
+            entries.pop();
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn warn(&self, py: Python<'_>, b: &Break) -> PyResult<()> {
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let at = b.loc.as_ref().map(|l| format!(" at {l}")).unwrap_or_default();
+        let text = format!(
+            "torsh.compile({}): {} needs a value{at}; the function runs piecewise for this signature. Use torsh.where \
+             to keep the choice in the graph, or fullgraph=True to make this an error.",
+            self.name, b.reason
+        );
+        let text = std::ffi::CString::new(text).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
+    }
+}
+
+// Builds the Python result of a run.
+fn assemble<'py>(
+    py: Python<'py>,
+    returned: Vec<Returned>,
+    spec: &Spec,
+    template: &Bound<'py, PyAny>,
+    constants: &[Option<Py<PyAny>>],
+    args: &[Py<PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
+    let mut originals = Leaves::default();
+    let mut returned = returned.into_iter();
+    let mut objects: Vec<Bound<'py, PyAny>> = Vec::with_capacity(constants.len());
+    for (i, constant) in constants.iter().enumerate() {
+        if let Some(c) = constant {
+            objects.push(c.bind(py).clone());
+            continue;
+        }
+        objects.push(match returned.next() {
+            Some(Returned::New(t)) => wrap(py, t)?.into_bound(py).into_any(),
+            Some(Returned::Arg(leaf)) => args[leaf].bind(py).clone(),
+            Some(Returned::Handle(t)) => {
+                // The function returned this very object.
+                if originals.objects.is_empty() {
+                    describe(template, &mut originals, 0)?;
+                }
+                let object = originals.objects[i].bind(py).clone();
+                let own = object.cast::<PyTensor>().is_ok_and(|o| o.get().t.same(&t));
+                if own {
+                    object
+                } else if let Some((_, o)) = made.iter().find(|(m, _)| m.same(&t)) {
+                    o.clone()
+                } else {
+                    let o = wrap(py, t.clone())?.into_bound(py).into_any();
+                    made.push((t, o.clone()));
+                    o
+                }
+            }
+            None => return Err(pyo3::exceptions::PyRuntimeError::new_err("a result is missing")),
+        });
+    }
+    if let Spec::Tensor { .. } = spec {
+        return Ok(objects.remove(0));
+    }
+    rebuild(spec, template, &mut objects.into_iter())
+}
+
+// The result of a broken trace: stand-ins of arguments become the arguments themselves.
+fn unproxied<'py>(
+    py: Python<'py>,
+    result: Bound<'py, PyAny>,
+    spec: &Spec,
+    found: &Leaves,
+    args: &Leaves,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut objects = Vec::with_capacity(found.objects.len());
+    for (leaf, object) in found.values.iter().zip(&found.objects) {
+        let original = match leaf {
+            Leaf::Tensor(t) => args.values.iter().zip(&args.objects).find_map(|(a, o)| match a {
+                Leaf::Tensor(a) if t.is_alias_of(a) => Some(o.bind(py).clone()),
+                _ => None,
+            }),
+            _ => None,
+        };
+        objects.push(original.unwrap_or_else(|| object.bind(py).clone()));
+    }
+    rebuild(spec, &result, &mut objects.into_iter())
+}
+
+/// Adds the class and the functions.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<CompiledFunction>()?;
+    m.add_function(wrap_pyfunction!(captured_float, m)?)?;
+    m.add_function(wrap_pyfunction!(is_tracing, m)?)?;
+    m.add_function(wrap_pyfunction!(convert_float, m)?)
+}
+
+/// A 0-d tensor that promotes like the Python float it holds.
+#[pyfunction]
+fn convert_float(py: Python<'_>, value: f64) -> PyResult<Py<PyTensor>> {
+    let t = convert::upload(torsh_ir::Type::scalar(torsh_ir::DType::F64), &value.to_le_bytes())?;
+    wrap(py, Tensor::new_weak(t.node()))
+}

@@ -1,0 +1,275 @@
+//! The signature of a call: the tree of its arguments, with tensors and floats as leaves.
+
+use crate::functions::is_plain;
+use crate::tensor::PyTensor;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyList, PyTuple};
+use torsh_frontend::trace::Leaf;
+use torsh_ir::Type;
+
+/// Containers nested deeper than this are objects like any other.
+const MAX_DEPTH: usize = 16;
+
+/// What an argument must be for a program to fit.
+pub enum Spec {
+    /// A tensor of a type; `grad`: gradients flow into it.
+    Tensor { ty: Type, grad: bool },
+    /// A Python float; with a value when the trace needed it.
+    Float(Option<f64>),
+    /// None, bool, int, str: compared by type and value.
+    Plain(Py<PyAny>),
+    /// Anything else, by identity.
+    Object(Py<PyAny>),
+    /// A list.
+    List(Vec<Spec>),
+    /// A tuple or named tuple, with its class.
+    Tuple(Py<PyAny>, Vec<Spec>),
+    /// A dict with text keys, in order.
+    Dict(Vec<(Py<PyAny>, Spec)>),
+}
+
+/// The leaves of a call, in the order of the tree; `objects[i]` is the Python object of leaf i.
+#[derive(Default)]
+pub struct Leaves {
+    /// Tensors and floats.
+    pub values: Vec<Leaf>,
+    /// Their objects.
+    pub objects: Vec<Py<PyAny>>,
+}
+
+impl Leaves {
+    fn push(&mut self, leaf: Leaf, object: &Bound<'_, PyAny>) {
+        self.values.push(leaf);
+        self.objects.push(object.clone().unbind());
+    }
+}
+
+/// Builds the signature of an object and lists its leaves.
+pub fn describe(obj: &Bound<'_, PyAny>, leaves: &mut Leaves, depth: usize) -> PyResult<Spec> {
+    if let Ok(t) = obj.cast::<PyTensor>() {
+        let t = &t.get().t;
+        leaves.push(Leaf::Tensor(t.clone()), obj);
+        return Ok(Spec::Tensor { ty: t.ty(), grad: t.requires_grad() });
+    }
+    if obj.is_exact_instance_of::<PyFloat>() {
+        leaves.push(Leaf::Float(obj.extract()?), obj);
+        return Ok(Spec::Float(None));
+    }
+    if is_plain(obj) {
+        return Ok(Spec::Plain(obj.clone().unbind()));
+    }
+    if depth < MAX_DEPTH {
+        if obj.is_exact_instance_of::<PyList>() {
+            let items = obj.try_iter()?.map(|o| describe(&o?, leaves, depth + 1)).collect::<PyResult<_>>()?;
+            return Ok(Spec::List(items));
+        }
+        if obj.is_instance_of::<PyTuple>() {
+            let items = obj.try_iter()?.map(|o| describe(&o?, leaves, depth + 1)).collect::<PyResult<_>>()?;
+            return Ok(Spec::Tuple(obj.get_type().into_any().unbind(), items));
+        }
+        if obj.is_exact_instance_of::<PyDict>() {
+            let dict = obj.cast::<PyDict>()?;
+            if dict.keys().iter().all(|k| is_plain(&k)) {
+                let items = dict
+                    .iter()
+                    .map(|(k, v)| Ok((k.unbind(), describe(&v, leaves, depth + 1)?)))
+                    .collect::<PyResult<_>>()?;
+                return Ok(Spec::Dict(items));
+            }
+        }
+    }
+    Ok(Spec::Object(obj.clone().unbind()))
+}
+
+fn same_plain(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    a.is(b) || (a.get_type().is(b.get_type()) && a.eq(b).unwrap_or(false))
+}
+
+/// Same plain value, or the same object.
+pub fn same(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    a.is(b) || (is_plain(a) && same_plain(a, b))
+}
+
+/// Why a signature does not fit; says something only when asked to.
+pub struct Why(Option<String>);
+
+impl Why {
+    /// Collects the reason.
+    pub fn asked() -> Why {
+        Why(Some(String::new()))
+    }
+    /// Collects nothing.
+    pub fn silent() -> Why {
+        Why(None)
+    }
+    /// The reason.
+    pub fn text(self) -> String {
+        self.0.unwrap_or_default()
+    }
+    /// Notes a reason; always false.
+    pub fn no(&mut self, f: impl FnOnce() -> String) -> bool {
+        if let Some(text) = &mut self.0 {
+            *text = f();
+        }
+        false
+    }
+}
+
+/// Whether an object fits; lists its leaves on the way.
+pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut Why) -> bool {
+    let py = obj.py();
+    let all = |specs: &[Spec], leaves: &mut Leaves, why: &mut Why| {
+        let same = obj.len().is_ok_and(|n| n == specs.len());
+        if !same {
+            return why.no(|| "a container changed its length".into());
+        }
+        let Ok(items) = obj.try_iter() else { return false };
+        items.zip(specs).all(|(o, s)| o.is_ok_and(|o| fits(s, &o, leaves, why)))
+    };
+    match spec {
+        Spec::Tensor { ty, grad } => {
+            let Ok(t) = obj.cast::<PyTensor>() else {
+                return why.no(|| format!("argument was a tensor {ty}, now is no tensor"));
+            };
+            let t = &t.get().t;
+            let node = t.node();
+            if node.ty != *ty {
+                return why.no(|| format!("a tensor argument was {ty}, now is {}", node.ty));
+            }
+            if node.requires_grad() != *grad {
+                return why.no(|| format!("a tensor argument changed requires_grad to {}", !grad));
+            }
+            leaves.push(Leaf::Tensor(t.clone()), obj);
+            true
+        }
+        Spec::Float(value) => {
+            if !obj.is_exact_instance_of::<PyFloat>() {
+                return why.no(|| "a float argument changed its type".into());
+            }
+            let Ok(x) = obj.extract::<f64>() else { return false };
+            if value.is_some_and(|v| v.to_bits() != x.to_bits()) {
+                return why.no(|| format!("a float argument whose value the trace needed is now {x}"));
+            }
+            leaves.push(Leaf::Float(x), obj);
+            true
+        }
+        Spec::Plain(value) => {
+            let value = value.bind(py);
+            same_plain(value, obj) || why.no(|| format!("an argument was {value}, now is {obj}"))
+        }
+        Spec::Object(value) => {
+            value.bind(py).is(obj) || why.no(|| format!("an argument is another object of class {}", obj.get_type()))
+        }
+        Spec::List(items) => {
+            if !obj.is_exact_instance_of::<PyList>() {
+                return why.no(|| "an argument is no longer a list".into());
+            }
+            all(items, leaves, why)
+        }
+        Spec::Tuple(class, items) => {
+            if !obj.get_type().is(class.bind(py)) {
+                return why.no(|| "a tuple argument changed its class".into());
+            }
+            all(items, leaves, why)
+        }
+        Spec::Dict(items) => {
+            let Ok(dict) = obj.cast_exact::<PyDict>() else {
+                return why.no(|| "an argument is no longer a dict".into());
+            };
+            dict.len() == items.len()
+                && dict
+                    .iter()
+                    .zip(items)
+                    .all(|((k, v), (key, s))| same_plain(key.bind(py), &k) && fits(s, &v, leaves, why))
+                || why.no(|| "a dict argument changed".into())
+        }
+    }
+}
+
+impl Spec {
+    /// Fixes the floats at these leaves to their values.
+    pub fn specialise(&mut self, wanted: &[usize], leaves: &[Leaf], next: &mut usize) {
+        match self {
+            Spec::Tensor { .. } => *next += 1,
+            Spec::Float(value) => {
+                if wanted.contains(next)
+                    && let Some(Leaf::Float(x)) = leaves.get(*next)
+                {
+                    *value = Some(*x);
+                }
+                *next += 1;
+            }
+            Spec::Plain(_) | Spec::Object(_) => {}
+            Spec::List(items) | Spec::Tuple(_, items) => {
+                items.iter_mut().for_each(|s| s.specialise(wanted, leaves, next));
+            }
+            Spec::Dict(items) => items.iter_mut().for_each(|(_, s)| s.specialise(wanted, leaves, next)),
+        }
+    }
+
+    /// A short text.
+    pub fn text(&self, py: Python<'_>) -> String {
+        let list = |items: &[Spec]| items.iter().map(|s| s.text(py)).collect::<Vec<_>>().join(", ");
+        match self {
+            Spec::Tensor { ty, grad } => format!("{ty}{}", if *grad { " grad" } else { "" }),
+            Spec::Float(None) => "float".into(),
+            Spec::Float(Some(x)) => format!("float={x}"),
+            Spec::Plain(v) => v.bind(py).repr().map(|r| r.to_string()).unwrap_or_default(),
+            Spec::Object(v) => v.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default(),
+            Spec::List(items) => format!("[{}]", list(items)),
+            Spec::Tuple(_, items) => format!("({})", list(items)),
+            Spec::Dict(items) => {
+                let parts: Vec<String> = items.iter().map(|(k, s)| format!("{}: {}", k.bind(py), s.text(py))).collect();
+                format!("{{{}}}", parts.join(", "))
+            }
+        }
+    }
+}
+
+/// The object with its leaves replaced, in order.
+pub fn rebuild<'py>(
+    spec: &Spec,
+    obj: &Bound<'py, PyAny>,
+    leaves: &mut dyn Iterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = obj.py();
+    match spec {
+        Spec::Tensor { .. } | Spec::Float(_) => Ok(leaves.next().unwrap_or_else(|| obj.clone())),
+        Spec::Plain(_) | Spec::Object(_) => Ok(obj.clone()),
+        Spec::List(items) => {
+            let made = children(items, obj, leaves)?;
+            Ok(PyList::new(py, made)?.into_any())
+        }
+        Spec::Tuple(class, items) => {
+            let made = children(items, obj, leaves)?;
+            let class = class.bind(py);
+            if class.is(py.get_type::<PyTuple>()) {
+                return Ok(PyTuple::new(py, made)?.into_any());
+            }
+            if class.hasattr("_make")? {
+                return class.call_method1("_make", (made,));
+            }
+            class.call1((PyList::new(py, made)?,))
+        }
+        Spec::Dict(items) => {
+            let dict = PyDict::new(py);
+            for (key, s) in items {
+                let key = key.bind(py);
+                dict.set_item(key, rebuild(s, &obj.get_item(key)?, leaves)?)?;
+            }
+            Ok(dict.into_any())
+        }
+    }
+}
+
+fn children<'py>(
+    items: &[Spec],
+    obj: &Bound<'py, PyAny>,
+    leaves: &mut dyn Iterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut made = Vec::with_capacity(items.len());
+    for (o, s) in obj.try_iter()?.zip(items) {
+        made.push(rebuild(s, &o?, leaves)?);
+    }
+    Ok(made)
+}

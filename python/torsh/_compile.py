@@ -1,0 +1,348 @@
+"""`torsh.compile`: trace once per signature, then run as one program.
+
+The call path is native (`_C.CompiledFunction`). This module runs a function under trace and finds out what it
+read from Python besides its arguments: globals, closure variables and attributes. These become guards: a later
+call whose guards do not hold is traced again. They are found by walking the bytecode of every user function that
+ran in the trace; the functions are seen through `sys.setprofile`, which is set during the trace only.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+import types
+from typing import Any, Callable
+
+from torsh import _C
+
+__all__ = ["compile"]
+
+_ROOT = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_PLAIN = (type(None), bool, int, float, str)
+_MISSING = object()
+_MAX_CHAIN = 6
+
+
+def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, name: str | None = None):
+    """Compiles a function or a module.
+
+    The first call for a signature (structure, dtypes and shapes of the arguments, and values of those that are
+    not tensors or floats) traces `fn`; later calls go straight to machine code. Tensors that `fn` reaches without
+    an argument are found in the trace and updated in place.
+
+    Args:
+        fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.
+        fullgraph: make a read of a tensor's value inside `fn` a `TraceError` instead of running `fn` piecewise.
+        dynamic: accepted for PyTorch's sake; every shape has its own program.
+        name: shown by `explain()`.
+
+    Returns:
+        A callable with `explain()`, `cache_info()` and `clear_cache()`.
+
+    >>> f = torsh.compile(lambda x: x * 2 + 1)
+    >>> f(torsh.tensor([1.0, 2.0])).tolist()
+    [3.0, 5.0]
+    """
+    if fn is None:
+        return functools.partial(compile, fullgraph=fullgraph, dynamic=dynamic, name=name)
+    if isinstance(fn, Compiled):
+        return fn
+    if not callable(fn):
+        raise TypeError(f"torsh.compile: expected a function or a module, got {type(fn).__name__}")
+    if hasattr(fn, "forward") and hasattr(fn, "named_parameters"):
+        return _compile_module(fn, fullgraph, name)
+    compiled = Compiled(fn, fullgraph, name)
+    _copy_names(compiled, fn)
+    return compiled
+
+
+def _copy_names(compiled, fn) -> None:
+    for attr in ("__module__", "__qualname__", "__doc__", "__annotations__"):
+        value = getattr(fn, attr, None)
+        if value is not None:
+            try:
+                setattr(compiled, attr, value)
+            except (AttributeError, TypeError):
+                pass
+
+
+Compiled = _C.CompiledFunction
+
+
+class Explanation(dict):
+    """What was compiled and why, as data; prints as a short report."""
+
+    def __str__(self) -> str:
+        cache = self["cache"]
+        lines = [f"{self['name']}: {cache['hits']} hits, {cache['misses']} misses, {cache['entries']} programs"]
+        for p in self["programs"]:
+            lines.append(f"  {p['signature']}  hits={p['hits']} guards={p['guards']}  traced at {p['site']}: {p['reason']}")
+            if p["graph_break"]:
+                reason, where = p["graph_break"]
+                lines.append(f"    graph break: {reason} at {where}")
+                continue
+            lines.append(
+                f"    {p['kernels_unfused']} -> {p['kernels']} kernels, {p['bytes_moved']} bytes, {p['flops']} flops, "
+                f"peak {p['peak_bytes']} bytes, compiled in {p['compile_seconds'] * 1e3:.1f} ms"
+            )
+            for s in p["steps"]:
+                lines.append(f"      {s['kind']}: {' '.join(s['ops'])}  ({s['location']})")
+        return "\n".join(lines)
+
+
+def _compile_module(module, fullgraph: bool, name: str | None):
+    from torsh import nn
+
+    inner = Compiled(module.__call__, fullgraph, name or type(module).__name__)
+    return CompiledModule(module, inner) if isinstance(module, nn.Module) else inner
+
+
+class CompiledModule:
+    """A module whose calls are compiled; everything else is the module's own."""
+
+    def __init__(self, module, compiled) -> None:
+        object.__setattr__(self, "_orig_mod", module)
+        object.__setattr__(self, "_compiled", compiled)
+
+    def __call__(self, *args, **kwargs):
+        return self._compiled(*args, **kwargs)
+
+    def explain(self):
+        return self._compiled.explain()
+
+    def cache_info(self):
+        return self._compiled.cache_info()
+
+    def clear_cache(self):
+        return self._compiled.clear_cache()
+
+    def __getattr__(self, name):
+        return getattr(self._orig_mod, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._orig_mod, name, value)
+
+    def __delattr__(self, name):
+        delattr(self._orig_mod, name)
+
+    def __repr__(self):
+        return f"CompiledModule({self._orig_mod!r})"
+
+
+def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
+    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard."""
+    frames: dict[int, tuple] = {}
+    previous = sys.getprofile()
+
+    def note(frame, event, arg):
+        if event == "call":
+            code = frame.f_code
+            if not _skipped(code.co_filename):
+                key = id(code)
+                first = code.co_varnames[0] if code.co_argcount else None
+                owner = frame.f_locals.get(first, _MISSING) if first else _MISSING
+                seen = frames.get(key)
+                if seen is None:
+                    frames[key] = (code, frame.f_globals, dict(frame.f_locals), [owner])
+                elif owner is not _MISSING and not any(o is owner for o in seen[3]):
+                    seen[3].append(owner)
+            elif code.co_name == "forward" or code.co_name == "__call__":
+                owner = frame.f_locals.get("self", _MISSING)
+                if owner is not _MISSING:
+                    modules.setdefault(id(owner), owner)
+
+    modules: dict[int, Any] = {}
+    sys.setprofile(note)
+    try:
+        result = fn(*args, **kwargs)
+    finally:
+        sys.setprofile(previous)
+    return result, _guards(fn, frames, modules)
+
+
+@functools.lru_cache(maxsize=4096)
+def _skipped(filename: str) -> bool:
+    if filename.startswith("<frozen"):
+        return True
+    path = os.path.abspath(filename) if not filename.startswith("<") else filename
+    return path.startswith(_ROOT) or (path.startswith(_LIB) and "site-packages" not in path)
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.guards: list = []
+        self.seen: set = set()
+
+    def add(self, kind: str, holder, name: str, value) -> None:
+        key = (kind, id(holder), name)
+        if key in self.seen or not _stable(value):
+            return
+        self.seen.add(key)
+        self.guards.append((kind, holder, name, value))
+
+
+def _stable(value) -> bool:
+    """Whether an identity or value guard on this means anything: not for objects made anew at each look."""
+    return not isinstance(value, (types.MethodType, types.BuiltinMethodType))
+
+
+def _guards(fn, frames: dict, modules: dict) -> list:
+    out = _Collector()
+    functions = _functions(fn)
+    for code, glob, local, owners in frames.values():
+        cells = _cells(functions.get(id(code)))
+        for root, chain in _reads(code):
+            _follow(out, root, chain, code, glob, local, owners, cells, functions)
+    from torsh import nn
+
+    for owner in modules.values():
+        if isinstance(owner, nn.Module):
+            _module(out, owner)
+    return out.guards
+
+
+def _functions(fn) -> dict:
+    """Function objects by code, as far as they can be reached from `fn`."""
+    found: dict = {}
+    stack = [fn]
+    for _ in range(1000):
+        if not stack:
+            break
+        f = stack.pop()
+        f = getattr(f, "__wrapped__", f) if isinstance(f, Compiled) else f
+        f = getattr(f, "__func__", f)
+        if isinstance(f, functools.partial):
+            stack.append(f.func)
+            continue
+        if not isinstance(f, types.FunctionType) or id(f.__code__) in found or _skipped(f.__code__.co_filename):
+            continue
+        found[id(f.__code__)] = f
+        for cell in f.__closure__ or ():
+            value = _contents(cell)
+            if callable(value):
+                stack.append(value)
+        for name in f.__code__.co_names:
+            value = f.__globals__.get(name)
+            if callable(value):
+                stack.append(value)
+    return found
+
+
+def _contents(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _cells(function) -> dict:
+    if function is None or not function.__closure__:
+        return {}
+    return dict(zip(function.__code__.co_freevars, function.__closure__))
+
+
+@functools.lru_cache(maxsize=4096)
+def _reads(code) -> tuple:
+    """`(root, attribute chain)` of everything that the code loads: root is `(kind, name)`."""
+    out = []
+    root, chain = None, ()
+    for ins in dis.get_instructions(code):
+        op = ins.opname
+        if op in ("CACHE", "PRECALL", "EXTENDED_ARG", "RESUME", "PUSH_NULL", "NOP"):
+            continue
+        if root is not None and op in ("LOAD_ATTR", "LOAD_METHOD") and len(chain) < _MAX_CHAIN:
+            chain = (*chain, ins.argval)
+            continue
+        if root is not None:
+            out.append((root, chain))
+        root, chain = None, ()
+        if op in ("LOAD_GLOBAL", "LOAD_NAME"):
+            root = ("global", ins.argval)
+        elif op in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
+            root = ("cell", ins.argval)
+        elif op.startswith("LOAD_FAST"):
+            # Superinstructions of newer interpreters load two; what is loaded last is what an attribute is read of.
+            name = ins.argval[-1] if isinstance(ins.argval, tuple) else ins.argval
+            root = ("local", name)
+    if root is not None:
+        out.append((root, chain))
+    return tuple(dict.fromkeys(out))
+
+
+def _follow(out, root, chain, code, glob, local, owners, cells, functions) -> None:
+    kind, name = root
+    if kind == "global":
+        value = glob.get(name, _MISSING)
+        if value is _MISSING:
+            return
+        out.add("item", glob, name, value)
+        starts = [value]
+    elif kind == "cell":
+        cell = cells.get(name)
+        if cell is None:
+            # A variable of an enclosing frame of this same trace, or of a function that cannot be reached.
+            starts = [local[name]] if name in local else []
+        else:
+            value = _contents(cell)
+            if value is _MISSING:
+                return
+            out.add("cell", cell, name, value)
+            starts = [value]
+    elif code.co_argcount and name == code.co_varnames[0]:
+        starts = [o for o in owners if o is not _MISSING]
+    else:
+        starts = [local[name]] if name in local else []
+    for value in starts:
+        for attr in chain:
+            value = _attribute(out, value, attr)
+            if value is _MISSING:
+                break
+
+
+def _attribute(out, obj, name: str):
+    """Guards `obj.name` where it is state, and returns its value."""
+    if isinstance(obj, (_C.Tensor, types.ModuleType)) and not _user_module(obj):
+        return _MISSING
+    if isinstance(obj, _PLAIN) or isinstance(obj, (list, tuple, dict, set)):
+        return _MISSING
+    kind = "module" if hasattr(type(obj), "register_buffer") else "attr"
+    own = getattr(obj, "__dict__", None)
+    if isinstance(own, dict) and name in own:
+        value = own[name]
+        if kind == "module":
+            out.add(kind, obj, name, value)
+        else:
+            out.add("item", own, name, value)
+        return value
+    held = getattr(type(obj), name, _MISSING)
+    if isinstance(held, (types.FunctionType, classmethod, staticmethod)) or callable(held):
+        return _MISSING
+    if isinstance(held, property) or kind == "attr" and held is _MISSING and not hasattr(type(obj), "__slots__"):
+        return _MISSING
+    try:
+        value = getattr(obj, name)
+    except Exception:
+        return _MISSING
+    out.add(kind, obj, name, value)
+    return value
+
+
+def _user_module(obj) -> bool:
+    if not isinstance(obj, types.ModuleType):
+        return False
+    file = getattr(obj, "__file__", None)
+    return bool(file) and not _skipped(file)
+
+
+def _module(out, module) -> None:
+    """What a module of ours reads when it is called: its plain attributes and its children."""
+    for name, value in list(vars(module).items()):
+        if name == "training" or (not name.startswith("_") and isinstance(value, (*_PLAIN, tuple))):
+            out.add("module", module, name, value)
+    for table in ("_modules", "_parameters", "_buffers"):
+        for name, value in list(getattr(module, table, {}).items()):
+            if isinstance(name, str) and name.isidentifier():
+                out.add("module", module, name, value)
