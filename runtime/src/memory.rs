@@ -41,7 +41,8 @@ fn size_class(bytes: usize) -> usize {
     if bytes <= 1024 {
         return bytes.next_multiple_of(ALIGN);
     }
-    let step = (bytes.next_power_of_two() / 16).max(ALIGN);
+    let Some(octave) = bytes.checked_next_power_of_two() else { return bytes };
+    let step = (octave / 16).max(ALIGN);
     bytes.checked_next_multiple_of(step).unwrap_or(bytes)
 }
 

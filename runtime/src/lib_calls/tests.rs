@@ -34,7 +34,7 @@ impl Rng {
     fn index(&mut self, shape: &[usize], size: usize, negative: bool) -> HostTensor {
         HostTensor::from_fn(ty(DType::I64, shape), |_| {
             let i = self.below(size) as i64;
-            Scalar::Int(if negative && self.next() % 2 == 0 { i - size as i64 } else { i })
+            Scalar::Int(if negative && self.next().is_multiple_of(2) { i - size as i64 } else { i })
         })
     }
 }

@@ -109,7 +109,8 @@ fn f32_powers() {
             _ => 1.0 + (r.next() as f32 / u64::MAX as f32 - 0.5) * libm::exp2f(-(round as f32)),
         };
         let a: Vec<f32> = (0..n).map(|_| random(&mut rng)).collect();
-        let b: Vec<f32> = (0..n).map(|_| random(&mut rng) * if rng.next() % 2 == 0 { 1.0 } else { 10.0 }).collect();
+        let b: Vec<f32> =
+            (0..n).map(|_| random(&mut rng) * if rng.next().is_multiple_of(2) { 1.0 } else { 10.0 }).collect();
         let mut first: Option<Vec<f32>> = None;
         for isa in levels() {
             let mut y = vec![0f32; n];
@@ -189,7 +190,9 @@ impl Dd {
 const ONE: Dd = Dd(1.0, 0.0);
 
 /// Function, reference and the range of arguments.
-const F64: [(&str, fn(f64) -> Dd, f64, f64); 7] = [
+type Case = (&'static str, fn(f64) -> Dd, f64, f64);
+
+const F64: [Case; 7] = [
     ("exp", |x| Dd(x, 0.0).exp(), -708.0, 709.5),
     ("exp2", |x| Dd(x, 0.0).mul(Dd(std::f64::consts::LN_2, 2.319_046_813_846_299_6e-17)).exp(), -1020.0, 1023.5),
     ("expm1", |x| Dd(x, 0.0).expm1(), -40.0, 709.5),

@@ -56,6 +56,7 @@ macro_rules! signed {
                 _ => 0,
             }
         }
+        #[allow(clippy::manual_range_contains, reason = "`contains` branches, and a loop with branches stays scalar")]
         #[inline(always)]
         fn shr(self, by: $t) -> $t {
             const LAST: $t = $t::BITS as $t - 1;

@@ -362,13 +362,13 @@ unsafe fn lanes<O: Fold, const L: usize>(x: *const O::X, n: usize) -> O::A {
         let full = n / L * L;
         let mut i = 0;
         while i < full {
-            for j in 0..L {
-                lane[j] = O::step(lane[j], *x.add(i).add(j));
+            for (j, lane) in lane.iter_mut().enumerate() {
+                *lane = O::step(*lane, *x.add(i).add(j));
             }
             i = i.wrapping_add(L);
         }
-        for j in 0..n - full {
-            lane[j] = O::step(lane[j], *x.add(full).add(j));
+        for (j, lane) in lane.iter_mut().enumerate().take(n - full) {
+            *lane = O::step(*lane, *x.add(full).add(j));
         }
         let mut half = L / 2;
         while half > 0 {

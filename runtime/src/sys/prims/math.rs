@@ -208,13 +208,13 @@ pub(super) fn pow32(a: f32, b: f32) -> f32 {
 /// Zeros, infinities and NaN.
 #[inline(always)]
 pub(super) fn beyond_pow32(a: f32, b: f32) -> bool {
-    (a == 0.0) | !(a.abs() < f32::INFINITY) | b.is_nan()
+    (a == 0.0) | a.is_nan() | a.is_infinite() | b.is_nan()
 }
 
 /// Where `sin32` and `cos32` hold; beyond it the reduction loses bits.
 #[inline(always)]
 pub(super) fn beyond_trig32(x: f32) -> bool {
-    !(x.abs() <= 1_048_576.0)
+    (x.abs() > 1_048_576.0) | x.is_nan()
 }
 
 /// `(sin r, cos r, quadrant)` with `x = r + quadrant pi/2`, |r| <= pi/4.

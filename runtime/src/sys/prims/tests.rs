@@ -143,7 +143,7 @@ pub(super) fn ulps(got: u64, want: u64, dtype: DType) -> u64 {
     key(got).abs_diff(key(want)) as u64
 }
 
-fn check(name: &str, isa: &str, i: usize, got: u64, want: u64, dtype: DType, allowed: u64, inputs: &str) {
+fn check((name, isa, i): (&str, &str, usize), got: u64, want: u64, dtype: DType, allowed: u64, inputs: &str) {
     let off = if dtype.is_float() { ulps(got, want, dtype) } else { u64::from(got != want) };
     let strict_zero = dtype.is_float() && off == 0 && got != want && !from_bits(got, dtype).as_f64().is_nan();
     assert!(
@@ -202,10 +202,10 @@ fn unary(name: &str, from: DType, to: DType, want: impl Fn(u64) -> u64, allowed:
             let inplace = x.retype(to);
             let got: Vec<u64> = (0..n).map(|i| dst.get(i)).collect();
             for i in 0..n {
-                check(name, isa, i, got[i], want(bits[i]), to, allowed, &format!("{:?}", from_bits(bits[i], from)));
-                check(name, isa, i, inplace.get(i), got[i], to, 0, "in place");
+                check((name, isa, i), got[i], want(bits[i]), to, allowed, &format!("{:?}", from_bits(bits[i], from)));
+                check((name, isa, i), inplace.get(i), got[i], to, 0, "in place");
                 if let Some(first) = &first {
-                    check(name, isa, i, got[i], first[i], to, 0, "portable level");
+                    check((name, isa, i), got[i], first[i], to, 0, "portable level");
                 }
             }
             first.get_or_insert(got);
@@ -245,10 +245,10 @@ fn sixteen_bit_floats_convert_in_full() {
             let name = dt.short();
             call(address(isa, &format!("cast_{name}_f32")), &[wide.ptr() as u64, x.ptr() as u64, n]);
             call(address(isa, &format!("cast_f32_{name}")), &[back.ptr() as u64, wide.ptr() as u64, n]);
-            for i in 0..bits.len() {
-                let want = to_bits(from_bits(bits[i], dt), DType::F32);
-                check("widen", isa, i, wide.get(i), want, DType::F32, 0, name);
-                check("narrow", isa, i, back.get(i), bits[i], dt, 0, name);
+            for (i, &b) in bits.iter().enumerate() {
+                let want = to_bits(from_bits(b, dt), DType::F32);
+                check(("widen", isa, i), wide.get(i), want, DType::F32, 0, name);
+                check(("narrow", isa, i), back.get(i), b, dt, 0, name);
             }
         }
     }
@@ -285,12 +285,12 @@ fn binary(name: &str, form: Form, from: DType, to: DType, want: impl Fn(u64, u64
                 let x = a_bits[if form == Form::Sv { 0 } else { i }];
                 let y = b_bits[if form == Form::Vs { 0 } else { i }];
                 let inputs = format!("{:?}, {:?}", from_bits(x, from), from_bits(y, from));
-                check(name, isa, i, got[i], want(x, y), to, allowed, &inputs);
+                check((name, isa, i), got[i], want(x, y), to, allowed, &inputs);
                 for o in &over {
-                    check(name, isa, i, o.get(i), got[i], to, 0, "in place");
+                    check((name, isa, i), o.get(i), got[i], to, 0, "in place");
                 }
                 if let Some(first) = &first {
-                    check(name, isa, i, got[i], first[i], to, 0, "portable level");
+                    check((name, isa, i), got[i], first[i], to, 0, "portable level");
                 }
             }
             first.get_or_insert(got);
@@ -318,7 +318,6 @@ fn binary_primitives() {
             _ => {}
         }
     }
-    assert!(CmpOp::ALL.len() == 6);
 }
 
 #[test]
@@ -342,8 +341,8 @@ fn selects() {
                 for i in 0..n {
                     let (x, y) = (a_bits[if va { i } else { 0 }], b_bits[if vb { i } else { 0 }]);
                     let want = if c_bits[i] != 0 { x } else { y };
-                    check(&name, isa, i, dst.get(i), want, dt, 0, "");
-                    check(&name, isa, i, over_cond.get(i), want, dt, 0, "in place");
+                    check((&name, isa, i), dst.get(i), want, dt, 0, "");
+                    check((&name, isa, i), over_cond.get(i), want, dt, 0, "in place");
                 }
             }
         }
@@ -366,14 +365,14 @@ fn moves() {
                 let first = src.ptr() as u64 + (start * bytes) as u64;
                 call(address(isa, &format!("load_{bytes}")), &[dst.ptr() as u64, first, stride as u64, n64]);
                 for i in 0..n {
-                    check("load", isa, i, dst.get(i), bits[at(i)], dt, 0, "");
+                    check(("load", isa, i), dst.get(i), bits[at(i)], dt, 0, "");
                 }
                 if stride != 0 {
                     let mut out = Buf::new(dt, span);
                     let first = out.ptr() as u64 + (start * bytes) as u64;
                     call(address(isa, &format!("store_{bytes}")), &[first, stride as u64, dst.ptr() as u64, n64]);
                     for i in 0..n {
-                        check("store", isa, i, out.get(at(i)), dst.get(i), dt, 0, "");
+                        check(("store", isa, i), out.get(at(i)), dst.get(i), dt, 0, "");
                     }
                 }
             }
@@ -442,10 +441,10 @@ fn folds() {
                 for _ in 0..2 {
                     call(address(isa, &Prim::Col(op, dt).name()), &[c.ptr() as u64, x.ptr() as u64, n as u64]);
                 }
-                for i in 0..n {
-                    let v = from_bits(bits[i], dt);
+                for (i, &b) in bits.iter().enumerate() {
+                    let v = from_bits(b, dt);
                     let want = folded(op, dt, [v, v].into_iter(), start);
-                    check("col", isa, i, c.get(i), to_bits(want, acc), acc, 0, op.name());
+                    check(("col", isa, i), c.get(i), to_bits(want, acc), acc, 0, op.name());
                 }
             }
         }
@@ -459,7 +458,7 @@ fn positions_of_extremes() {
         let fold = if op == ReduceOp::ArgMax { ReduceOp::Max } else { ReduceOp::Min };
         for (dt, n) in DTYPES.into_iter().flat_map(|d| SIZES.map(|n| (d, n))) {
             let mut bits = samples(dt, n, &mut rng);
-            if dt.is_float() && rng.next() % 2 == 0 {
+            if dt.is_float() && rng.next().is_multiple_of(2) {
                 bits.retain(|&b| !from_bits(b, dt).as_f64().is_nan());
             }
             let n = bits.len();
@@ -488,8 +487,8 @@ fn positions_of_extremes() {
                 let f = address(isa, &Prim::Col(op, dt).name());
                 call(f, &[va.ptr() as u64, vi.ptr() as u64, x.ptr() as u64, n as u64, 42]);
                 call(f, &[va.ptr() as u64, vi.ptr() as u64, x.ptr() as u64, n as u64, 43]);
-                for i in 0..n {
-                    let want = if better(bits[i], start) { 42 } else { 7 };
+                for (i, &b) in bits.iter().enumerate() {
+                    let want = if better(b, start) { 42 } else { 7 };
                     assert_eq!(vi.get(i), want, "col {op:?} {dt} {isa}");
                 }
             }
