@@ -79,13 +79,7 @@ impl CpuExecutor {
 
     /// An executor as `config` asks for it.
     pub fn with_config(config: &Config) -> Result<CpuExecutor> {
-        let level = match config.isa {
-            Some(level) => prims::LEVELS
-                .into_iter()
-                .find(|&l| l == level && prims::supported(l))
-                .ok_or_else(|| Error::device(format!("this CPU has no instruction set level {level:?}")))?,
-            None => prims::LEVELS.into_iter().rev().find(|l| prims::supported(l)).unwrap_or("portable"),
-        };
+        let level = prims::choose(config.isa)?;
         let limit = config.memory_limit.unwrap_or_else(|| machine::memory_bytes() / 4 * 3);
         let (l1_bytes, l2_bytes) = machine::cache_bytes();
         Ok(CpuExecutor {

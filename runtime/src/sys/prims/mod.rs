@@ -27,7 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use torsh_ir::{Error, Result};
+use torsh_ir::{Error, Result, env};
 
 /// The ISA levels, weakest first.
 pub const LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
@@ -63,26 +63,21 @@ pub fn supported(isa: &str) -> bool {
     }
 }
 
-/// The level to use: `TORSH_ISA` if it is set (an error if this CPU lacks it), else the best there is.
+/// The level that the environment asks for, else the best there is.
 pub fn detect() -> Result<&'static str> {
-    choose(std::env::var("TORSH_ISA").ok().as_deref())
+    choose(env::isa())
 }
 
-fn choose(wanted: Option<&str>) -> Result<&'static str> {
-    match wanted {
-        None | Some("") => Ok(LEVELS.into_iter().rev().find(|l| supported(l)).unwrap_or("portable")),
-        Some(name) => {
-            let Some(level) = LEVELS.into_iter().find(|&l| l == name) else {
-                return Err(Error::value(format!(
-                    "TORSH_ISA={name} is unknown; expected one of {}",
-                    LEVELS.join(", ")
-                )));
-            };
-            if supported(level) {
-                Ok(level)
-            } else {
-                Err(Error::device(format!("TORSH_ISA={name}: this CPU does not have that instruction set")))
-            }
-        }
+/// A level by name, an error if there is none of that name or this CPU lacks it; the best there is if none
+/// is wanted.
+pub fn choose(wanted: Option<&str>) -> Result<&'static str> {
+    let Some(name) = wanted else {
+        return Ok(LEVELS.into_iter().rev().find(|l| supported(l)).unwrap_or("portable"));
+    };
+    let levels = LEVELS.join(", ");
+    match LEVELS.into_iter().find(|&l| l == name) {
+        None => Err(Error::value(format!("instruction set level {name:?} is unknown; expected one of {levels}"))),
+        Some(level) if supported(level) => Ok(level),
+        Some(_) => Err(Error::device(format!("this CPU does not have the instruction set level {name:?}"))),
     }
 }
