@@ -1,12 +1,288 @@
 //! The order of steps.
 //!
-//! Needs: steps in dependency order. Leaves: a dependency order that keeps memory low, with every step that
-//! may refuse its input before the first write to a donated buffer.
+//! Needs: steps in dependency order. Leaves: a dependency order that keeps memory low: the program's own or,
+//! where it peaks lower, one that always takes the step that adds least. So that outputs can take the memory
+//! of donated inputs, the readers of such an input come before the writers of its output, and every step
+//! that may refuse an index comes before them too; a pair for which that is impossible is left alone (the
+//! memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
+//! other readers of its source, so that both can be one buffer.
 
-use crate::lower::Lowered;
+use crate::fuse::items::{ItemId, Items, What};
+use crate::lower::{self, Lowered, Step, Work};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use torsh_ir::error::Result;
+use torsh_ir::program::LibCall;
 
-/// Orders the steps.
-pub fn run(lowered: Lowered, _donate: &[(usize, usize)]) -> Result<Lowered> {
+/// Programs of more steps keep their own order: the search for a better one is quadratic.
+const MAX_GREEDY: usize = 4000;
+/// Steps that one search for a path may enter.
+const SEARCH: usize = 4096;
+
+/// Orders the steps. `donate` lists (input, output) pairs whose memory may be shared.
+pub fn run(mut lowered: Lowered, donate: &[(usize, usize)]) -> Result<Lowered> {
+    let mut dag = Dag::new(&lowered.items, &lowered.steps);
+    dag.order_donations(donate);
+    dag.order_copies();
+    let own = dag.program_order();
+    let order = if lowered.steps.len() <= MAX_GREEDY {
+        let greedy = dag.greedy_order();
+        if dag.peak(&greedy) < dag.peak(&own) { greedy } else { own }
+    } else {
+        own
+    };
+    let mut steps: Vec<Option<Step>> = std::mem::take(&mut lowered.steps).into_iter().map(Some).collect();
+    lowered.steps = order.into_iter().filter_map(|s| steps.get_mut(s).and_then(Option::take)).collect();
     Ok(lowered)
+}
+
+/// Which steps may refuse an index, given that earlier steps of the list have run: one that looks up the
+/// same indices in the same size as an earlier one cannot fail any more.
+pub fn may_refuse(steps: &[Step]) -> Vec<bool> {
+    let mut checked = HashSet::new();
+    let first = |step: &Step| match &step.work {
+        Work::Lib(call, args) if lower::may_fail(&step.work) => {
+            let (dim, wraps) = match call {
+                LibCall::Take { dim } | LibCall::IndexPut { dim, .. } => (*dim, true),
+                LibCall::Gather { dim } | LibCall::Scatter { dim, .. } => (*dim, false),
+                LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => return true,
+            };
+            match args.as_slice() {
+                [(_, ty), (index, _), ..] => checked.insert((*index, ty.shape.get(dim).copied(), wraps)),
+                _ => true,
+            }
+        }
+        _ => false,
+    };
+    steps.iter().map(first).collect()
+}
+
+struct Dag<'a> {
+    items: &'a Items,
+    steps: &'a [Step],
+    preds: Vec<Vec<usize>>,
+    succs: Vec<Vec<usize>>,
+    /// The step that makes an item.
+    maker: HashMap<ItemId, usize>,
+    /// Steps that read an item's buffer.
+    readers: HashMap<ItemId, Vec<usize>>,
+    outputs: HashSet<ItemId>,
+}
+
+impl<'a> Dag<'a> {
+    fn new(items: &'a Items, steps: &'a [Step]) -> Dag<'a> {
+        let mut maker = HashMap::new();
+        let mut readers: HashMap<ItemId, Vec<usize>> = HashMap::new();
+        for (s, step) in steps.iter().enumerate() {
+            maker.extend(step.makes.iter().map(|&m| (m, s)));
+            for &r in &step.reads {
+                readers.entry(r).or_default().push(s);
+            }
+        }
+        let outputs = items.outputs.iter().map(|(o, _)| lower::home(items, *o)).collect();
+        let n = steps.len();
+        let mut dag = Dag {
+            items,
+            steps,
+            preds: vec![Vec::new(); n + 1],
+            succs: vec![Vec::new(); n + 1],
+            maker,
+            readers,
+            outputs,
+        };
+        for (s, step) in steps.iter().enumerate() {
+            for &r in &step.reads {
+                for w in dag.writers(r) {
+                    dag.edge(w, s);
+                }
+            }
+            for after in step.makes.iter().filter_map(|&m| items.get(m).dest.as_ref().and_then(|d| d.after)) {
+                if let Some(&w) = dag.maker.get(&after) {
+                    dag.edge(w, s);
+                }
+            }
+        }
+        dag
+    }
+
+    /// Steps that write an item's buffer.
+    fn writers(&self, id: ItemId) -> Vec<usize> {
+        let item = self.items.get(id);
+        match item.what {
+            What::Join => item.uses.iter().filter_map(|u| self.maker.get(&u.item).copied()).collect(),
+            _ => self.maker.get(&id).copied().into_iter().collect(),
+        }
+    }
+
+    fn edge(&mut self, from: usize, to: usize) {
+        if from != to && !self.preds[to].contains(&from) {
+            self.preds[to].push(from);
+            self.succs[from].push(to);
+        }
+    }
+
+    /// Steps that come after any of `from`; `None` when there are too many to look at.
+    fn after(&self, from: &[usize]) -> Option<HashSet<usize>> {
+        let mut seen = HashSet::new();
+        let mut stack = from.to_vec();
+        while let Some(s) = stack.pop() {
+            for &t in &self.succs[s] {
+                if seen.insert(t) {
+                    stack.push(t);
+                }
+            }
+            if seen.len() > SEARCH {
+                return None;
+            }
+        }
+        Some(seen)
+    }
+
+    /// Puts `first` before every one of `then` unless that would be a circle.
+    fn try_before(&mut self, first: &[usize], then: &[usize]) {
+        let Some(after) = self.after(then) else { return };
+        if first.iter().any(|f| after.contains(f) && !then.contains(f)) {
+            return;
+        }
+        for &f in first.iter().filter(|f| !then.contains(f)) {
+            for &t in then {
+                self.edge(f, t);
+            }
+        }
+    }
+
+    fn order_donations(&mut self, donate: &[(usize, usize)]) {
+        // One extra node stands for "all indices are checked".
+        let gate = self.steps.len();
+        let refusing = may_refuse(self.steps);
+        for s in (0..gate).filter(|&s| refusing[s]) {
+            self.edge(s, gate);
+        }
+        for &(input, output) in donate {
+            let Some((out, _)) = self.items.outputs.get(output) else { continue };
+            let writers = self.writers(lower::home(self.items, *out));
+            let Some(after) = self.after(&writers) else { continue };
+            let leaf = self.items.inputs.get(input).copied().flatten();
+            let readers: Vec<usize> = leaf.and_then(|l| self.readers.get(&l)).cloned().unwrap_or_default();
+            let late = |s: &usize| after.contains(s) && !writers.contains(s);
+            if readers.iter().any(late) || after.contains(&gate) || writers.iter().any(|&w| refusing[w]) {
+                // A writer may itself check an index: it does so before it writes.
+                continue;
+            }
+            for &w in &writers {
+                self.edge(gate, w);
+            }
+            self.try_before(&readers, &writers);
+        }
+    }
+
+    fn order_copies(&mut self) {
+        for s in 0..self.steps.len() {
+            if let Work::Lib(LibCall::Copy, args) = &self.steps[s].work {
+                let readers = self.readers.get(&args[0].0).cloned().unwrap_or_default();
+                self.try_before(&readers, &[s]);
+            }
+        }
+    }
+
+    fn waiting(&self) -> Vec<usize> {
+        self.preds.iter().map(Vec::len).collect()
+    }
+
+    /// Operands first, otherwise as the steps stand.
+    fn program_order(&self) -> Vec<usize> {
+        let mut waiting = self.waiting();
+        let mut ready: BinaryHeap<Reverse<usize>> =
+            waiting.iter().enumerate().filter(|w| *w.1 == 0).map(|w| Reverse(w.0)).collect();
+        let mut order = Vec::with_capacity(self.steps.len());
+        while let Some(Reverse(s)) = ready.pop() {
+            order.push(s);
+            for &t in &self.succs[s] {
+                waiting[t] -= 1;
+                if waiting[t] == 0 {
+                    ready.push(Reverse(t));
+                }
+            }
+        }
+        order
+    }
+
+    /// Bytes of an item's buffer when it is neither an input nor an output.
+    fn bytes(&self, id: ItemId) -> i64 {
+        let item = self.items.get(id);
+        match item.what {
+            What::Leaf | What::Empty => 0,
+            _ if self.outputs.contains(&id) => 0,
+            _ => i64::try_from(item.ty.nbytes()).unwrap_or(i64::MAX / 4),
+        }
+    }
+
+    /// Operands first; of the steps that can run, the one after which least memory is held.
+    fn greedy_order(&self) -> Vec<usize> {
+        let mut waiting = self.waiting();
+        let mut live = Live::new(self);
+        let mut ready: Vec<usize> = (0..waiting.len()).filter(|&s| waiting[s] == 0).collect();
+        let mut order = Vec::with_capacity(self.steps.len());
+        while !ready.is_empty() {
+            let best = (0..ready.len()).min_by_key(|&i| (live.change(self, ready[i]), ready[i])).unwrap_or(0);
+            let s = ready.swap_remove(best);
+            order.push(s);
+            live.run(self, s);
+            for &t in &self.succs[s] {
+                waiting[t] -= 1;
+                if waiting[t] == 0 {
+                    ready.push(t);
+                }
+            }
+        }
+        order
+    }
+
+    /// The most bytes held at once.
+    fn peak(&self, order: &[usize]) -> i64 {
+        let mut live = Live::new(self);
+        order.iter().for_each(|&s| live.run(self, s));
+        live.peak
+    }
+}
+
+/// Buffers held while steps run.
+struct Live {
+    /// Reads to come, per item.
+    reads: HashMap<ItemId, usize>,
+    held: HashSet<ItemId>,
+    now: i64,
+    peak: i64,
+}
+
+impl Live {
+    fn new(dag: &Dag<'_>) -> Live {
+        let reads = dag.readers.iter().map(|(&r, steps)| (r, steps.len())).collect();
+        Live { reads, held: HashSet::new(), now: 0, peak: 0 }
+    }
+
+    fn change(&self, dag: &Dag<'_>, s: usize) -> i64 {
+        let Some(step) = dag.steps.get(s) else { return i64::MIN };
+        let new = step.writes.iter().filter(|w| !self.held.contains(w)).map(|&w| dag.bytes(w));
+        let old = step.reads.iter().filter(|r| self.reads.get(r) == Some(&1)).map(|&r| dag.bytes(r));
+        new.fold(0, i64::saturating_add).saturating_sub(old.fold(0, i64::saturating_add))
+    }
+
+    fn run(&mut self, dag: &Dag<'_>, s: usize) {
+        let Some(step) = dag.steps.get(s) else { return };
+        for &w in &step.writes {
+            if self.held.insert(w) {
+                self.now = self.now.saturating_add(dag.bytes(w));
+            }
+        }
+        self.peak = self.peak.max(self.now);
+        for r in &step.reads {
+            if let Some(left) = self.reads.get_mut(r) {
+                *left -= 1;
+                if *left == 0 && self.held.remove(r) {
+                    self.now -= dag.bytes(*r);
+                }
+            }
+        }
+    }
 }

@@ -2,8 +2,8 @@
 //! load, such as a scaled operand seen transposed, a mask of positions, or the operand of a column sum.
 //!
 //! # Cost
-//! One unit is a cheap vector operation on one element. A byte from or to memory costs half a unit (so that
-//! storing and loading an f32 pays for four cheap operations), a step [`STEP`] units. A value is recomputed,
+//! One unit is a cheap vector operation on one element. A byte from or to memory costs one unit (so that
+//! storing and loading an f32 pays for eight cheap operations), a step [`STEP`] units. A value is recomputed,
 //! together with the values it is made of, when all its users can do so and that is cheaper in sum.
 
 use super::groups::Groups;
@@ -129,7 +129,10 @@ impl Inline<'_, '_> {
                 if operand.is_virtual() {
                     continue;
                 }
-                if matches!(operand.what, What::Map(_)) && operand.dest.is_none() && !self.in_memory(u.item) {
+                // A value that is repeated many times is computed once and loaded.
+                let repeated = operand.len().saturating_mul(2) <= item.len();
+                let computed = matches!(operand.what, What::Map(_)) && operand.dest.is_none();
+                if computed && !repeated && !self.in_memory(u.item) {
                     stack.push(u.item);
                 } else if !cone.leaves.iter().any(|l| l.0 == u.item) {
                     cone.leaves.push((u.item, !self.in_memory(u.item)));
@@ -142,7 +145,7 @@ impl Inline<'_, '_> {
 
     /// The loads that recomputing adds to each kernel, when that is possible and cheaper.
     fn plan(&mut self, id: ItemId, cone: &Cone, demands: &[Demand]) -> Option<Vec<Vec<(ItemId, Layout)>>> {
-        let bytes = |id: ItemId, elements: usize| elements as u64 * self.items.get(id).ty.dtype.size() as u64 / 2;
+        let bytes = |id: ItemId, elements: usize| elements as u64 * self.items.get(id).ty.dtype.size() as u64;
         let own = self.groups.peek(id);
         let alone = self.groups.members(own).len() == 1;
         let mut saved = bytes(id, self.items.get(id).len()) + if alone { STEP } else { 0 };

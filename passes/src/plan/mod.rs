@@ -193,7 +193,7 @@ impl<'g> Plan<'g> {
     }
 
     fn fails_after(&self, step: usize) -> bool {
-        self.steps[step + 1..].iter().any(|s| lower::may_fail(&s.work))
+        crate::schedule::may_refuse(&self.steps)[step + 1..].contains(&true)
     }
 
     fn lives(&mut self) {
@@ -215,7 +215,7 @@ impl<'g> Plan<'g> {
     /// Gives outputs the memory of donated inputs where every read of the input comes before the output's
     /// first write, or in the same kernel at the same element, and no later step may refuse the run.
     fn donations(&mut self, donate: &[(usize, usize)]) {
-        let last_failing = self.steps.iter().rposition(|s| lower::may_fail(&s.work));
+        let last_failing = crate::schedule::may_refuse(&self.steps).iter().rposition(|&r| r);
         let mut last_read = vec![None; self.items.all.len()];
         for (s, step) in self.steps.iter().enumerate() {
             for &r in &step.reads {
