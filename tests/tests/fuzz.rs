@@ -11,23 +11,30 @@ use torsh_tests::fuzz::{corpus, make::make, shrink::shrink};
 
 /// Cases without `TORSH_FUZZ_CASES`: a few seconds.
 const CASES: u64 = 300;
+/// Different failures that one run shrinks and shows.
+const MAX_REPORTS: usize = 8;
 
 #[test]
 fn random_graphs() {
     let backends = backends();
     let first = env::fuzz_seed();
     let cases = env::fuzz_cases().unwrap_or(CASES);
+    let mut found: Vec<(String, String)> = Vec::new();
     for seed in first..first + cases {
         let case = make(seed);
         // One backend a case, in turn; the corpus runs on all.
         let at = (seed % backends.len() as u64) as usize;
         let backends = &backends[at..=at];
-        if let Err((case, failure)) = check_all(&case, backends) {
+        let Err((case, failure)) = check_all(&case, backends) else { continue };
+        let key = format!("{}: {}", failure.stage, failure.message.chars().take(40).collect::<String>());
+        if found.len() < MAX_REPORTS && found.iter().all(|(k, _)| *k != key) {
             let (case, failure) = shrink(case, failure, backends);
             let text = corpus::write(&case, &failure.to_string());
-            panic!("seed {seed}: {failure}\n\nA reproducer for tests/fuzz_corpus/:\n{text}");
+            found.push((key, format!("seed {seed}: {failure}\n\nA reproducer for tests/fuzz_corpus/:\n{text}")));
         }
     }
+    let reports: Vec<&str> = found.iter().map(|(_, report)| report.as_str()).collect();
+    assert!(reports.is_empty(), "{}", reports.join("\n"));
 }
 
 #[test]

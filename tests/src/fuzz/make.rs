@@ -17,12 +17,13 @@ use torsh_ir::program::ScatterMode;
 use torsh_ir::scalar::{BinOp, ScalarOp, UnOp};
 use torsh_ir::{Attr, Attrs, DType, Scalar, Shape, Type, ops};
 
-/// Elements per tensor.
-const MAX_ELEMENTS: usize = 6000;
+/// Elements per tensor; in one case of [`BIG_ONE_IN`] the larger number, so that work is split between threads.
+const MAX_ELEMENTS: [usize; 2] = [6000, 60_000];
+const BIG_ONE_IN: usize = 25;
 /// Inputs per graph.
 const MAX_INPUTS: usize = 8;
 /// Sizes of dims: around vector widths and block sizes, small ones more often.
-const SIZES: &[usize] = &[1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130, 257, 300, 513];
+const SIZES: &[usize] = &[1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130, 257, 300, 513, 1100];
 /// Composites that jump.
 const JUMPS: &[&str] =
     &["frac", "copysign", "one_hot", "isnan", "isinf", "isfinite", "isposinf", "isneginf", "nan_to_num", "sign"];
@@ -37,6 +38,7 @@ struct Maker {
     exact: Vec<bool>,
     main: DType,
     exact_only: bool,
+    max_elements: usize,
 }
 
 /// A random case.
@@ -44,14 +46,25 @@ pub fn make(seed: u64) -> Case {
     let mut rng = Rng::new(seed);
     let main = if rng.one_in(2) { DType::F32 } else { *rng.pick(&DType::ALL) };
     let exact_only = rng.one_in(3);
-    let graph = Graph::new();
-    let mut m = Maker { rng, graph, values: Vec::new(), pool: Vec::new(), exact: Vec::new(), main, exact_only };
+    let big = rng.one_in(BIG_ONE_IN);
+    let mut m = Maker {
+        rng,
+        graph: Graph::new(),
+        values: Vec::new(),
+        pool: Vec::new(),
+        exact: Vec::new(),
+        main,
+        exact_only,
+        max_elements: MAX_ELEMENTS[usize::from(big)],
+    };
     for _ in 0..m.rng.range(1, 3) {
         m.fresh_input();
     }
-    let size = m.rng.range(1, 24) as usize;
+    // Now and then a long chain.
+    let most = if big { 8 } else { *m.rng.pick(&[24, 24, 24, 24, 24, 24, 24, 80]) };
+    let size = m.rng.range(1, most) as usize;
     let mut attempts = 0;
-    while m.graph.len() < size + 3 && attempts < 200 {
+    while m.graph.len() < size + 3 && attempts < 300 {
         attempts += 1;
         m.step();
     }
@@ -106,7 +119,7 @@ impl Maker {
     }
 
     fn input(&mut self, ty: Type, values: Values) -> Option<NodeId> {
-        if self.values.len() >= MAX_INPUTS || ty.numel() > MAX_ELEMENTS {
+        if self.values.len() >= MAX_INPUTS || ty.numel() > self.max_elements {
             return None;
         }
         self.values.push(values);
@@ -122,7 +135,7 @@ impl Maker {
         let rank = *self.rng.pick(&[0, 1, 1, 2, 2, 2, 3, 3, 4]);
         let mut shape = Vec::new();
         for _ in 0..rank {
-            let room = MAX_ELEMENTS / 2 / shape.iter().product::<usize>().max(1);
+            let room = self.max_elements / 2 / shape.iter().product::<usize>().max(1);
             let fits: Vec<usize> = SIZES.iter().copied().filter(|&d| d <= room).collect();
             let size = if self.rng.one_in(60) { 0 } else { fits.get(self.rng.below(fits.len())).copied().unwrap_or(1) };
             shape.push(size);
@@ -143,7 +156,7 @@ impl Maker {
         let ty = op.infer(&types, attrs).ok()?;
         let inherited = x.iter().all(|&o| self.is_exact(o));
         let own = !ty.dtype.is_float() || op.tolerance == torsh_ir::op::Tolerance::EXACT;
-        if ty.numel() > MAX_ELEMENTS || (!inherited && jumps(&op, &types, &ty)) || (self.exact_only && !own) {
+        if ty.numel() > self.max_elements || (!inherited && jumps(&op, &types, &ty)) || (self.exact_only && !own) {
             return None;
         }
         let id = self.graph.apply(op, x, attrs.iter().cloned().collect()).ok()?;
@@ -463,7 +476,7 @@ impl Maker {
         }
         self.rng.shuffle(&mut axes);
         let shape: Vec<usize> = axes.iter().map(|(_, n)| *n).collect();
-        if shape.iter().product::<usize>() > MAX_ELEMENTS {
+        if shape.iter().product::<usize>() > self.max_elements {
             return None;
         }
         let b = self.operand(&Type::new(ty.dtype, Shape::of(&shape)))?;
