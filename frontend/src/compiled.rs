@@ -111,6 +111,8 @@ struct Recorded {
 enum Operand {
     Input(usize),
     Node(usize),
+    // A leaf that is a view of a captured tensor.
+    Leaf(Tensor),
 }
 
 /// How a trace ended.
@@ -171,6 +173,8 @@ struct Finish {
     history: Vec<Recorded>,
     recorded: HashMap<*const Node, Operand>,
     slots: HashMap<*const GradSlot, usize>,
+    // Captured views that are leaves of their own.
+    leaves: HashMap<*const GradSlot, Tensor>,
 }
 
 impl Finish {
@@ -182,7 +186,13 @@ impl Finish {
             history: Vec::new(),
             recorded: HashMap::new(),
             slots: HashMap::new(),
+            leaves: HashMap::new(),
         };
+        for capture in trace.captures.iter().filter(|c| c.state.view.is_some()) {
+            if let Some(slot) = &capture.state.slot {
+                finish.leaves.insert(Arc::as_ptr(slot), capture.tensor.clone());
+            }
+        }
         for (i, (node, _)) in trace.inputs.iter().enumerate() {
             let buffer = node.buffer().ok_or_else(|| Error::internal("a placeholder lost its buffer"))?;
             finish.lowering.bind(node, buffer);
@@ -223,7 +233,7 @@ impl Finish {
             Grad::Op | Grad::Foreign => match self.record(node)? {
                 Operand::Node(i) => Role::History(i),
                 // An input given back under another name.
-                Operand::Input(_) => Role::None,
+                Operand::Input(_) | Operand::Leaf(_) => Role::None,
             },
         })
     }
@@ -243,6 +253,13 @@ impl Finish {
                 drop(buffer);
                 let i = known.ok_or_else(|| Error::internal("data is no input"))?;
                 self.recorded.insert(key, Operand::Input(i));
+                stack.pop();
+                continue;
+            }
+            if let Grad::Leaf(slot) = &node.grad
+                && let Some(leaf) = self.leaves.get(&Arc::as_ptr(slot))
+            {
+                self.recorded.insert(key, Operand::Leaf(leaf.clone()));
                 stack.pop();
                 continue;
             }
@@ -624,6 +641,7 @@ impl Program {
                 .map(|o| match o {
                     Operand::Input(i) => inputs[*i].clone(),
                     Operand::Node(i) => made[*i].clone(),
+                    Operand::Leaf(t) => t.node(),
                 })
                 .collect();
             let records = r.records && operands.iter().any(|o| o.requires_grad());

@@ -230,6 +230,7 @@ impl Tensor {
     /// A tensor of its own over the memory of `data`: it becomes the base and `data` a view of it, so that
     /// it alone holds the memory once `data` is gone.
     pub fn adopt(data: &Tensor, requires_grad: bool) -> Result<Tensor> {
+        data.take_over();
         let node = ops::detach(&data.node());
         let fresh = if data.is_view() || trace::active() != 0 { data.detach()? } else { Tensor::new(node) };
         if !fresh.is_view() {
@@ -247,6 +248,23 @@ impl Tensor {
             fresh.set_requires_grad(true)?;
         }
         Ok(fresh)
+    }
+
+    // A view that alone holds its base becomes a base: nobody can tell.
+    fn take_over(&self) {
+        if trace::active() != 0 {
+            return;
+        }
+        let node = self.node();
+        let mut state = self.lock();
+        let alone = state.view.as_ref().is_some_and(|v| Arc::strong_count(v) == 1 && Arc::strong_count(&v.base.0) == 1);
+        if alone {
+            let view = state.view.take();
+            state.node = node;
+            state.version = tick();
+            drop(state);
+            drop(view);
+        }
     }
 
     /// Turns this handle into another name for the memory of `of`.

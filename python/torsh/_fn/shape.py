@@ -48,7 +48,13 @@ def view(input, *shape) -> Tensor:
     if len(shape) == 1 and isinstance(shape[0], (_C.PyDType, str)):
         return _C.apply("bitcast", (x,), (_C.PyDType(shape[0]),))
     sizes = sizes_arg(shape, "view", "shape", allow_minus_one=True)
-    return _C.view("reshape", x, (_infer(x, sizes, "view"),))
+    sizes = _infer(x, sizes, "view")
+    if not _C.can_view(x, sizes):
+        raise RuntimeError(
+            "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
+            "contiguous subspaces). Use .reshape(...) instead."
+        )
+    return _C.view("reshape", x, (sizes,))
 
 
 def view_as(input, other) -> Tensor:

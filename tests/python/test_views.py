@@ -1,0 +1,112 @@
+"""Views alias; in-place operations rebind; writes go through views to the base and to every other view."""
+
+import numpy as np
+import pytest
+
+import torsh
+
+
+def base():
+    return torsh.arange(12).float().reshape(3, 4).clone()
+
+
+VIEWS = {
+    "row": (lambda x: x[1], lambda a: a[1]),
+    "column": (lambda x: x[:, 2], lambda a: a[:, 2]),
+    "strided": (lambda x: x[::2, 1::2], lambda a: a[::2, 1::2]),
+    "transpose": (lambda x: x.t(), lambda a: a.T),
+    "flat": (lambda x: x.view(-1), lambda a: a.reshape(-1)),
+    "of a view": (lambda x: x.t()[1:][0], lambda a: a.T[1:][0]),
+    "unsqueezed": (lambda x: x.unsqueeze(1), lambda a: a[:, None]),
+    "narrow": (lambda x: x.narrow(1, 1, 2), lambda a: a[:, 1:3]),
+    "detached": (lambda x: x.detach()[0], lambda a: a[0]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_write_through_a_view_reaches_the_base(name, run):
+    of_torsh, of_numpy = VIEWS[name]
+
+    def f(x):
+        v = of_torsh(x)
+        v += 100.0
+        v.mul_(2.0)
+        return v.clone()
+
+    x, a = base(), np.arange(12, dtype=np.float32).reshape(3, 4).copy()
+    got = run(f, x)
+    v = of_numpy(a)
+    v += 100
+    v *= 2
+    np.testing.assert_array_equal(got.numpy(), v)
+    np.testing.assert_array_equal(x.numpy(), a)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_write_to_the_base_is_seen_by_the_view(name):
+    of_torsh, of_numpy = VIEWS[name]
+    x, a = base(), np.arange(12, dtype=np.float32).reshape(3, 4).copy()
+    v, w = of_torsh(x), of_numpy(a)
+    x[1] = -1.0
+    a[1] = -1
+    np.testing.assert_array_equal(v.numpy(), w)
+    x.zero_()
+    assert not v.numpy().any()
+
+
+def test_sibling_views():
+    x = base()
+    row, column = x[0], x[:, 0]
+    row.fill_(7.0)
+    assert column.tolist() == [7.0, 4.0, 8.0]
+    column.zero_()
+    assert row.tolist() == [0.0, 7.0, 7.0, 7.0]
+
+
+def test_reshape_copies_where_it_cannot_alias():
+    x = base()
+    flat = x.t().reshape(-1)
+    flat.zero_()
+    assert x.sum().item() == 66.0
+    with pytest.raises((RuntimeError, ValueError)):
+        x.t().view(-1)
+    assert x.t().stride() == (1, 4) and not x.t().is_contiguous()
+
+
+def test_expanded_views_cannot_be_written():
+    x = torsh.zeros(3, 1)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        x.expand(3, 4).add_(1.0)
+    assert x.tolist() == [[0.0]] * 3
+
+
+def test_clone_does_not_alias():
+    x = base()
+    y = x.clone()
+    y.zero_()
+    assert x.sum().item() == 66.0
+
+
+def test_parameter_shares_memory():
+    data = torsh.zeros(3)
+    p = torsh.nn.Parameter(data)
+    with torsh.no_grad():
+        p += 1.0
+    assert data.tolist() == [1.0] * 3
+    data.add_(1.0)
+    assert p.tolist() == [2.0] * 3
+    assert p.requires_grad and not data.requires_grad and p.is_leaf
+
+
+def test_data_shares_memory_and_can_be_replaced():
+    p = torsh.zeros(3, requires_grad=True)
+    p.data.add_(1.0)
+    assert p.tolist() == [1.0] * 3 and p.is_leaf
+    p.data = torsh.ones(2)
+    assert p.shape == (2,) and p.requires_grad
+
+
+def test_a_slice_assigned_from_itself():
+    x = torsh.arange(5)
+    x[1:] = x[:-1]
+    assert x.tolist() == [0, 0, 1, 2, 3]
