@@ -127,24 +127,17 @@ def dim(self) -> int:
     return self.ndim
 
 
-def stride(self, dim=None):
-    """Element strides of a row-major tensor of this shape (torsh stores every tensor so)."""
-    out, acc = [], 1
-    for s in reversed(self.shape):
-        out.append(acc)
-        acc *= max(s, 1)
-    out.reverse()
-    return tuple(out) if dim is None else out[dim_arg(dim, self.ndim, "stride")]
+_is_contiguous = _C.Tensor.is_contiguous
 
 
 def is_contiguous(self, memory_format=None) -> bool:
-    """Always true: views are index arithmetic, not layouts."""
-    return True
+    """Whether the elements lie in row-major order without gaps."""
+    return _is_contiguous(self)
 
 
 def contiguous(self, memory_format=None):
-    """The tensor itself."""
-    return self
+    """The tensor itself where it is contiguous, else a copy."""
+    return self if _is_contiguous(self) else _C.clone(self)
 
 
 def is_floating_point(self) -> bool:
@@ -337,7 +330,7 @@ def apply_methods(registry_methods: dict) -> None:
     ):  # fmt: skip
         setattr(Tensor, name, _caster(name, dtype))
     own = (
-        to, type_as, cpu, cuda, size, dim, stride, is_contiguous, contiguous, is_floating_point, is_complex, element_size,
+        to, type_as, cpu, cuda, size, dim, is_contiguous, contiguous, is_floating_point, is_complex, element_size,
         is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_, new_tensor, new_full,
         new_zeros, new_ones, new_empty, __format__, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
     )  # fmt: skip
