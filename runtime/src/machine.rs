@@ -36,7 +36,7 @@ pub fn cache_bytes() -> (usize, usize) {
 /// The Cranelift target for an ISA level.
 ///
 /// `opt_level=none` keeps program order, which the inline schedule relies on; the code needs no other
-/// optimisation. Features are those of the level, not of the machine, so that a level means one thing.
+/// optimisation. `TORSH_VERIFY` turns Cranelift's own verifier on. Features are those of the level, not of the machine, so that a level means one thing.
 pub fn cranelift_isa(level: &str) -> Result<OwnedTargetIsa> {
     let bug = |e: &dyn std::fmt::Display| Error::compile(format!("cannot set up code generation: {e}"));
     let mut flags = settings::builder();
@@ -46,7 +46,7 @@ pub fn cranelift_isa(level: &str) -> Result<OwnedTargetIsa> {
         ("use_colocated_libcalls", "false"),
         ("enable_probestack", "false"),
         ("unwind_info", "false"),
-        ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+        ("enable_verifier", if torsh_ir::env::verify() { "true" } else { "false" }),
     ] {
         flags.set(name, value).map_err(|e| bug(&e))?;
     }

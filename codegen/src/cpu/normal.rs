@@ -193,3 +193,78 @@ fn row_kernel_cost(k: &Kernel, axis: usize, extent: usize) -> f64 {
     let rows_at_once = if axis < k.grid.len() { BLOCK.min(extent as f64).max(1.0) } else { 1.0 };
     cost + row_calls as f64 * CALL_NS / (points * rows_at_once)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torsh_ir::kernel::{Access, Param, Reduce, Stage, Store, Value, ValueId};
+    use torsh_ir::scalar::ReduceOp;
+    use torsh_ir::{DType, Dims};
+
+    fn affine(offset: i64, strides: &[i64]) -> Affine {
+        Affine { offset, strides: strides.iter().copied().collect() }
+    }
+
+    /// A copy, or a sum over the inner axes.
+    fn kernel(grid: &[usize], inner: &[usize], load: &[i64], store: &[i64], sums: bool) -> Kernel {
+        let numel = 1 << 30;
+        let param = |access| Param { dtype: DType::F32, numel, access };
+        let value = |inst| Value { inst, dtype: DType::F32 };
+        let (v, out) = (ValueId(0), ValueId(1));
+        let store = |value| vec![Store { param: 1, index: affine(0, store), value }];
+        let full = |reduces, stores| Stage { domain: Domain::Full, insts: vec![v], reduces, stores };
+        let stages = if sums {
+            let row = Stage { domain: Domain::Row, insts: vec![], reduces: vec![], stores: store(out) };
+            vec![full(vec![Reduce { op: ReduceOp::Sum, value: v, out }], vec![]), row]
+        } else {
+            vec![full(vec![], store(v))]
+        };
+        Kernel {
+            name: "test".to_string(),
+            params: vec![param(Access::Read), param(Access::Write)],
+            grid: Dims::from_slice(grid),
+            inner: Dims::from_slice(inner),
+            values: vec![value(Inst::Load { param: 0, index: affine(3, load) }), value(Inst::Reduced)],
+            stages,
+        }
+    }
+
+    fn shape(n: &Normal) -> (&[usize], &[usize]) {
+        (&n.kernel.grid, &n.kernel.inner)
+    }
+
+    #[test]
+    fn a_contiguous_map_is_one_row() {
+        let n = normalise(&kernel(&[4, 1, 5], &[6], &[30, 0, 6, 1], &[30, 7, 6, 1], false));
+        assert_eq!(shape(&n), (&[][..], &[120][..]));
+        assert_eq!(affines(&n.kernel).next().unwrap(), &affine(3, &[1]));
+    }
+
+    #[test]
+    fn a_map_runs_along_its_cheapest_axis() {
+        // Both sides contiguous along the first axis.
+        let n = normalise(&kernel(&[600], &[700], &[1, 600], &[1, 601], false));
+        assert_eq!(shape(&n), (&[700][..], &[600][..]));
+        // An axis that is short is worth a stride.
+        let n = normalise(&kernel(&[100_000], &[2], &[2, 1], &[3, 1], false));
+        assert_eq!(shape(&n), (&[2][..], &[100_000][..]));
+    }
+
+    #[test]
+    fn a_scalar_is_a_row_of_one() {
+        let n = normalise(&kernel(&[], &[], &[], &[], false));
+        assert_eq!(shape(&n), (&[][..], &[1][..]));
+        assert_eq!(n.axis, VectorAxis::Inner);
+    }
+
+    #[test]
+    fn rows_and_columns() {
+        let n = normalise(&kernel(&[8, 8], &[1000], &[8000, 1000, 1], &[8, 1, 0], true));
+        assert_eq!((shape(&n), n.axis), ((&[64][..], &[1000][..]), VectorAxis::Inner));
+        let n = normalise(&kernel(&[1000], &[8, 8], &[1, 8000, 1000], &[1, 0, 0], true));
+        assert_eq!((shape(&n), n.axis), ((&[1000][..], &[64][..]), VectorAxis::Grid));
+        // Nothing to fold: any number of empty axes is one.
+        let n = normalise(&kernel(&[3], &[5, 0, 2], &[0, 2, 0, 1], &[1, 0, 0, 0], true));
+        assert_eq!(shape(&n), (&[3][..], &[0][..]));
+    }
+}
