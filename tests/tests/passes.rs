@@ -1,7 +1,6 @@
 //! The whole pipeline keeps the meaning of graphs: every op's samples, alone, with constant and repeated
-//! operands, and their gradients. Work grows with the graph and not faster.
+//! operands, and their gradients.
 
-use std::sync::{Arc, Mutex};
 use torsh_ir::graph::{Graph, Node, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::op::{Kind, Op, OpDef, Sample, Tolerance};
@@ -242,94 +241,6 @@ fn no_decomposition_or_gradient_leaves_a_composite() {
             assert!(left.is_none(), "{} of {dtype} leaves {}", def.name, done.node(left.unwrap_or(NodeId(0))).op.name);
         }
     });
-}
-
-/// A sink for the sizes of what each pass leaves.
-fn work(graph: &Graph, fusion: bool) -> usize {
-    let lines = Arc::new(Mutex::new(0));
-    let sink = lines.clone();
-    let count = move |_: &str, text: &str| *sink.lock().expect("one thread") += text.len();
-    let options = Options { fusion, verify: false, dump: Some(Arc::new(count)), ..Options::default() };
-    compile(graph, &options).expect("compiles");
-    let total = *lines.lock().expect("one thread");
-    total
-}
-
-/// Graphs whose size is a parameter, of shapes that tend to hide quadratic work.
-fn families() -> Vec<(&'static str, fn(&Builder, usize) -> Vec<NodeId>)> {
-    fn input(b: &Builder, shape: &[usize]) -> NodeId {
-        b.input(Type::new(DType::F32, Shape::of(shape))).id()
-    }
-    vec![
-        ("chain", |b, n| {
-            let x = b.val(input(b, &[64]));
-            vec![(0..n).fold(x, |v, _| v.sin() * x).id()]
-        }),
-        ("fan out", |b, n| {
-            let x = b.val(input(b, &[64]));
-            (0..n).map(|i| x.scale(i as f64 + 2.0).id()).collect()
-        }),
-        ("fan in", |b, n| {
-            let x = b.val(input(b, &[64]));
-            let parts: Vec<_> = (0..n).map(|i| x.scale(i as f64 + 2.0)).collect();
-            vec![b.concat(&parts, 0).id()]
-        }),
-        ("rows", |b, n| {
-            let x = b.val(input(b, &[8, 16]));
-            vec![(0..n).fold(x, |v, _| v * v.sum(&[1]).expand(&[8, 16])).id()]
-        }),
-        ("writes", |b, n| {
-            let (x, y) = (b.val(input(b, &[4096])), b.val(input(b, &[1])));
-            let write = |v, i: usize| {
-                let at = |k: usize| Attr::from(&[k as i64][..]);
-                b.op("slice_scatter", &[v, y], &[at(i), at(i + 1), at(1)])
-            };
-            vec![(0..n).fold(x, write).id()]
-        }),
-        ("splits", |b, n| {
-            let x = b.val(input(b, &[4096]));
-            (0..n).map(|i| x.slice_dim(0, i, i + 2, 1).exp().id()).collect()
-        }),
-        ("layers", |b, n| {
-            let (x, w) = (b.val(input(b, &[4, 8])), b.val(input(b, &[8, 8])));
-            let layer = |v: Val<'_>, _| v.dot_general(w, &[], &[], &[1], &[0]).tanh().id();
-            vec![(0..n).fold(x.id(), |v, i| layer(b.val(v), i))]
-        }),
-    ]
-}
-
-#[test]
-fn work_grows_no_faster_than_the_graph() {
-    for (name, family) in families() {
-        let build = |n: usize| {
-            let b = Builder::new(Graph::new());
-            let outputs = family(&b, n);
-            let mut g = b.finish().expect("well formed");
-            g.set_outputs(outputs);
-            g
-        };
-        for fusion in [true, false] {
-            let (small, large) = (work(&build(100), fusion), work(&build(800), fusion));
-            // Numbers get longer with the graph, hence a little more than 8.
-            assert!(large < 12 * small, "{name}, fusion {fusion}: {small} grows to {large}");
-        }
-    }
-}
-
-/// Not a measurement: with work quadratic in the graph this would take minutes.
-#[test]
-fn a_graph_of_twenty_thousand_nodes_compiles() {
-    for (name, family) in families() {
-        let n = if name == "writes" || name == "splits" { 4000 } else { 10_000 };
-        let b = Builder::new(Graph::new());
-        let outputs = family(&b, n);
-        let mut graph = b.finish().expect("well formed");
-        graph.set_outputs(outputs);
-        let start = std::time::Instant::now();
-        let program = compile(&graph, &Options { verify: false, ..Options::default() }).expect("compiles");
-        let total: f64 = start.elapsed().as_secs_f64();
-        println!("{name}: {total:.2} s, {} steps, {:?}", program.steps.len(), program.stats.passes);
-    }
 }
 
 #[test]
