@@ -186,6 +186,7 @@ impl LibCall {
 
 /// What a step runs.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a step is made once and read in place")]
 pub enum StepOp {
     /// A generated kernel; `args` bind its parameters in order.
     Kernel {

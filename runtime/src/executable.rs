@@ -31,7 +31,7 @@ const MIN_PART_COLS: usize = 2048;
 /// A step, resolved.
 enum Action {
     Kernel { kernel: usize, args: Vec<BufId> },
-    Dot(DotStep),
+    Dot(Box<DotStep>),
     Lib { call: LibCall, args: Vec<BufId>, out: BufId },
 }
 
@@ -130,7 +130,7 @@ fn first_writes(program: &Program) -> HashMap<u32, usize> {
 
 /// The distinct kernels of a program, and its steps over them.
 fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, Vec<Action>) {
-    let mut index: HashMap<(Arc<Kernel>, Vec<(u32, u32)>), usize> = HashMap::new();
+    let mut index: HashMap<(Arc<Kernel>, Aliases), usize> = HashMap::new();
     let mut kernels = Vec::new();
     let mut actions = Vec::with_capacity(program.steps.len());
     for step in &program.steps {
@@ -151,7 +151,7 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
                 }
                 Action::Kernel { kernel: at, args: args.clone() }
             }
-            StepOp::Dot(dot) => Action::Dot(dot.clone()),
+            StepOp::Dot(dot) => Action::Dot(Box::new(dot.clone())),
             StepOp::Lib { call, args, out } => Action::Lib { call: call.clone(), args: args.clone(), out: *out },
         });
     }
@@ -159,10 +159,11 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
 }
 
 /// Pairs of a written parameter and another one that share memory.
-fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Vec<(u32, u32)> {
+type Aliases = Vec<(u32, u32)>;
+
+fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Aliases {
     let mut pairs = Vec::new();
-    for (w, param) in kernel.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read) {
-        debug_assert!(param.access != Access::Read);
+    for (w, _) in kernel.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read) {
         for (r, &other) in args.iter().enumerate() {
             if w != r && share_memory(program, args[w], other) {
                 pairs.push((w as u32, r as u32));

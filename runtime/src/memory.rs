@@ -208,7 +208,7 @@ mod tests {
     fn classes_waste_little() {
         for bytes in [1usize, 64, 65, 1000, 5000, 1 << 20, (1 << 20) + 1, 100 << 20, (1 << 30) - 3] {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % ALIGN == 0);
+            assert!(class >= bytes && class.is_multiple_of(ALIGN));
             assert!(class <= bytes + bytes / 7 + ALIGN);
         }
         assert_eq!(size_class(0), 0);

@@ -2,10 +2,10 @@
 //! that can be checked where it stands.
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
-pub mod call;
+pub(crate) mod call;
 pub mod gemm;
-pub mod jit;
-pub mod mem;
+pub(crate) mod jit;
+pub(crate) mod mem;
 pub mod par;
 pub mod prims;
 pub mod slices;
