@@ -10,7 +10,9 @@ use crate::session::{self, Compiled};
 use crate::tensor::{State, Tensor, WeakTensor, tick};
 use crate::trace::{self, Break, Leaf, Source, Trace};
 use crate::view::Step;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use torsh_ir::exec::BufferRef;
@@ -439,6 +441,15 @@ impl Finish {
     }
 }
 
+thread_local! {
+    static LENDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while this thread runs a program with handles locked: nothing may wait for another thread then.
+pub fn holds_locks() -> bool {
+    LENDING.with(Cell::get)
+}
+
 /// A handle locked for the duration of a run because its memory is lent to the program.
 struct Lent<'a> {
     write: &'a Write,
@@ -532,7 +543,12 @@ impl Program {
         if inputs.len() != self.inputs.len() {
             return Err(Error::internal("an input has no buffer"));
         }
-        let outputs = match self.compiled.exe.run(&mut inputs) {
+        LENDING.with(|l| l.set(!lent.is_empty()));
+        // A panic must not lose what was lent.
+        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut inputs)))
+            .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
+        LENDING.with(|l| l.set(false));
+        let outputs = match ran {
             Ok(outputs) => outputs,
             Err(e) => {
                 for l in lent.iter().filter(|l| l.taken) {

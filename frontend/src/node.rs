@@ -177,3 +177,19 @@ impl Drop for Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torsh_ir::{DType, Shape};
+
+    #[test]
+    fn a_chain_of_a_million_nodes_is_dropped_without_recursion() {
+        let ty = Type::new(DType::F32, Shape::of(&[1]));
+        let mut node = Node::new(ops::op("neg"), Attrs::new(), ty, Operands::new(), None, Grad::None);
+        for _ in 0..1_000_000 {
+            node = Node::alias(&node, Grad::None);
+        }
+        drop(node);
+    }
+}

@@ -92,3 +92,27 @@ fn combine(higher: Option<DType>, lower: Option<DType>) -> Option<DType> {
 pub fn can_cast(from: DType, to: DType) -> bool {
     !(from.is_float() && !to.is_float()) && (from == DType::Bool || to != DType::Bool)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_yield_to_no_tensor_at_all() {
+        let of = |s: &[Scalar]| result_type(&s.iter().map(|&s| Arg::Scalar(s)).collect::<Vec<_>>());
+        assert_eq!(of(&[Scalar::Bool(true)]), DType::Bool);
+        assert_eq!(of(&[Scalar::Bool(true), Scalar::Int(1)]), DType::I64);
+        assert_eq!(of(&[Scalar::Int(1), Scalar::Float(1.0)]), DType::F32);
+    }
+
+    #[test]
+    fn categories_combine_as_in_pytorch() {
+        use DType::*;
+        assert_eq!(combine(Some(I8), Some(I64)), Some(I8));
+        assert_eq!(combine(Some(I8), Some(F64)), Some(F64));
+        assert_eq!(combine(Some(F16), Some(F64)), Some(F16));
+        assert_eq!(combine(Some(Bool), Some(U8)), Some(U8));
+        assert_eq!(combine(None, Some(F32)), Some(F32));
+        assert!(can_cast(I64, F16) && !can_cast(F32, I64) && !can_cast(I8, Bool) && can_cast(Bool, I8));
+    }
+}

@@ -47,6 +47,10 @@ fn dump_to(dir: PathBuf) -> Dump {
 
 /// Whether Ctrl-C waits to be seen. Asking takes the interpreter lock, so it is asked 20 times a second at most.
 fn interrupted() -> bool {
+    // Another thread may hold the interpreter lock and wait for one of ours.
+    if torsh_frontend::compiled::holds_locks() {
+        return false;
+    }
     const EVERY: Duration = Duration::from_millis(50);
     thread_local!(static LAST: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = Instant::now();

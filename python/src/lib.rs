@@ -5,6 +5,7 @@
 mod compile;
 mod convert;
 mod device;
+mod dlpack;
 mod dtype;
 mod errors;
 mod executor;
@@ -34,5 +35,6 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     memory::register(m)?;
     guard::register(m)?;
     compile::register(m)?;
+    dlpack::register(m)?;
     Ok(())
 }

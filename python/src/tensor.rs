@@ -155,18 +155,21 @@ impl PyTensor {
     }
     #[getter]
     fn grad(&self, py: Python<'_>) -> PyResult<Option<Py<PyTensor>>> {
-        let mut cached = self.grad.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.grad.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(g) = self.t.grad() else {
-            *cached = None;
+            let old = known().take();
+            drop(old);
             return Ok(None);
         };
-        if let Some(object) = cached.as_ref()
+        let cached = known().as_ref().map(|o| o.clone_ref(py));
+        if let Some(object) = cached
             && object.get().t.same(&g)
         {
-            return Ok(Some(object.clone_ref(py)));
+            return Ok(Some(object));
         }
         let object = wrap(py, g)?;
-        *cached = Some(object.clone_ref(py));
+        let old = known().replace(object.clone_ref(py));
+        drop(old);
         Ok(Some(object))
     }
     #[setter]
@@ -288,6 +291,15 @@ impl PyTensor {
             Some(d) => array.call_method1("astype", (d,)),
             None => Ok(array),
         }
+    }
+    /// DLPack capsule of a copy.
+    #[pyo3(signature = (**kwargs))]
+    fn __dlpack__<'py>(slf: &Bound<'py, Self>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("torsh._C")?.getattr("to_dlpack")?.call((slf,), kwargs)
+    }
+    /// `(kDLCPU, 0)`.
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        (1, 0)
     }
     fn __bool__(&self, py: Python<'_>) -> PyResult<bool> {
         source::enter(py);

@@ -132,35 +132,66 @@ class CompiledModule:
         return f"CompiledModule({self._orig_mod!r})"
 
 
+class _Collector:
+    """The guards so far, each fact once."""
+
+    def __init__(self) -> None:
+        self.guards: list = []
+        self.seen: set = set()
+        self.entered: dict = {}
+
+    def first(self, key: tuple) -> bool:
+        """Whether this function, entered with this object, is new; keeps both alive, so that ids stay theirs."""
+        ids = tuple(map(id, key))
+        if ids in self.entered:
+            return False
+        self.entered[ids] = key
+        return True
+
+    def add(self, kind: str, holder, name: str, value) -> None:
+        key = (kind, id(holder), name)
+        if key in self.seen or not _stable(value):
+            return
+        self.seen.add(key)
+        self.guards.append((kind, holder, name, value))
+
+
 def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
-    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard."""
-    frames: dict[int, tuple] = {}
+    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard.
+
+    Values are taken when a function is entered, so that one that changes what it reads is traced again.
+    """
+    found = _Collector()
+    functions = _functions(fn)
     previous = sys.getprofile()
 
     def note(frame, event, arg):
         if event == "call":
-            code = frame.f_code
-            if not _skipped(code.co_filename):
-                key = id(code)
-                first = code.co_varnames[0] if code.co_argcount else None
-                owner = frame.f_locals.get(first, _MISSING) if first else _MISSING
-                seen = frames.get(key)
-                if seen is None:
-                    frames[key] = (code, frame.f_globals, dict(frame.f_locals), [owner])
-                elif owner is not _MISSING and not any(o is owner for o in seen[3]):
-                    seen[3].append(owner)
-            elif code.co_name == "forward" or code.co_name == "__call__":
-                owner = frame.f_locals.get("self", _MISSING)
-                if owner is not _MISSING:
-                    modules.setdefault(id(owner), owner)
+            _enter(found, frame, functions)
 
-    modules: dict[int, Any] = {}
     sys.setprofile(note)
     try:
         result = fn(*args, **kwargs)
     finally:
         sys.setprofile(previous)
-    return result, _guards(fn, frames, modules)
+    return result, found.guards
+
+
+def _enter(found: _Collector, frame, functions: dict) -> None:
+    code = frame.f_code
+    if _skipped(code.co_filename):
+        if code.co_name == "__call__" and code.co_argcount:
+            owner = frame.f_locals.get(code.co_varnames[0])
+            if hasattr(type(owner), "register_buffer") and found.first(("module", owner)):
+                _module(found, owner)
+        return
+    local = frame.f_locals
+    first = local.get(code.co_varnames[0]) if code.co_argcount else None
+    if not found.first((code, None if isinstance(first, _C.Tensor) else first)):
+        return
+    cells = _cells(functions.get(id(code)))
+    for root, chain in _reads(code):
+        _follow(found, root, chain, frame.f_globals, local, cells)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -171,41 +202,13 @@ def _skipped(filename: str) -> bool:
     return path.startswith(_ROOT) or (path.startswith(_LIB) and "site-packages" not in path)
 
 
-class _Collector:
-    def __init__(self) -> None:
-        self.guards: list = []
-        self.seen: set = set()
-
-    def add(self, kind: str, holder, name: str, value) -> None:
-        key = (kind, id(holder), name)
-        if key in self.seen or not _stable(value):
-            return
-        self.seen.add(key)
-        self.guards.append((kind, holder, name, value))
-
-
 def _stable(value) -> bool:
     """Whether an identity or value guard on this means anything: not for objects made anew at each look."""
     return not isinstance(value, (types.MethodType, types.BuiltinMethodType))
 
 
-def _guards(fn, frames: dict, modules: dict) -> list:
-    out = _Collector()
-    functions = _functions(fn)
-    for code, glob, local, owners in frames.values():
-        cells = _cells(functions.get(id(code)))
-        for root, chain in _reads(code):
-            _follow(out, root, chain, code, glob, local, owners, cells, functions)
-    from torsh import nn
-
-    for owner in modules.values():
-        if isinstance(owner, nn.Module):
-            _module(out, owner)
-    return out.guards
-
-
 def _functions(fn) -> dict:
-    """Function objects by code, as far as they can be reached from `fn`."""
+    """Function objects by the id of their code, as far as they can be reached from `fn`."""
     found: dict = {}
     stack = [fn]
     for _ in range(1000):
@@ -272,34 +275,25 @@ def _reads(code) -> tuple:
     return tuple(dict.fromkeys(out))
 
 
-def _follow(out, root, chain, code, glob, local, owners, cells, functions) -> None:
+def _follow(out, root, chain, glob, local, cells) -> None:
     kind, name = root
     if kind == "global":
         value = glob.get(name, _MISSING)
         if value is _MISSING:
             return
         out.add("item", glob, name, value)
-        starts = [value]
-    elif kind == "cell":
-        cell = cells.get(name)
-        if cell is None:
-            # A variable of an enclosing frame of this same trace, or of a function that cannot be reached.
-            starts = [local[name]] if name in local else []
-        else:
-            value = _contents(cell)
-            if value is _MISSING:
-                return
-            out.add("cell", cell, name, value)
-            starts = [value]
-    elif code.co_argcount and name == code.co_varnames[0]:
-        starts = [o for o in owners if o is not _MISSING]
+    elif kind == "cell" and name in cells:
+        value = _contents(cells[name])
+        if value is _MISSING:
+            return
+        out.add("cell", cells[name], name, value)
     else:
-        starts = [local[name]] if name in local else []
-    for value in starts:
-        for attr in chain:
-            value = _attribute(out, value, attr)
-            if value is _MISSING:
-                break
+        # An argument, or a variable of an enclosing function.
+        value = local.get(name, _MISSING)
+    for attr in chain:
+        if value is _MISSING:
+            return
+        value = _attribute(out, value, attr)
 
 
 def _attribute(out, obj, name: str):

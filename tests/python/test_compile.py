@@ -112,6 +112,44 @@ def test_module_attributes_and_training_are_guarded():
     assert f(x).tolist() == [3.0] * 3
 
 
+def test_a_function_that_changes_what_it_reads_is_never_stale():
+    class Box:
+        calls = 0
+
+    box = Box()
+    box.calls = 0
+
+    def f(x):
+        y = x + box.calls
+        box.calls += 1
+        return y
+
+    g = torsh.compile(f)
+    assert [g(torsh.zeros(1)).item() for _ in range(4)] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_helpers_in_other_functions_are_guarded():
+    table = {"k": 1.0}
+    state = [2.0]
+
+    def factory(k):
+        def helper(x):
+            return x * k
+
+        return helper
+
+    helper = factory(3.0)
+
+    def outer(x):
+        return helper(x)
+
+    g = torsh.compile(outer)
+    assert g(torsh.ones(1)).item() == 3.0
+    helper = factory(4.0)
+    assert g(torsh.ones(1)).item() == 4.0
+    assert table and state
+
+
 def test_attributes_of_plain_objects_are_guarded():
     class Box:
         value = 1.0
