@@ -8,9 +8,9 @@ use super::Group;
 use super::items::{ItemId, Items, Use, What};
 use crate::layout::Axes;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 
-/// Most members of a group that reduces over itself several times.
+/// Most reductions of a kernel.
 const MAX_REDUCES: usize = 16;
 /// Groups that one search for a path may enter.
 const SEARCH: usize = 4096;
@@ -21,10 +21,14 @@ const LARGE: usize = 1 << 16;
 /// Why two groups stay apart.
 pub type Refusal = &'static str;
 
+const READS_AGAIN: Refusal = "reading this reduction again along its rows would be slow";
+
+#[derive(Default)]
 struct Node {
     members: Vec<ItemId>,
     axes: Axes,
     kernel: bool,
+    reduces: usize,
     level: u32,
     preds: Vec<u32>,
     succs: Vec<u32>,
@@ -35,6 +39,8 @@ struct Merge {
     axes: Axes,
     /// The group whose members become row values.
     rows: Option<u32>,
+    /// The folds are slow to store from and to read again: see [`Groups::narrow`].
+    narrow: bool,
 }
 
 /// The groups.
@@ -42,6 +48,8 @@ pub struct Groups<'a> {
     items: &'a Items,
     nodes: Vec<Node>,
     parent: Vec<u32>,
+    /// The group of each item.
+    group_of: Vec<u32>,
     /// Items with one value per row.
     pub row: Vec<bool>,
     /// Users of each item, one entry per use.
@@ -80,15 +88,28 @@ impl<'a> Groups<'a> {
             }
             let level = preds.iter().map(|&p| nodes[p as usize].level + 1).max().unwrap_or(0);
             let kernel = item.in_kernel();
-            nodes.push(Node { members: vec![id], axes: item.axes.clone(), kernel, level, preds, succs: Vec::new() });
+            let reduces = usize::from(matches!(item.what, What::Reduce(_)));
+            nodes.push(Node {
+                members: vec![id],
+                axes: item.axes.clone(),
+                kernel,
+                reduces,
+                level,
+                preds,
+                succs: Vec::new(),
+            });
         }
         let row = items.all.iter().map(|i| matches!(i.what, What::Reduce(_))).collect();
-        Groups { items, nodes, parent: (0..n as u32).collect(), row, users, stored, max_members }
-    }
-
-    /// The group of an item.
-    pub fn of(&mut self, id: ItemId) -> u32 {
-        self.find(id.0)
+        Groups {
+            items,
+            nodes,
+            parent: (0..n as u32).collect(),
+            group_of: (0..n as u32).collect(),
+            row,
+            users,
+            stored,
+            max_members,
+        }
     }
 
     fn find(&mut self, mut g: u32) -> u32 {
@@ -100,13 +121,9 @@ impl<'a> Groups<'a> {
         g
     }
 
-    /// The group of an item, without shortening paths.
-    pub fn peek(&self, id: ItemId) -> u32 {
-        let mut g = id.0;
-        while self.parent[g as usize] != g {
-            g = self.parent[g as usize];
-        }
-        g
+    /// The group of an item.
+    pub fn of(&self, id: ItemId) -> u32 {
+        self.group_of[id.index()]
     }
 
     /// Members of a group.
@@ -176,36 +193,75 @@ impl<'a> Groups<'a> {
         if !fits {
             return Err("their axes do not divide each other");
         }
-        let members = || x.members.iter().chain(&y.members).copied();
-        let reduces = members().filter(|&m| matches!(self.items.get(m).what, What::Reduce(_))).count();
-        if reduces > MAX_REDUCES {
+        if x.reduces + y.reduces > MAX_REDUCES {
             return Err("the kernel would reduce too often");
         }
         let narrow = axes.is_column() || (axes.reduces() && axes.rows() < FEW_ROWS && axes.points() > LARGE);
-        let is_row = |id: ItemId| self.row[id.index()] || rows.is_some_and(|r| self.peek(id) == r);
-        for id in members() {
+        let merge = Merge { axes, rows, narrow };
+        self.cross_edges(a, b, &merge)?;
+        if narrow {
+            self.narrow(a, b, &merge)?;
+        }
+        Ok(merge)
+    }
+
+    fn is_row(&self, id: ItemId, merge: &Merge) -> bool {
+        self.row[id.index()] || merge.rows.is_some_and(|r| self.of(id) == r)
+    }
+
+    /// The uses between two groups; those inside each stay as they are.
+    fn cross_edges(&self, a: u32, b: u32, merge: &Merge) -> Result<(), Refusal> {
+        let len = |g: u32| self.nodes[g as usize].members.len();
+        let (small, large) = if len(a) <= len(b) { (a, b) } else { (b, a) };
+        let begins =
+            |user: ItemId, whole: ItemId| self.items.get(user).dest.as_ref().is_some_and(|d| d.after == Some(whole));
+        for &id in &self.nodes[small as usize].members {
             let item = self.items.get(id);
-            let own = |other: ItemId| matches!(self.peek(other), g if g == a || g == b);
-            if item.dest.as_ref().and_then(|d| d.after).is_some_and(own) {
+            if item.dest.as_ref().and_then(|d| d.after).is_some_and(|after| self.of(after) == large) {
                 return Err("one writes what the other begins");
             }
-            let per_row = is_row(id) && !matches!(item.what, What::Reduce(_));
-            for u in item.uses.iter().filter(|u| own(u.item)) {
-                self.edge(u, is_row(u.item), per_row, &axes, narrow)?;
+            for u in item.uses.iter().filter(|u| self.of(u.item) == large) {
+                self.edge(u, id, merge)?;
             }
-            if narrow && !is_row(id) && (self.stored[id.index()] || !self.users[id.index()].iter().all(|&u| own(u))) {
-                return Err("storing from inside this reduction would be slow");
+            if let Some(dest) = item.dest.as_ref().filter(|d| d.whole) {
+                let parts = &self.items.get(dest.join).uses;
+                if parts.iter().any(|p| begins(p.item, id) && self.of(p.item) == large) {
+                    return Err("one writes what the other begins");
+                }
+            }
+            for &user in self.users[id.index()].iter().filter(|&&user| self.of(user) == large) {
+                for u in self.items.get(user).uses.iter().filter(|u| u.item == id) {
+                    self.edge(u, user, merge)?;
+                }
             }
         }
-        Ok(Merge { axes, rows })
+        Ok(())
+    }
+
+    /// Nothing is stored from inside a narrow reduction, or reads its result along its rows.
+    fn narrow(&self, a: u32, b: u32, merge: &Merge) -> Result<(), Refusal> {
+        let own = |id: ItemId| matches!(self.of(id), g if g == a || g == b);
+        for &id in self.nodes[a as usize].members.iter().chain(&self.nodes[b as usize].members) {
+            if self.is_row(id, merge) {
+                continue;
+            }
+            if self.stored[id.index()] || !self.users[id.index()].iter().all(|&u| own(u)) {
+                return Err("storing from inside this reduction would be slow");
+            }
+            if self.items.get(id).uses.iter().any(|u| own(u.item) && self.is_row(u.item, merge)) {
+                return Err(READS_AGAIN);
+            }
+        }
+        Ok(())
     }
 
     /// A use inside one kernel must see its value at the same point, or the row's value along the row.
-    fn edge(&self, u: &Use, from_row: bool, to_row: bool, axes: &Axes, narrow: bool) -> Result<(), Refusal> {
-        let fits = match (from_row, to_row) {
+    fn edge(&self, u: &Use, user: ItemId, merge: &Merge) -> Result<(), Refusal> {
+        let folds = matches!(self.items.get(user).what, What::Reduce(_));
+        let fits = match (self.is_row(u.item, merge), self.is_row(user, merge) && !folds) {
             (false, false) | (true, true) => u.map.is_identity(self.items.get(u.item).len()),
-            (true, false) if narrow => return Err("reading this reduction again along its rows would be slow"),
-            (true, false) => u.map == axes.to_row(),
+            (true, false) if merge.narrow => return Err(READS_AGAIN),
+            (true, false) => u.map == merge.axes.to_row(),
             (false, true) => return Err("a row value would need other rows"),
         };
         if fits { Ok(()) } else { Err("the value is seen through a view") }
@@ -217,7 +273,7 @@ impl<'a> Groups<'a> {
         if self.level(high) <= floor + 1 {
             return false;
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut stack = vec![high];
         while let Some(g) = stack.pop() {
             self.tidy(g);
@@ -255,21 +311,15 @@ impl<'a> Groups<'a> {
     }
 
     fn join(&mut self, low: u32, high: u32, axes: Axes) {
-        let from = std::mem::replace(
-            &mut self.nodes[low as usize],
-            Node {
-                members: Vec::new(),
-                axes: Axes::default(),
-                kernel: false,
-                level: 0,
-                preds: Vec::new(),
-                succs: Vec::new(),
-            },
-        );
+        let from = std::mem::replace(&mut self.nodes[low as usize], Node::default());
         self.parent[low as usize] = high;
+        for id in &from.members {
+            self.group_of[id.index()] = high;
+        }
         let to = &mut self.nodes[high as usize];
         to.members.extend(from.members);
         to.members.sort_unstable();
+        to.reduces += from.reduces;
         to.preds.extend(from.preds);
         to.succs.extend(from.succs);
         to.axes = axes;
@@ -311,7 +361,7 @@ impl<'a> Groups<'a> {
                 }
             }
         }
-        let of = (0..self.nodes.len() as u32).map(|i| self.find(i)).collect();
+        let of = std::mem::take(&mut self.group_of);
         let groups = self.nodes.into_iter().map(|n| Group { members: n.members, axes: n.axes }).collect();
         (groups, of, order, self.row)
     }

@@ -16,6 +16,8 @@ use std::collections::{HashMap, HashSet};
 const STEP: u64 = 1000;
 /// Values recomputed together, at most.
 const MAX_CONE: usize = 12;
+/// Values recomputed in one kernel, at most.
+const MAX_EXTRA: usize = 128;
 
 /// A value loaded by a kernel: which kernel, once per row or not, and where.
 type Demand = (u32, bool, Layout);
@@ -64,10 +66,10 @@ impl Inline<'_, '_> {
             if !item.in_kernel() {
                 continue;
             }
-            let group = self.groups.peek(id);
+            let group = self.groups.of(id);
             let row = self.groups.row[id.index()] && !matches!(item.what, What::Reduce(_));
             for u in &item.uses {
-                if !self.items.get(u.item).is_virtual() && self.groups.peek(u.item) != group {
+                if !self.items.get(u.item).is_virtual() && self.groups.of(u.item) != group {
                     self.demand(u.item, (group, row, u.map.clone()));
                 }
             }
@@ -146,7 +148,7 @@ impl Inline<'_, '_> {
     /// The loads that recomputing adds to each kernel, when that is possible and cheaper.
     fn plan(&mut self, id: ItemId, cone: &Cone, demands: &[Demand]) -> Option<Vec<Vec<(ItemId, Layout)>>> {
         let bytes = |id: ItemId, elements: usize| elements as u64 * self.items.get(id).ty.dtype.size() as u64;
-        let own = self.groups.peek(id);
+        let own = self.groups.of(id);
         let alone = self.groups.members(own).len() == 1;
         let mut saved = bytes(id, self.items.get(id).len()) + if alone { STEP } else { 0 };
         let mut cost = 0u64;
@@ -155,8 +157,8 @@ impl Inline<'_, '_> {
         }
         let (mut all, mut axes_of) = (Vec::new(), HashMap::new());
         for (group, row, map) in demands {
-            let members = self.groups.members(*group).len() + self.extra.get(group).copied().unwrap_or(0);
-            if members + cone.inside.len() > self.max_members {
+            let extra = self.extra.get(group).copied().unwrap_or(0) + cone.inside.len();
+            if extra > MAX_EXTRA || self.groups.members(*group).len() + extra > self.max_members {
                 return None;
             }
             let loads = self.loads(cone, id, map)?;
