@@ -8,12 +8,12 @@ use super::Group;
 use super::items::{ItemId, Items, Use, What};
 use crate::layout::Axes;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 
 /// Most reductions of a kernel.
 const MAX_REDUCES: usize = 16;
 /// Groups that one search for a path may enter.
-const SEARCH: usize = 4096;
+const SEARCH: usize = 1024;
 /// Fewer rows than this, over more points than [`LARGE`], leave threads idle.
 const FEW_ROWS: usize = 8;
 const LARGE: usize = 1 << 16;
@@ -57,6 +57,9 @@ pub struct Groups<'a> {
     /// Items that must be in memory whatever is fused.
     pub stored: Vec<bool>,
     max_members: usize,
+    /// The last search that entered each group.
+    visited: Vec<u32>,
+    visit: u32,
 }
 
 impl<'a> Groups<'a> {
@@ -109,6 +112,8 @@ impl<'a> Groups<'a> {
             users,
             stored,
             max_members,
+            visited: vec![0; n],
+            visit: 0,
         }
     }
 
@@ -273,18 +278,19 @@ impl<'a> Groups<'a> {
         if self.level(high) <= floor + 1 {
             return false;
         }
-        let mut seen = HashSet::new();
-        let mut stack = vec![high];
+        self.visit += 1;
+        let (mut stack, mut entered) = (vec![high], 0);
         while let Some(g) = stack.pop() {
-            self.tidy(g);
             for i in 0..self.nodes[g as usize].preds.len() {
-                let p = self.nodes[g as usize].preds[i];
+                let p = self.find(self.nodes[g as usize].preds[i]);
                 if p == low {
                     if g != high {
                         return true;
                     }
-                } else if self.level(p) > floor && seen.insert(p) {
-                    if seen.len() > SEARCH {
+                } else if p != g && self.level(p) > floor && self.visited[p as usize] != self.visit {
+                    self.visited[p as usize] = self.visit;
+                    entered += 1;
+                    if entered > SEARCH {
                         return true;
                     }
                     stack.push(p);
@@ -328,10 +334,9 @@ impl<'a> Groups<'a> {
         let mut stack = vec![high];
         while let Some(g) = stack.pop() {
             let above = self.level(g) + 1;
-            self.tidy(g);
             for i in 0..self.nodes[g as usize].succs.len() {
-                let s = self.nodes[g as usize].succs[i];
-                if self.level(s) < above {
+                let s = self.find(self.nodes[g as usize].succs[i]);
+                if s != g && self.level(s) < above {
                     self.nodes[s as usize].level = above;
                     stack.push(s);
                 }
