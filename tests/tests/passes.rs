@@ -234,6 +234,35 @@ fn every_gradient_compiles_to_what_it_means() {
 }
 
 #[test]
+fn gradients_of_gradients_compile_to_what_they_mean() {
+    let mut failures = Vec::new();
+    each_sample(|def, s, dtype| {
+        let small = s.inputs.iter().all(|g| g.shape.iter().product::<usize>() <= 40);
+        if dtype != DType::F32 || !small {
+            return;
+        }
+        let Some(first) = gradient(def, s, dtype) else { return };
+        let outputs = first.outputs().to_vec();
+        let wrt: Vec<NodeId> = first.inputs().to_vec();
+        let b = Builder::new(first);
+        let seeds: Vec<_> = outputs.iter().map(|&o| (o, b.val(o).full_like(0.5).id())).collect();
+        let (mut graph, found) = autodiff::grad(b.finish().expect("well formed"), &seeds, &wrt)
+            .unwrap_or_else(|e| panic!("{}: the gradient has no gradient: {e}", def.name));
+        graph.set_outputs(outputs.into_iter().chain(found.into_iter().flatten()).collect());
+        let inputs = values(&graph, &mut Random::new(23));
+        if let Err(e) = check_compiled(&graph, &inputs, Tolerance::scaled(64.0)) {
+            failures.push(format!("{} of {dtype}: {e}\n", def.name));
+        }
+    });
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures.iter().take(5).cloned().collect::<String>()
+    );
+}
+
+#[test]
 fn no_decomposition_or_gradient_leaves_a_composite() {
     each_sample(|def, s, dtype| {
         let (graph, _) = sample::graph(Op(def), s, dtype).expect("checked by each_sample");
