@@ -59,7 +59,10 @@ def _np_fn(workload: str):
 
         def gelu(x, w, b, r):
             v = x * w + b
-            return np.float32(0.5) * v * (1 + np.tanh(np.float32(0.7978845608) * (v + np.float32(0.044715) * v * v * v))) + r
+            return (
+                np.float32(0.5) * v * (1 + np.tanh(np.float32(0.7978845608) * (v + np.float32(0.044715) * v * v * v)))
+                + r
+            )
 
         return gelu
     if workload.startswith("softmax"):
@@ -121,7 +124,11 @@ def _digits_step(peer: str):
     nn, F = lib.nn, lib.nn.functional
     lib.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(64, 256), nn.GELU(approximate="tanh"), nn.Linear(256, 256), nn.GELU(approximate="tanh"), nn.Linear(256, 10)
+        nn.Linear(64, 256),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(256, 256),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(256, 10),
     )
     opt = lib.optim.AdamW(model.parameters(), lr=2e-3)
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKLOADS = [
-    "dispatch", "gelu-1024", "gelu-16384", "gelu-262144", "gelu-4194304", "softmax-512", "softmax-4096", "layernorm-512",
-    "layernorm-4096", "matmul-256", "matmul-1024", "digits",
+    "dispatch", "gelu-1024", "gelu-16384", "gelu-262144", "gelu-4194304", "softmax-512", "softmax-4096",
+    "layernorm-512", "layernorm-4096", "matmul-256", "matmul-1024", "digits",
 ]  # fmt: skip
 PEERS = ["torsh", "torsh-lazy", "numpy", "torch", "torch-compile", "jax"]
 
@@ -51,7 +51,8 @@ def measure(workload: str, threads: int, peers, rounds: int) -> dict:
     for peer in peers:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers", peer, workload, str(threads)],
-            cwd=ROOT, env=environment(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=environment(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
         )  # fmt: skip
         line = process.stdout.readline()
         if not line:
@@ -76,8 +77,13 @@ def import_seconds(module: str, rounds: int = 8) -> float:
     code = f"import {module}" if module else "pass"
     times = []
     for _ in range(rounds):
-        probe = f"import subprocess,sys,time;t=time.perf_counter();subprocess.run([sys.executable,'-c',{code!r}]);print(time.perf_counter()-t)"
-        times.append(float(subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout))
+        probe = (
+            "import subprocess,sys,time;t=time.perf_counter();"
+            f"subprocess.run([sys.executable,'-c',{code!r}]);print(time.perf_counter()-t)"
+        )
+        times.append(
+            float(subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout)
+        )
     return statistics.median(times)
 
 
@@ -113,7 +119,9 @@ def main() -> None:
             rows.append(table_row(workload, threads, results))
             print(rows[-1], flush=True)
             if threads == options.threads[0]:
-                cells = [f"{results[p]['cold'] * 1e3:.1f}" if p in results and "cold" in results[p] else "-" for p in PEERS]
+                cells = [
+                    f"{results[p]['cold'] * 1e3:.1f}" if p in results and "cold" in results[p] else "-" for p in PEERS
+                ]
                 cold.append(f"| {workload} | " + " | ".join(cells) + " |")
     print("\n".join(cold))
     if options.only != WORKLOADS:
@@ -130,7 +138,8 @@ def write(rows, cold, imports, skipped, options) -> None:
         "# Results",
         "",
         "Written by `make bench` (benchmarks/run.py). " + __doc__.split("\n\n")[2].replace("\n", " "),
-        f"Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+        f"Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}; "
         f"{options.rounds} rounds. Peers not installed: {', '.join(skipped) or 'none'}.",
         "",
         "## Speed of a call",

@@ -48,7 +48,11 @@ def classifier() -> nn.Module:
     """The digit network: 64 - 256 - 256 - 10 with GELU."""
     torsh.manual_seed(SEED)
     return nn.Sequential(
-        nn.Linear(64, HIDDEN), nn.GELU(approximate="tanh"), nn.Linear(HIDDEN, HIDDEN), nn.GELU(approximate="tanh"), nn.Linear(HIDDEN, 10)
+        nn.Linear(64, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(HIDDEN, 10),
     )
 
 
@@ -104,7 +108,7 @@ class NumpyNet:
         grads = [d1.T @ x, d1.sum(0), d2.T @ h1, d2.sum(0), d3.T @ h2, d3.sum(0)]
         self.t += 1
         c1, c2 = 1 - 0.9**self.t, 1 - 0.999**self.t
-        for p, g, m, v in zip(self.p, grads, self.m, self.v):
+        for p, g, m, v in zip(self.p, grads, self.m, self.v, strict=False):
             m *= np.float32(0.9)
             m += np.float32(0.1) * g
             v *= np.float32(0.999)
@@ -182,7 +186,12 @@ class CharModel(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(letters, width)
         self.body = nn.Sequential(
-            nn.Linear(CONTEXT * width, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, letters)
+            nn.Linear(CONTEXT * width, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, letters),
         )
 
     def forward(self, x):

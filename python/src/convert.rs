@@ -120,6 +120,7 @@ fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Option<Tenso
         ("e", 2) => DType::F16,
         ("f", 4) => DType::F32,
         ("d", 8) => DType::F64,
+        ("Zf" | "Zd", _) => return Err(PyTypeError::new_err("complex numbers are not supported")),
         _ => {
             return Err(PyTypeError::new_err(format!(
                 "can't convert a buffer of format '{format}'. The supported types are: float64, float32, float16, \
@@ -188,6 +189,14 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
         && dtype != DType::Bool
     {
         for v in &values {
+            if let Scalar::Float(x) = v
+                && !x.is_finite()
+            {
+                return Err(PyValueError::new_err(format!(
+                    "cannot convert float {} to {dtype}",
+                    format!("{x}").to_lowercase()
+                )));
+            }
             if let Scalar::Int(i) = v
                 && (*i < lo || *i > hi)
             {

@@ -10,7 +10,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use torsh_frontend::view::Step;
 use torsh_frontend::{Arg, Tensor, grad, mode, ops, promote, realise};
 use torsh_ir::attr::AttrKind;
-use torsh_ir::op::Surface;
+use torsh_ir::op::{Kind, Surface, View};
 use torsh_ir::{Attr, Attrs, DType, Ints, Op, Scalar, Shape};
 
 fn attr(kind: AttrKind, name: &str, v: &Bound<'_, PyAny>) -> PyResult<Attr> {
@@ -57,8 +57,16 @@ fn apply(
 ) -> PyResult<PyTensor> {
     source::enter(py);
     let op = ops::find(name).or_raise()?;
-    let attrs = attributes(op, attrs.unwrap_or(&PyTuple::empty(py)))?;
+    let mut attrs = attributes(op, attrs.unwrap_or(&PyTuple::empty(py)))?;
     let nodes: Vec<_> = tensors.try_iter()?.map(|t| Ok(need_tensor(&t?, name)?.node())).collect::<PyResult<_>>()?;
+    if let (Kind::View(View::Pad), Some(x)) = (op.kind, nodes.first()) {
+        // The IR wants the border's value as the dtype represents it.
+        for a in &mut attrs {
+            if let Attr::Scalar(value) = a {
+                *a = Attr::Scalar(value.to_dtype(x.ty.dtype));
+            }
+        }
+    }
     let node = guarded(|| ops::apply(op, &nodes, attrs)).or_raise()?;
     convert::settle(py);
     Ok(Tensor::new(node).into())
@@ -397,8 +405,7 @@ fn ops_table(py: Python<'_>) -> PyResult<Py<PyList>> {
         d.set_item("float", float)?;
         d.set_item("inplace", inplace)?;
         d.set_item("aliases", op.aliases)?;
-        d.set_item("attrs", op.attrs.iter().map(|a| a.name).collect::<Vec<_>>())?;
-        d.set_item("dtypes", op.dtypes.iter().map(DType::name).collect::<Vec<_>>())?;
+        crate::support::describe(Op(op), &d)?;
         list.append(d)?;
     }
     Ok(list.unbind())

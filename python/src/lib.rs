@@ -16,6 +16,7 @@ mod memory;
 mod number;
 mod signature;
 mod source;
+mod support;
 mod tensor;
 
 use errors::OrRaise;
@@ -36,5 +37,6 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     guard::register(m)?;
     compile::register(m)?;
     dlpack::register(m)?;
+    support::register(m)?;
     Ok(())
 }

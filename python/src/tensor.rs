@@ -78,6 +78,7 @@ impl PyTensor {
         Ok(t.into())
     }
 
+    /// Sizes of the dims.
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         size(py, &self.t.shape())
@@ -96,14 +97,17 @@ impl PyTensor {
             }
         }
     }
+    /// The type of the elements.
     #[getter]
     fn dtype(&self, py: Python<'_>) -> Py<dtype::PyDType> {
         dtype::singleton(py, self.t.dtype())
     }
+    /// Where the elements live.
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<Py<device::PyDevice>> {
         device::cpu(py)
     }
+    /// Number of dims.
     #[getter]
     fn ndim(&self) -> usize {
         self.t.rank()
@@ -120,14 +124,17 @@ impl PyTensor {
     fn element_size(&self) -> usize {
         self.t.dtype().size()
     }
+    /// Bytes of one element.
     #[getter]
     fn itemsize(&self) -> usize {
         self.t.dtype().size()
     }
+    /// Bytes of all elements.
     #[getter]
     fn nbytes(&self) -> usize {
         self.t.ty().nbytes()
     }
+    /// Whether operations on this tensor record gradients.
     #[getter]
     fn requires_grad(&self) -> bool {
         self.t.requires_grad()
@@ -143,6 +150,7 @@ impl PyTensor {
         slf.get().set_requires_grad(slf.py(), requires_grad)?;
         Ok(slf.clone())
     }
+    /// Whether no recorded operation made this tensor.
     #[getter]
     fn is_leaf(&self) -> bool {
         self.t.is_leaf()
@@ -153,6 +161,7 @@ impl PyTensor {
         let node = self.t.node();
         (node.requires_grad() && !self.t.is_leaf()).then(|| format!("<{}Backward>", node.op.name))
     }
+    /// The gradient that `backward` has accumulated, or None.
     #[getter]
     fn grad(&self, py: Python<'_>) -> PyResult<Option<Py<PyTensor>>> {
         let known = || self.grad.lock().unwrap_or_else(PoisonError::into_inner);

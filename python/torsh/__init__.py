@@ -33,8 +33,8 @@ _functions, _methods = _registry.build()
 globals().update(_functions)
 
 from torsh._fn.creation import (  # noqa: E402
-    arange, as_tensor, clone, empty, empty_like, eye, from_numpy, full, full_like, get_default_dtype, linspace, logspace,
-    meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
+    arange, as_tensor, clone, empty, empty_like, eye, from_numpy, full, full_like, get_default_dtype, linspace,
+    logspace, meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
 )  # fmt: skip
 from torsh._fn.indexing import (  # noqa: E402
     gather, index_add, index_copy, index_fill, index_select, masked_fill, masked_select, nonzero, scatter, scatter_add,
@@ -44,13 +44,13 @@ from torsh._fn.linalg import (  # noqa: E402
     addmm, addmv, baddbmm, bmm, dot, einsum, matmul, mm, mv, outer, tensordot, trace,
 )  # fmt: skip
 from torsh._fn.pointwise import (  # noqa: E402
-    add, addcdiv, addcmul, allclose, clamp, clamp_max, clamp_min, clip, copysign, div, divide, equal, float_power, frac,
-    heaviside, isclose, lerp, logical_and, logical_not, logical_or, logical_xor, nan_to_num, positive, round, rsub, sinc,
-    sub, subtract, true_divide, where,
+    add, addcdiv, addcmul, allclose, clamp, clamp_max, clamp_min, clip, div, divide, equal, float_power,
+    heaviside, isclose, lerp, logical_and, logical_not, logical_or, logical_xor, nan_to_num, positive, round, rsub,
+    sinc, sub, subtract, true_divide, where,
 )  # fmt: skip
 from torsh._fn.random import (  # noqa: E402
-    Generator, bernoulli, default_generator, dropout, get_rng_state, initial_seed, manual_seed, multinomial, normal, rand,
-    rand_like, randint, randint_like, randn, randn_like, randperm, seed, set_rng_state,
+    Generator, bernoulli, default_generator, dropout, get_rng_state, initial_seed, manual_seed, multinomial, normal,
+    rand, rand_like, randint, randint_like, randn, randn_like, randperm, seed, set_rng_state,
 )  # fmt: skip
 from torsh._fn.reduce import (  # noqa: E402
     all, amax, amin, aminmax, any, argmax, argmin, count_nonzero, cummax, cummin, cumprod, cumsum, logsumexp, max, mean,
@@ -70,7 +70,7 @@ from torsh.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad
 apply_methods(_methods)
 _C._register(size=Size, repr=tensor_repr)
 
-_LAZY = {"nn", "optim", "func", "limits", "random"}
+_LAZY = {"autograd", "func", "limits", "nn", "optim", "random", "serialization", "utils"}
 
 
 def __getattr__(name: str):
@@ -83,13 +83,19 @@ def __getattr__(name: str):
 
         globals()["compile"] = compile
         return compile
+    if name in ("save", "load"):
+        from torsh import serialization
+
+        return getattr(serialization, name)
     if name in ("complex64", "complex128", "cfloat", "cdouble", "complex32"):
-        raise AttributeError(f"torsh has no complex dtypes (torsh.{name}); keep real and imaginary parts in two tensors")
+        raise AttributeError(
+            f"torsh has no complex dtypes (torsh.{name}); keep real and imaginary parts in two tensors"
+        )
     raise AttributeError(f"module 'torsh' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "compile"})
+    return sorted({*globals(), *_LAZY, "compile", "load", "save"})
 
 
 def softmax(input, dim=None, dtype=None):
@@ -112,7 +118,7 @@ def eval(*tensors):
 
     >>> x = torsh.eval(torsh.ones(2) + 1)
     """
-    flat = [t for a in tensors for t in (a if isinstance(a, (list, tuple)) else (a,))]
+    flat = [x for a in tensors for x in (a if isinstance(a, (list, tuple)) else (a,))]
     for x in flat:
         if not isinstance(x, Tensor):
             raise TypeError(f"eval(): expected Tensors, got {type(x).__name__}")
@@ -120,7 +126,7 @@ def eval(*tensors):
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def is_floating_point(input) -> "bool":
+def is_floating_point(input) -> bool:
     """Whether the dtype of `input` is a float."""
     return input.dtype.is_floating_point
 
@@ -150,7 +156,7 @@ def set_num_threads(n) -> None:
     _C.set_num_threads(n)
 
 
-def get_num_threads() -> "int":
+def get_num_threads() -> int:
     """Number of worker threads."""
     return _C.get_num_threads()
 
@@ -158,6 +164,12 @@ def get_num_threads() -> "int":
 def promote_types(a, b):
     """The dtype that operands of two dtypes promote to."""
     return _C.promote_types(PyDType(a), PyDType(b))
+
+
+def env_help() -> None:
+    """Prints the environment variables that torsh reads, their defaults and what they do."""
+    for name, default, text in _C.env_table():
+        print(f"{name}{f' (default: {default})' if default else ''}\n    {text}")
 
 
 def finfo(dtype=None):

@@ -13,7 +13,8 @@ import functools
 import os
 import sys
 import types
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from torsh import _C
 
@@ -79,7 +80,9 @@ class Explanation(dict):
         cache = self["cache"]
         lines = [f"{self['name']}: {cache['hits']} hits, {cache['misses']} misses, {cache['entries']} programs"]
         for p in self["programs"]:
-            lines.append(f"  {p['signature']}  hits={p['hits']} guards={p['guards']}  traced at {p['site']}: {p['reason']}")
+            lines.append(
+                f"  {p['signature']}  hits={p['hits']} guards={p['guards']}  traced at {p['site']}: {p['reason']}"
+            )
             if p["graph_break"]:
                 reason, where = p["graph_break"]
                 lines.append(f"    graph break: {reason} at {where}")
@@ -244,7 +247,7 @@ def _contents(cell):
 def _cells(function) -> dict:
     if function is None or not function.__closure__:
         return {}
-    return dict(zip(function.__code__.co_freevars, function.__closure__))
+    return dict(zip(function.__code__.co_freevars, function.__closure__, strict=False))
 
 
 @functools.lru_cache(maxsize=4096)

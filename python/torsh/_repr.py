@@ -9,7 +9,9 @@ from torsh import _C
 _options = {"precision": 4, "threshold": 1000, "edgeitems": 3, "linewidth": 80, "sci_mode": None}
 
 
-def set_printoptions(precision=None, threshold=None, edgeitems=None, linewidth=None, profile=None, sci_mode=None) -> None:
+def set_printoptions(
+    precision=None, threshold=None, edgeitems=None, linewidth=None, profile=None, sci_mode=None
+) -> None:
     """Sets digits, the size beyond which tensors are summarised, the edge items then shown and the line width.
 
     >>> torsh.set_printoptions(precision=4)
@@ -18,8 +20,13 @@ def set_printoptions(precision=None, threshold=None, edgeitems=None, linewidth=N
         base = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
         if profile not in base:
             raise ValueError(f"set_printoptions(): unknown profile {profile!r}; known: {sorted(base)}")
-        _options.update(zip(("precision", "threshold", "edgeitems", "linewidth"), base[profile]))
-    for key, value in (("precision", precision), ("threshold", threshold), ("edgeitems", edgeitems), ("linewidth", linewidth)):
+        _options.update(zip(("precision", "threshold", "edgeitems", "linewidth"), base[profile], strict=False))
+    for key, value in (
+        ("precision", precision),
+        ("threshold", threshold),
+        ("edgeitems", edgeitems),
+        ("linewidth", linewidth),
+    ):
         if value is not None:
             _options[key] = value
     _options["sci_mode"] = sci_mode
@@ -113,7 +120,7 @@ def tensor_repr(x, prefix: str = "tensor(") -> str:
             suffixes.insert(0, f"size={tuple(x.shape)}")
     else:
         summarise = x.numel() > _options["threshold"]
-        shown = (_corners(x.detach()) if summarise else x.detach())
+        shown = _corners(x.detach()) if summarise else x.detach()
         values = shown.tolist()
         fmt = _Formatter(_flatten(values, shown.ndim), dtype.is_floating_point)
         body = _render(values, tuple(x.shape), fmt, len(prefix), summarise, _options["linewidth"])

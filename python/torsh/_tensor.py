@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 from torsh._fn import creation, indexing, linalg, pointwise, random, reduce, shape, sorting
-from torsh._fn._args import dim_arg, number_arg
+from torsh._fn._args import number_arg, store
 
 Tensor = _C.Tensor
 
@@ -12,13 +12,15 @@ _METHODS = {
     creation: "clone",
     reduce: "sum nansum prod mean nanmean var std amax amin aminmax argmax argmin max min any all count_nonzero "
     "logsumexp norm cumsum cumprod cummax cummin median",
-    shape: "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim moveaxis "
+    shape: "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim "
+    "moveaxis "
     "expand broadcast_to expand_as squeeze unsqueeze narrow select split chunk tensor_split unbind flip fliplr flipud "
     "roll repeat tile repeat_interleave diagonal diag diag_embed",
     pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or "
-    "logical_xor logical_not addcmul addcdiv lerp nan_to_num isclose allclose equal float_power frac sinc positive "
-    "heaviside copysign",
-    indexing: "gather take_along_dim take index_select scatter scatter_add scatter_reduce index_add index_copy index_fill "
+    "logical_xor logical_not addcmul addcdiv lerp nan_to_num isclose allclose equal float_power sinc positive "
+    "heaviside",
+    indexing: "gather take_along_dim take index_select scatter scatter_add scatter_reduce index_add index_copy "
+    "index_fill "
     "masked_fill masked_select nonzero tril triu",
     sorting: "argsort sort topk kthvalue",
     linalg: "matmul mm bmm mv dot outer addmm addmv baddbmm trace",
@@ -26,7 +28,8 @@ _METHODS = {
 }
 
 _INPLACE = {
-    pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or logical_xor "
+    pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or "
+    "logical_xor "
     "logical_not addcmul addcdiv lerp nan_to_num",
     indexing: "scatter scatter_add scatter_reduce index_add index_copy index_fill masked_fill tril triu",
     linalg: "addmm addmv baddbmm",
@@ -36,7 +39,7 @@ _INPLACE = {
 
 def _inplace(fn, name):
     def method(self, *args, **kwargs):
-        return _C.assign(self, fn(self, *args, **kwargs))
+        return store(self, fn(self, *args, **kwargs))
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place form of `{name[:-1]}`."
@@ -47,7 +50,9 @@ def _inplace(fn, name):
 
 
 def _is_device(v) -> bool:
-    return isinstance(v, _C.PyDevice) or (isinstance(v, str) and v.split(":")[0] in ("cpu", "cuda", "metal", "mps", "xpu", "meta"))
+    return isinstance(v, _C.PyDevice) or (
+        isinstance(v, str) and v.split(":")[0] in ("cpu", "cuda", "metal", "mps", "xpu", "meta")
+    )
 
 
 def to(self, *args, dtype=None, device=None, non_blocking: bool = False, copy: bool = False):
@@ -117,16 +122,6 @@ def cuda(self, device=None, non_blocking: bool = False):
 # -- facts -------------------------------------------------------------------------------------------------
 
 
-def size(self, dim=None):
-    """The shape, or one size of it."""
-    return self.shape if dim is None else self.shape[dim_arg(dim, self.ndim, "size")]
-
-
-def dim(self) -> int:
-    """Number of dims."""
-    return self.ndim
-
-
 _is_contiguous = _C.Tensor.is_contiguous
 
 
@@ -150,11 +145,6 @@ def is_complex(self) -> bool:
     return False
 
 
-def element_size(self) -> int:
-    """Bytes of one element."""
-    return self.dtype.itemsize
-
-
 def is_same_size(self, other) -> bool:
     """Whether the shapes are equal."""
     return self.shape == other.shape
@@ -174,7 +164,11 @@ def fill_(self, value):
     """Overwrites all values with one number."""
     if isinstance(value, Tensor) and value.ndim:
         raise RuntimeError(f"fill_ only supports 0-dimension value tensor but got tensor with {value.ndim} dimensions.")
-    v = value if isinstance(value, Tensor) else _C.full([], number_arg(value, "fill_", "value"), self.dtype, self.device)
+    v = (
+        value
+        if isinstance(value, Tensor)
+        else _C.full([], number_arg(value, "fill_", "value"), self.dtype, self.device)
+    )
     return _C.assign(self, _C.cast(v, self.dtype))
 
 
@@ -187,7 +181,12 @@ def fill_diagonal_(self, value):
     """Overwrites the diagonal of a matrix."""
     if self.ndim != 2:
         raise RuntimeError(f"fill_diagonal_(): expected a matrix, got shape {list(self.shape)}")
-    return _C.assign(self, pointwise.where(creation.eye(*self.shape, dtype=_C.bool), _C.cast(_C.full([], value, self.dtype, None), self.dtype), self))
+    return _C.assign(
+        self,
+        pointwise.where(
+            creation.eye(*self.shape, dtype=_C.bool), _C.cast(_C.full([], value, self.dtype, None), self.dtype), self
+        ),
+    )
 
 
 def uniform_(self, a: float = 0.0, b: float = 1.0, *, generator=None):
@@ -216,7 +215,7 @@ def random_(self, low=0, high=None, *, generator=None):
     return _C.assign(self, random.randint(low, high, list(self.shape), dtype=self.dtype, generator=generator))
 
 
-def _view_setter(fn, name):
+def _view_setter(name):
     def method(self, *args):
         raise RuntimeError(
             f"{name}() would change the shape of a tensor in place, which torsh's graph does not do; "
@@ -238,7 +237,9 @@ def new_tensor(self, data, *, dtype=None, device=None, requires_grad: bool = Fal
 
 def new_full(self, size, fill_value, *, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.full` with this tensor's dtype and device."""
-    return creation.full(size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+    return creation.full(
+        size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad
+    )
 
 
 def new_zeros(self, *size, dtype=None, device=None, requires_grad: bool = False):
@@ -259,10 +260,6 @@ def new_empty(self, *size, dtype=None, device=None, requires_grad: bool = False)
 # -- operators that Python functions provide -----------------------------------------------------------------
 
 
-def __format__(self, spec: str) -> str:
-    return format(self.item(), spec) if self.ndim == 0 and spec else str(self)
-
-
 def __contains__(self, item) -> bool:
     return bool((self == item).any())
 
@@ -271,7 +268,9 @@ def __deepcopy__(self, memo):
     from copy import deepcopy
 
     if not self.is_leaf:
-        raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment")
+        raise RuntimeError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment"
+        )
     new = _C.clone(self.detach())
     if type(self) is not Tensor:
         new = type(self)(new)
@@ -300,6 +299,11 @@ def log_softmax(self, dim=None, dtype=None):
     return F.log_softmax(self, dim, dtype=dtype)
 
 
+def where(self, condition, other):
+    """`self` where `condition` holds, else `other`."""
+    return pointwise.where(condition, self, other)
+
+
 def relu(self):
     """See `torsh.nn.functional.relu`."""
     from torsh.nn import functional as F
@@ -323,27 +327,26 @@ def apply_methods(registry_methods: dict) -> None:
         for name in names.split():
             setattr(Tensor, name + "_", _inplace(getattr(module, name), name + "_"))
     for name in "unsqueeze squeeze transpose t reshape resize swapaxes".split():
-        setattr(Tensor, name + "_", _view_setter(None, name + "_"))
+        setattr(Tensor, name + "_", _view_setter(name + "_"))
     for name, dtype in (
         ("float", _C.float32), ("double", _C.float64), ("half", _C.float16), ("bfloat16", _C.bfloat16),
-        ("int", _C.int32), ("long", _C.int64), ("short", _C.int16), ("char", _C.int8), ("byte", _C.uint8), ("bool", _C.bool),
+        ("int", _C.int32), ("long", _C.int64), ("short", _C.int16), ("char", _C.int8), ("byte", _C.uint8), ("bool",
+        _C.bool),
     ):  # fmt: skip
         setattr(Tensor, name, _caster(name, dtype))
     own = (
-        to, type_as, cpu, cuda, size, dim, is_contiguous, contiguous, is_floating_point, is_complex, element_size,
+        to, type_as, cpu, cuda, is_contiguous, contiguous, is_floating_point, is_complex,
         is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_, new_tensor, new_full,
-        new_zeros, new_ones, new_empty, __format__, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
+        new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
+        where,
     )  # fmt: skip
     for fn in own:
         setattr(Tensor, fn.__name__, fn)
     Tensor.type = type_
-    Tensor.ndimension = dim
+    Tensor.ndimension = Tensor.dim
     Tensor.nelement = Tensor.numel
-    Tensor.where = lambda self, condition, other: pointwise.where(condition, self, other)
     Tensor.T = property(lambda self: self.permute(tuple(reversed(range(self.ndim)))), doc="All dims reversed.")
     Tensor.mT = property(_matrix_transpose, doc="The last two dims swapped.")
-    Tensor.itemsize = property(element_size, doc="Bytes of one element.")
-    Tensor.nbytes = property(lambda self: self.numel() * self.dtype.itemsize, doc="Bytes of all elements.")
     Tensor.is_cuda = property(lambda self: self.device.type == "cuda", doc="Whether it lives on a CUDA device.")
     Tensor.is_sparse = property(lambda self: False, doc="Always false.")
 
@@ -352,5 +355,3 @@ def _matrix_transpose(self):
     if self.ndim < 2:
         raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {self.ndim}-D tensor.")
     return self.transpose(-2, -1)
-
-

@@ -134,5 +134,5 @@ def backward(tensors, grad_tensors=None, retain_graph=None, create_graph: bool =
     """Adds the gradients of the tensors to the `.grad` of the leaves."""
     ts = _seq(tensors, "tensors")
     gs = (None,) * len(ts) if grad_tensors is None else _seq(grad_tensors, "grad_tensors")
-    for t, g in zip(ts, gs):
+    for t, g in zip(ts, gs, strict=False):
         t.backward(g, retain_graph=True, create_graph=create_graph)

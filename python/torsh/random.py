@@ -6,7 +6,16 @@ from contextlib import contextmanager
 
 from torsh._fn.random import Generator, default_generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 
-__all__ = ["Generator", "default_generator", "fork_rng", "get_rng_state", "initial_seed", "manual_seed", "seed", "set_rng_state"]
+__all__ = [
+    "Generator",
+    "default_generator",
+    "fork_rng",
+    "get_rng_state",
+    "initial_seed",
+    "manual_seed",
+    "seed",
+    "set_rng_state",
+]
 
 
 @contextmanager

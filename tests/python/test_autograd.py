@@ -86,12 +86,18 @@ def test_retain_grad():
     assert y.grad.tolist() == [4.0]
 
 
-@pytest.mark.parametrize("call, text", [
-    (lambda: torsh.zeros(2).sum().backward(), "does not require grad"),
-    (lambda: torsh.zeros(2, requires_grad=True).exp().backward(), "scalar outputs"),
-    (lambda: torsh.tensor([1], requires_grad=True), "floating point"),
-    (lambda: torsh.autograd.grad(torsh.ones(1, requires_grad=True).sum(), [torsh.ones(1, requires_grad=True)]), "not have been used"),
-])
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        (lambda: torsh.zeros(2).sum().backward(), "does not require grad"),
+        (lambda: torsh.zeros(2, requires_grad=True).exp().backward(), "scalar outputs"),
+        (lambda: torsh.tensor([1], requires_grad=True), "floating point"),
+        (
+            lambda: torsh.autograd.grad(torsh.ones(1, requires_grad=True).sum(), [torsh.ones(1, requires_grad=True)]),
+            "not have been used",
+        ),
+    ],
+)
 def test_misuse(call, text):
     with pytest.raises(RuntimeError, match=text):
         call()

@@ -29,7 +29,7 @@ T = torsh.ones
 CASES = [
     (lambda: torsh.tensor([[1, 2], [3]]), ValueError, "length 2 at dim 1"),
     (lambda: torsh.tensor([1, [2]]), ValueError, None),
-    (lambda: torsh.tensor(cyclic()), ValueError, "contain itself"),
+    (lambda: torsh.tensor(cyclic()), ValueError, "cyclic"),
     (lambda: torsh.tensor(deep(100)), ValueError, "64"),
     (lambda: torsh.tensor("abc"), TypeError, "str"),
     (lambda: torsh.tensor({"a": 1}), TypeError, "dict"),
@@ -46,7 +46,11 @@ CASES = [
     (lambda: torsh.zeros(-1), ValueError, "-1"),
     (lambda: torsh.zeros(2**62), MemoryError, None),
     (lambda: torsh.zeros(2**32, 2**32), MemoryError, None),
-    (lambda: torsh.zeros(2**31, 2**31, 0).sum().item() + torsh.zeros(2**63), (MemoryError, OverflowError, ValueError, TypeError), None),
+    (
+        lambda: torsh.zeros(2**31, 2**31, 0).sum().item() + torsh.zeros(2**63),
+        (MemoryError, OverflowError, ValueError, TypeError),
+        None,
+    ),
     (lambda: torsh.zeros(1.5), TypeError, "float"),
     (lambda: torsh.zeros("a"), TypeError, "str"),
     (lambda: torsh.ones(1).expand(2**40, 2**20).sum().item(), MemoryError, None),
@@ -144,13 +148,14 @@ def test_error_carries_facts():
     e = info.value
     assert e.op == "add"
     assert [tuple(s) for s in e.shapes] == [(2, 3), (4,)]
-    assert [str(d) for d in e.dtypes] == ["float32", "float32"]
+    assert e.dtypes == (torsh.float32, torsh.float32)
     assert isinstance(e, ValueError) and isinstance(e, torsh.TorshError)
 
 
 def test_late_error_names_the_users_line():
     x = torsh.ones(3)
-    y = torsh.index_select(x, 0, torsh.tensor([9])); line = sys._getframe().f_lineno  # noqa: E702
+    y = torsh.index_select(x, 0, torsh.tensor([9]))
+    line = sys._getframe().f_lineno - 1
     z = y + 1
     with pytest.raises(IndexError) as info:
         z.numpy()
@@ -174,8 +179,8 @@ def test_devices_and_dtypes():
     assert torsh.PyDevice("metal").type == "metal"
     for long, short, size, is_float in [
         ("bool", "bool", 1, False), ("uint8", "u8", 1, False), ("int8", "i8", 1, False), ("int16", "i16", 2, False),
-        ("int32", "i32", 4, False), ("int64", "i64", 8, False), ("float16", "f16", 2, True), ("bfloat16", "bf16", 2, True),
-        ("float32", "f32", 4, True), ("float64", "f64", 8, True),
+        ("int32", "i32", 4, False), ("int64", "i64", 8, False), ("float16", "f16", 2, True), ("bfloat16", "bf16", 2,
+        True), ("float32", "f32", 4, True), ("float64", "f64", 8, True),
     ]:  # fmt: skip
         t = torsh.PyDType(long)
         assert t == torsh.PyDType(short) == getattr(torsh, long)

@@ -28,11 +28,15 @@ erf = np.vectorize(math.erf, otypes=[np.float64])
 
 UNARY = {
     "exp": (np.exp, (-5, 5)), "exp2": (np.exp2, (-5, 5)), "expm1": (np.expm1, (-3, 3)), "log": (np.log, (0.01, 9)),
-    "log2": (np.log2, (0.01, 9)), "log10": (np.log10, (0.01, 9)), "log1p": (np.log1p, (-0.9, 9)), "sqrt": (np.sqrt, (0, 9)),
-    "rsqrt": (lambda x: 1 / np.sqrt(x), (0.01, 9)), "reciprocal": (lambda x: 1 / x, (0.1, 9)), "sin": (np.sin, (-50, 50)),
-    "cos": (np.cos, (-50, 50)), "tan": (np.tan, (-1.5, 1.5)), "asin": (np.arcsin, (-1, 1)), "acos": (np.arccos, (-1, 1)),
+    "log2": (np.log2, (0.01, 9)), "log10": (np.log10, (0.01, 9)), "log1p": (np.log1p, (-0.9, 9)),
+    "sqrt": (np.sqrt, (0, 9)),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), (0.01, 9)), "reciprocal": (lambda x: 1 / x, (0.1, 9)),
+    "sin": (np.sin, (-50, 50)),
+    "cos": (np.cos, (-50, 50)), "tan": (np.tan, (-1.5, 1.5)), "asin": (np.arcsin, (-1, 1)),
+    "acos": (np.arccos, (-1, 1)),
     "atan": (np.arctan, (-9, 9)), "sinh": (np.sinh, (-4, 4)), "cosh": (np.cosh, (-4, 4)), "tanh": (np.tanh, (-4, 4)),
-    "asinh": (np.arcsinh, (-9, 9)), "acosh": (np.arccosh, (1, 9)), "atanh": (np.arctanh, (-0.99, 0.99)), "erf": (erf, (-4, 4)),
+    "asinh": (np.arcsinh, (-9, 9)), "acosh": (np.arccosh, (1, 9)), "atanh": (np.arctanh, (-0.99, 0.99)),
+    "erf": (erf, (-4, 4)),
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), (-20, 20)), "neg": (np.negative, (-5, 5)), "abs": (np.abs, (-5, 5)),
     "sign": (np.sign, (-5, 5)), "floor": (np.floor, (-5, 5)), "ceil": (np.ceil, (-5, 5)), "round": (np.round, (-5, 5)),
     "trunc": (np.trunc, (-5, 5)), "square": (np.square, (-5, 5)), "frac": (lambda x: x - np.trunc(x), (-5, 5)),
@@ -44,7 +48,11 @@ UNARY = {
 def test_unary(name, shape, rng, run):
     reference, (lo, hi) = UNARY[name]
     x = rng.uniform(lo, hi, shape).astype(np.float32)
-    check(run(getattr(torsh, name), torsh.tensor(x)), np.asarray(reference(x.astype(np.float64))).astype(np.float32), rtol=4e-6)
+    check(
+        run(getattr(torsh, name), torsh.tensor(x)),
+        np.asarray(reference(x.astype(np.float64))).astype(np.float32),
+        rtol=4e-6,
+    )
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -231,13 +239,25 @@ def test_scatter(run):
         for c in range(4):
             want[index[r, c].item(), c] += src[r, c].item()
     check(run(lambda a, i, s: a.scatter_add(0, i, s), base, index, src), want)
-    check(torsh.zeros(5).index_add(0, torsh.tensor([1, 1, 4]), torsh.tensor([1.0, 2.0, 3.0])), np.array([0, 3, 0, 0, 3], np.float32))
+    check(
+        torsh.zeros(5).index_add(0, torsh.tensor([1, 1, 4]), torsh.tensor([1.0, 2.0, 3.0])),
+        np.array([0, 3, 0, 0, 3], np.float32),
+    )
     check(F.one_hot(torsh.tensor([1, 0]), 3), np.array([[0, 1, 0], [1, 0, 0]]))
 
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 4)), ((5, 3), (3, 4)), ((2, 5, 3), (3, 4)), ((2, 1, 5, 3), (4, 3, 6)), ((0, 3), (3, 2)), ((2, 0), (0, 3))],
+    [
+        ((3,), (3,)),
+        ((2, 3), (3,)),
+        ((3,), (3, 4)),
+        ((5, 3), (3, 4)),
+        ((2, 5, 3), (3, 4)),
+        ((2, 1, 5, 3), (4, 3, 6)),
+        ((0, 3), (3, 2)),
+        ((2, 0), (0, 3)),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
 def test_matmul(a, b, dtype, rng, run):
@@ -268,7 +288,12 @@ def test_softmax_and_losses(shape, rng, run):
     y = rng.integers(0, shape[1], (shape[0], *shape[2:]))
     p = np.take_along_axis(np.log(softmax(x64, 1)), y[:, None], 1)[:, 0]
     check(run(lambda a, b: F.cross_entropy(a, b), t, torsh.tensor(y)), np.float32(-p.mean()), rtol=1e-5)
-    check(run(lambda a, b: F.cross_entropy(a, b, reduction="none"), t, torsh.tensor(y)), (-p).astype(np.float32), rtol=1e-5, atol=1e-5)
+    check(
+        run(lambda a, b: F.cross_entropy(a, b, reduction="none"), t, torsh.tensor(y)),
+        (-p).astype(np.float32),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     check(F.nll_loss(F.log_softmax(t, 1), torsh.tensor(y), reduction="sum"), np.float32(-p.sum()), rtol=1e-5)
     z = rng.normal(size=shape).astype(np.float32)
     check(run(F.mse_loss, t, torsh.tensor(z)), np.float32(((x64 - z) ** 2).mean()), rtol=1e-5)
@@ -281,8 +306,10 @@ def test_activations(rng, run):
     tanh_gelu = 0.5 * d * (1 + np.tanh(np.sqrt(2 / np.pi) * (d + 0.044715 * d**3)))
     sig = 1 / (1 + np.exp(-d))
     for fn, want in [
-        (F.relu, np.maximum(d, 0)), (F.gelu, d * phi), (lambda a: F.gelu(a, approximate="tanh"), tanh_gelu), (F.silu, d * sig),
-        (F.softplus, np.log1p(np.exp(d))), (F.elu, np.where(d > 0, d, np.expm1(d))), (F.leaky_relu, np.where(d > 0, d, 0.01 * d)),
+        (F.relu, np.maximum(d, 0)), (F.gelu, d * phi), (lambda a: F.gelu(a, approximate="tanh"), tanh_gelu), (F.silu,
+        d * sig),
+        (F.softplus, np.log1p(np.exp(d))), (F.elu, np.where(d > 0, d, np.expm1(d))), (F.leaky_relu, np.where(d > 0, d,
+        0.01 * d)),
         (F.mish, d * np.tanh(np.log1p(np.exp(d)))), (F.hardtanh, np.clip(d, -1, 1)), (F.logsigmoid, np.log(sig)),
     ]:  # fmt: skip
         check(run(fn, t), want.astype(np.float32), rtol=1e-5, atol=1e-6)

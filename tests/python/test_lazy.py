@@ -52,10 +52,26 @@ def test_inplace_must_not_change_dtype_category_or_shape():
 @pytest.mark.parametrize(
     "key",
     [
-        0, -1, slice(None), slice(1, None, 2), (slice(None), 1), (Ellipsis, 0), (None, 1), (0, None, slice(0, 2)),
-        (slice(None), slice(None), -1), (slice(5, 2),), (slice(-100, 100),),
-        [0, 2], ([0, 1], [1, 2]), (slice(None), [0, 2]), ([[0, 1], [2, 0]],), (slice(None), [0, 1], [1, 0]),
-        ([0, 2], slice(None), [1, 3]), (Ellipsis, [3, -4]), ([-1, 0], 1), (0, slice(None), [1, 2]),
+        0,
+        -1,
+        slice(None),
+        slice(1, None, 2),
+        (slice(None), 1),
+        (Ellipsis, 0),
+        (None, 1),
+        (0, None, slice(0, 2)),
+        (slice(None), slice(None), -1),
+        (slice(5, 2),),
+        (slice(-100, 100),),
+        [0, 2],
+        ([0, 1], [1, 2]),
+        (slice(None), [0, 2]),
+        ([[0, 1], [2, 0]],),
+        (slice(None), [0, 1], [1, 0]),
+        ([0, 2], slice(None), [1, 3]),
+        (Ellipsis, [3, -4]),
+        ([-1, 0], 1),
+        (0, slice(None), [1, 2]),
     ],
 )
 def test_indexing_reads_and_writes_like_numpy(key, rng):
@@ -95,10 +111,18 @@ def test_boolean_masks(rng):
         x[torsh.tensor([True, False])]
 
 
-@pytest.mark.parametrize("key, error", [
-    (3, IndexError), ((0, 0, 0, 0), IndexError), (slice(None, None, -1), ValueError), ("a", IndexError),
-    ((Ellipsis, Ellipsis), IndexError), (1.5, IndexError), (2**70, IndexError),
-])
+@pytest.mark.parametrize(
+    "key, error",
+    [
+        (3, IndexError),
+        ((0, 0, 0, 0), IndexError),
+        (slice(None, None, -1), ValueError),
+        ("a", IndexError),
+        ((Ellipsis, Ellipsis), IndexError),
+        (1.5, IndexError),
+        (2**70, IndexError),
+    ],
+)
 def test_bad_indices(key, error):
     with pytest.raises(error):
         torsh.zeros(3, 4)[key]

@@ -28,7 +28,12 @@ class Net(nn.Module):
 def test_module_tree():
     net = Net()
     assert [n for n, _ in net.named_parameters()] == ["a.weight", "a.bias", "b.weight"]
-    assert list(net.state_dict()) == ["count", "a.weight", "a.bias", "b.weight"] or set(net.state_dict()) == {"a.weight", "a.bias", "b.weight", "count"}
+    assert list(net.state_dict()) == ["count", "a.weight", "a.bias", "b.weight"] or set(net.state_dict()) == {
+        "a.weight",
+        "a.bias",
+        "b.weight",
+        "count",
+    }
     assert [n for n, _ in net.named_modules()] == ["", "a", "b"]
     assert net.training and not net.eval().training and not net.a.training
     assert sum(p.numel() for p in net.parameters()) == 3 * 4 + 4 + 8
@@ -78,7 +83,7 @@ def test_embedding_and_dropout():
     e(torsh.tensor([0, 1, 1])).sum().backward()
     assert e.weight.grad[:2].tolist() == [[0.0] * 3, [2.0] * 3]
     with pytest.raises(IndexError):
-        e(torsh.tensor([5])).numpy()
+        e(torsh.tensor([5])).detach().numpy()
     d = nn.Dropout(0.5)
     assert (d(torsh.ones(1000)) == 0).sum().item() > 300
     assert torsh.equal(d.eval()(torsh.ones(10)), torsh.ones(10))
@@ -113,12 +118,27 @@ def reference_sgd(p, grads, lr, momentum, dampening, wd, nesterov):
     ("make", "reference"),
     [
         (lambda p: torsh.optim.SGD(p, lr=0.1), lambda p, g: reference_sgd(p, g, 0.1, 0, 0, 0, False)),
-        (lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01), lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0, 0.01, False)),
-        (lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0, 0, True)),
-        (lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.3), lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0.3, 0, False)),
+        (
+            lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+            lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0, 0.01, False),
+        ),
+        (
+            lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+            lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0, 0, True),
+        ),
+        (
+            lambda p: torsh.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.3),
+            lambda p, g: reference_sgd(p, g, 0.1, 0.9, 0.3, 0, False),
+        ),
         (lambda p: torsh.optim.Adam(p, lr=0.01), lambda p, g: reference_adam(p, g, 0.01, 0.9, 0.999, 1e-8, 0, False)),
-        (lambda p: torsh.optim.Adam(p, lr=0.01, weight_decay=0.1), lambda p, g: reference_adam(p, g, 0.01, 0.9, 0.999, 1e-8, 0.1, False)),
-        (lambda p: torsh.optim.AdamW(p, lr=0.01, betas=(0.8, 0.95)), lambda p, g: reference_adam(p, g, 0.01, 0.8, 0.95, 1e-8, 0.01, True)),
+        (
+            lambda p: torsh.optim.Adam(p, lr=0.01, weight_decay=0.1),
+            lambda p, g: reference_adam(p, g, 0.01, 0.9, 0.999, 1e-8, 0.1, False),
+        ),
+        (
+            lambda p: torsh.optim.AdamW(p, lr=0.01, betas=(0.8, 0.95)),
+            lambda p, g: reference_adam(p, g, 0.01, 0.8, 0.95, 1e-8, 0.01, True),
+        ),
     ],
 )
 def test_optimizers(make, reference, compiled, rng):
@@ -178,7 +198,8 @@ def test_optimizer_state_dict():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda p: torsh.optim.SGD(p, lr=-1.0), lambda p: torsh.optim.Adam(p, betas=(1.0, 0.9)), lambda p: torsh.optim.SGD(p, nesterov=True),
+        lambda p: torsh.optim.SGD(p, lr=-1.0), lambda p: torsh.optim.Adam(p, betas=(1.0, 0.9)),
+        lambda p: torsh.optim.SGD(p, nesterov=True),
         lambda p: torsh.optim.Adam([], lr=0.1), lambda p: torsh.optim.Adam(p, eps=-1.0),
     ],
 )  # fmt: skip
@@ -201,7 +222,7 @@ def numpy_mlp_step(params, x, y, lr):
     dz /= n
     dh = dz @ w2 * (1 - h * h)
     grads = [dh.T @ x, dh.sum(0), dz.T @ h, dz.sum(0)]
-    return loss, [q - lr * g for q, g in zip(params, grads)]
+    return loss, [q - lr * g for q, g in zip(params, grads, strict=False)]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -222,7 +243,7 @@ def test_training_step_follows_numpy(compiled, rng):
         x, y = rng.normal(size=(11, 6)), rng.integers(0, 4, 11)
         want, params = numpy_mlp_step(params, x, y, 0.3)
         assert abs(fn(torsh.tensor(x), torsh.tensor(y)).item() - want) < 1e-10
-    for p, q in zip(net.parameters(), params):
+    for p, q in zip(net.parameters(), params, strict=False):
         np.testing.assert_allclose(p.detach().numpy(), q, rtol=1e-10, atol=1e-12)
 
 

@@ -56,9 +56,7 @@ def dim_arg(dim, ndim: int, fn: str, name: str = "dim") -> int:
     d = int_arg(dim, fn, name)
     n = max(ndim, 1)
     if not -n <= d < n:
-        raise IndexError(
-            f"{fn}(): Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})"
-        )
+        raise IndexError(f"{fn}(): Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})")
     return d + n if d < 0 else d
 
 
@@ -98,12 +96,28 @@ def is_float(x: Tensor) -> bool:
 def require_float(x: Tensor, fn: str) -> Tensor:
     """Refuses integer and bool tensors where PyTorch does."""
     if not x.dtype.is_floating_point:
-        raise DTypeError(
-            f"{fn}(): expected a floating point dtype, got {x.dtype.name}; convert first, as in x.float()"
-        )
+        raise DTypeError(f"{fn}(): expected a floating point dtype, got {x.dtype.name}; convert first, as in x.float()")
     return x
 
 
 def to_float(x: Tensor) -> Tensor:
     """Integer and bool tensors in the default float dtype; floats as they are."""
     return x if x.dtype.is_floating_point else _C.cast(x, _C.float32)
+
+
+def store(x: Tensor, value: Tensor) -> Tensor:
+    """Writes a result into `x`, as in-place methods and `out=` do; refuses to narrow its kind (float to int).
+
+    Raises: RuntimeError for a dtype that cannot be cast, ShapeError for a shape that does not broadcast to x's.
+    """
+    if value.dtype != x.dtype and not _C.can_cast(value.dtype, x.dtype):
+        raise RuntimeError(f"result type {value.dtype.name} can't be cast to the desired output type {x.dtype.name}")
+    return _C.assign(x, value)
+
+
+def int_range(x: Tensor) -> tuple[int, int]:
+    """The smallest and largest value of an integer tensor's dtype."""
+    bits = 8 * x.dtype.itemsize
+    if x.dtype.name == "uint8":
+        return 0, 255
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torsh import _C
 
+from ._args import store, tensor_arg
+
 
 def _make_unary(op: str, doc: str, name: str):
     unary = _C.unary
 
     def fn(input, *, out=None):
         result = unary(op, input)
-        return result if out is None else _C.assign(out, result)
+        return result if out is None else store(tensor_arg(out, name, "out"), result)
 
     fn.__name__ = fn.__qualname__ = name
     fn.__module__ = "torsh"
@@ -23,7 +25,7 @@ def _make_binary(op: str, doc: str, name: str):
 
     def fn(input, other, *, out=None):
         result = binary(op, input, other)
-        return result if out is None else _C.assign(out, result)
+        return result if out is None else store(tensor_arg(out, name, "out"), result)
 
     fn.__name__ = fn.__qualname__ = name
     fn.__module__ = "torsh"
@@ -31,16 +33,16 @@ def _make_binary(op: str, doc: str, name: str):
     return fn
 
 
-def _make_inplace(fn, name: str, unary: bool):
-    assign = _C.assign
-    if unary:
+def _make_inplace(op: str, name: str, is_unary: bool):
+    unary_, binary_ = _C.unary_, _C.binary_
+    if is_unary:
 
         def method(self):
-            return assign(self, fn(self))
+            return unary_(op, self)
     else:
 
         def method(self, other):
-            return assign(self, fn(self, other))
+            return binary_(op, self, other)
 
     method.__name__ = method.__qualname__ = name
     method.__module__ = "torsh"
@@ -60,5 +62,5 @@ def build():
             fn = make(op["name"], op["doc"], name)
             functions[name] = methods[name] = fn
             if op["inplace"]:
-                methods[name + "_"] = _make_inplace(fn, name + "_", surface == "unary")
+                methods[name + "_"] = _make_inplace(op["name"], name + "_", surface == "unary")
     return functions, methods

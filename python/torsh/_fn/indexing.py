@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import DTypeError, ShapeError, Tensor, dim_arg, int_arg, number_arg, tensor_arg
+from ._args import DTypeError, ShapeError, Tensor, dim_arg, int_arg, int_range, number_arg, tensor_arg
 
 
 def _index(index, fn: str) -> Tensor:
@@ -30,7 +30,10 @@ def gather(input, dim, index) -> Tensor:
 
 def _check_index_shape(x: Tensor, d: int, i: Tensor, fn: str) -> None:
     if i.ndim != x.ndim:
-        raise ShapeError(f"{fn}(): Index tensor must have the same number of dimensions as input tensor: index {list(i.shape)}, input {list(x.shape)}")
+        raise ShapeError(
+            f"{fn}(): Index tensor must have the same number of dimensions as input tensor: index {list(i.shape)}, "
+            f"input {list(x.shape)}"
+        )
     for k in range(x.ndim):
         if k != d and i.shape[k] > x.shape[k]:
             raise ShapeError(
@@ -82,9 +85,11 @@ def _src(x: Tensor, i: Tensor, src, fn: str, value) -> Tensor:
     if not isinstance(src, Tensor):
         return _C.full(list(i.shape), number_arg(src, fn, "value"), x.dtype, x.device)
     if src.dtype != x.dtype:
-        raise DTypeError(f"{fn}(): Expected self.dtype to be equal to src.dtype, got {x.dtype.name} and {src.dtype.name}")
+        raise DTypeError(
+            f"{fn}(): Expected self.dtype to be equal to src.dtype, got {x.dtype.name} and {src.dtype.name}"
+        )
     if src.shape != i.shape:
-        if src.ndim != i.ndim or any(a < b for a, b in zip(src.shape, i.shape)):
+        if src.ndim != i.ndim or any(a < b for a, b in zip(src.shape, i.shape, strict=False)):
             raise ShapeError(f"{fn}(): Expected index {list(i.shape)} to be no larger than src {list(src.shape)}")
         src = src[tuple(slice(0, n) for n in i.shape)]
     return src
@@ -137,12 +142,7 @@ def scatter_reduce(input, dim, index, src, reduce: str, *, include_self: bool = 
 def _extremes(x: Tensor):
     if x.dtype.is_floating_point:
         return float("-inf"), float("inf")
-    bits = 8 * x.dtype.itemsize
-    if x.dtype.name == "bool":
-        return False, True
-    if x.dtype.name == "uint8":
-        return 0, 255
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return (False, True) if x.dtype.name == "bool" else int_range(x)
 
 
 def _index_put(fn: str, input, dim, index, source, mode: str) -> Tensor:
@@ -155,7 +155,9 @@ def _index_put(fn: str, input, dim, index, source, mode: str) -> Tensor:
     if x.ndim == 0:
         return _C.apply("index_put", (x.reshape(1), i, s.reshape(-1)), (0, mode)).reshape([])
     if list(s.shape) != want:
-        raise ShapeError(f"{fn}(): source must have shape {want} (self {list(x.shape)}, index {list(i.shape)}), got {list(s.shape)}")
+        raise ShapeError(
+            f"{fn}(): source must have shape {want} (self {list(x.shape)}, index {list(i.shape)}), got {list(s.shape)}"
+        )
     return _C.apply("index_put", (x, i, s), (d, mode))
 
 
@@ -174,7 +176,9 @@ def index_fill(input, dim, index, value) -> Tensor:
     x, i = tensor_arg(input, "index_fill"), _index(index, "index_fill").reshape(-1)
     d = dim_arg(dim, x.ndim, "index_fill")
     shape = [*x.shape[:d], i.shape[0], *x.shape[d + 1 :]]
-    return _index_put("index_fill", x, d, i, _C.full(shape, number_arg(value, "index_fill", "value"), x.dtype, x.device), "set")
+    return _index_put(
+        "index_fill", x, d, i, _C.full(shape, number_arg(value, "index_fill", "value"), x.dtype, x.device), "set"
+    )
 
 
 def _mask(mask, fn: str) -> Tensor:
@@ -193,7 +197,10 @@ def masked_fill(input, mask, value) -> Tensor:
     x, m = tensor_arg(input, "masked_fill"), _mask(mask, "masked_fill")
     if isinstance(value, Tensor):
         if value.ndim != 0:
-            raise RuntimeError(f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value.ndim} dimension(s).")
+            raise RuntimeError(
+                f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value.ndim} "
+                "dimension(s)."
+            )
         value = _C.cast(value, x.dtype)
     else:
         value = _C.full([], number_arg(value, "masked_fill", "value"), x.dtype, x.device)
@@ -215,17 +222,11 @@ def nonzero(input, *, as_tuple: bool = False):
     [[1], [2]]
     """
     x = tensor_arg(input, "nonzero")
-    flat = (x.reshape(-1) != 0).tolist()
-    hits = _C.tensor([i for i, v in enumerate(flat) if v], _C.int64, None, False)
-    columns, stride = [], 1
-    for n in reversed(x.shape):
-        columns.append((hits // stride) % n if n else hits)
-        stride *= n
-    columns.reverse()
+    columns = _C.nonzero(x if x.ndim else x.reshape(1))
     if as_tuple:
-        return tuple(columns) if x.ndim else (hits,)
+        return tuple(columns)
     if not x.ndim:
-        return _C.full([hits.shape[0], 0], 0, _C.int64, None)
+        return _C.full([columns[0].shape[0], 0], 0, _C.int64, None)
     from .shape import stack
 
     return stack(columns, 1)

@@ -19,9 +19,7 @@ def matmul(input, other) -> Tensor:
 def _ranked(fn: str, a, b, ra: int, rb: int) -> Tensor:
     a, b = tensor_arg(a, fn), tensor_arg(b, fn, "mat2")
     if a.ndim != ra or b.ndim != rb:
-        raise ShapeError(
-            f"{fn}(): expected {ra}-d and {rb}-d tensors, got shapes {list(a.shape)} and {list(b.shape)}"
-        )
+        raise ShapeError(f"{fn}(): expected {ra}-d and {rb}-d tensors, got shapes {list(a.shape)} and {list(b.shape)}")
     return _C.matmul(a, b)
 
 
@@ -111,14 +109,18 @@ def einsum(equation, *operands) -> Tensor:
     terms, sizes = _einsum_letters(terms, ops, equation)
     if not arrow:
         joined = "".join(terms)
-        right = "".join(c for c in joined if c < "A") + "".join(sorted(c for c in set(joined) if c >= "A" and joined.count(c) == 1))
+        right = "".join(c for c in joined if c < "A") + "".join(
+            sorted(c for c in set(joined) if c >= "A" and joined.count(c) == 1)
+        )
         right = "".join(dict.fromkeys(right))
     else:
         batch = sorted({c for t in terms for c in t if c < "A"})
         right = right.replace("...", "".join(batch))
     for c in right:
         if c not in sizes or right.count(c) > 1:
-            raise ValueError(f"einsum(): output subscript {c!r} of {equation!r} does not appear once in the inputs and output")
+            raise ValueError(
+                f"einsum(): output subscript {c!r} of {equation!r} does not appear once in the inputs and output"
+            )
     while len(ops) > 1:
         rest = set(right).union(*terms[2:]) if len(terms) > 2 else set(right)
         t, o = _einsum_pair(terms[0], ops[0], terms[1], ops[1], rest)
@@ -131,7 +133,7 @@ def _einsum_letters(terms, ops, equation):
     # Digits stand for the dims under an ellipsis, aligned on the right.
     sizes: dict[str, int] = {}
     out = []
-    for k, (term, x) in enumerate(zip(terms, ops)):
+    for k, (term, x) in enumerate(zip(terms, ops, strict=False)):
         if "..." in term:
             n = x.ndim - (len(term) - 3)
             if n < 0 or n > 10:
@@ -147,7 +149,7 @@ def _einsum_letters(terms, ops, equation):
 
                 x = diagonal(x, 0, i, j)
                 term = term[:i] + term[i + 1 : j] + term[j + 1 :] + c
-        for c, s in zip(term, x.shape):
+        for c, s in zip(term, x.shape, strict=False):
             if sizes.get(c, 1) not in (1, s) and s != 1:
                 raise ShapeError(f"einsum(): size of {c!r} is {s} in operand {k} but {sizes[c]} before")
             sizes[c] = max(sizes.get(c, 1), s) if s else 0
@@ -174,7 +176,12 @@ def _einsum_pair(ta, a, tb, b, keep):
     batch, contract = [c for c in both if c in keep], [c for c in both if c not in keep]
     fa, fb = [c for c in ta if c not in tb], [c for c in tb if c not in ta]
     dtype = _C.result_type(a, b)
-    attrs = ([ta.index(c) for c in batch], [tb.index(c) for c in batch], [ta.index(c) for c in contract], [tb.index(c) for c in contract])
+    attrs = (
+        [ta.index(c) for c in batch],
+        [tb.index(c) for c in batch],
+        [ta.index(c) for c in contract],
+        [tb.index(c) for c in contract],
+    )
     return "".join(batch + fa + fb), _C.apply("dot_general", (_C.cast(a, dtype), _C.cast(b, dtype)), attrs)
 
 
@@ -188,7 +195,9 @@ def tensordot(a, b, dims=2) -> Tensor:
     else:
         da, db = ([d] if isinstance(d, int) else list(d) for d in dims)
         da, db = [d % a.ndim for d in da], [d % b.ndim for d in db]
-    if len(da) != len(db) or any(a.shape[i] != b.shape[j] for i, j in zip(da, db)):
-        raise ShapeError(f"tensordot(): contracted dims {da} of {list(a.shape)} and {db} of {list(b.shape)} do not match")
+    if len(da) != len(db) or any(a.shape[i] != b.shape[j] for i, j in zip(da, db, strict=False)):
+        raise ShapeError(
+            f"tensordot(): contracted dims {da} of {list(a.shape)} and {db} of {list(b.shape)} do not match"
+        )
     dtype = _C.result_type(a, b)
     return _C.apply("dot_general", (_C.cast(a, dtype), _C.cast(b, dtype)), ([], [], da, db))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import DTypeError, Tensor, is_float, number_arg, tensor_arg, to_float
+from ._args import DTypeError, Tensor, int_range, is_float, number_arg, tensor_arg, to_float
 
 
 def where(condition, input=None, other=None):
@@ -30,6 +30,11 @@ def _bound(v, x: Tensor, name: str):
     return number_arg(v, "clamp", name)
 
 
+def _saturated(v, x: Tensor):
+    lo, hi = int_range(x)
+    return lo if v <= lo else hi if v >= hi else v
+
+
 def clamp(input, min=None, max=None) -> Tensor:
     """Limits values to `[min, max]`; NaN stays NaN; where min > max the result is max.
 
@@ -40,6 +45,12 @@ def clamp(input, min=None, max=None) -> Tensor:
     lo, hi = _bound(min, x, "min"), _bound(max, x, "max")
     if lo is None and hi is None:
         raise ValueError("clamp(): At least one of 'min' or 'max' must not be None")
+    if not isinstance(lo, Tensor) and not isinstance(hi, Tensor):
+        x = _C.cast(x, _C.result_type(x, *(v for v in (lo, hi) if v is not None)))
+        lo, hi = float("-inf") if lo is None else lo, float("inf") if hi is None else hi
+        if not is_float(x):
+            lo, hi = (_saturated(v, x) for v in (lo, hi))
+        return _C.apply("clamp", (x,), (lo, hi))
     if lo is not None:
         x = _C.binary("maximum", x, lo)
     if hi is not None:
@@ -165,7 +176,14 @@ def lerp(input, end, weight) -> Tensor:
     x = tensor_arg(input, "lerp")
     if not is_float(x):
         raise DTypeError(f"lerp(): expected a floating point dtype, got {x.dtype.name}")
-    return x + (tensor_arg(end, "lerp", "end") - x) * weight
+    end = tensor_arg(end, "lerp", "end")
+    if end.dtype != x.dtype:
+        raise DTypeError(f"lerp(): expected dtype {x.dtype.name} for `end` but got dtype {end.dtype.name}")
+    if not isinstance(weight, Tensor):
+        weight = _C.full([], number_arg(weight, "lerp", "weight"), x.dtype, x.device)
+    from .shape import broadcast_tensors
+
+    return _C.apply("lerp", broadcast_tensors(x, end, _C.cast(weight, x.dtype)), ())
 
 
 def nan_to_num(input, nan=0.0, posinf=None, neginf=None) -> Tensor:
@@ -176,10 +194,9 @@ def nan_to_num(input, nan=0.0, posinf=None, neginf=None) -> Tensor:
     big = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028234663852886e38}.get(
         x.dtype.name, 1.7976931348623157e308
     )
-    inf = float("inf")
-    x = _C.where(x != x, 0.0 if nan is None else nan, x)
-    x = _C.where(x == inf, big if posinf is None else posinf, x)
-    return _C.where(x == -inf, -big if neginf is None else neginf, x)
+    given = zip((nan, posinf, neginf), (0.0, big, -big), ("nan", "posinf", "neginf"), strict=True)
+    attrs = tuple(d if v is None else float(number_arg(v, "nan_to_num", name)) for v, d, name in given)
+    return _C.apply("nan_to_num", (x,), attrs)
 
 
 def isclose(input, other, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -212,11 +229,6 @@ def float_power(input, exponent) -> Tensor:
     return _C.binary("pow", x, e)
 
 
-def frac(input) -> Tensor:
-    """`x - trunc(x)`."""
-    return tensor_arg(input, "frac") - _C.unary("trunc", input)
-
-
 def sinc(input) -> Tensor:
     """`sin(pi x) / (pi x)`, 1 at 0."""
     x = to_float(tensor_arg(input, "sinc")) * 3.141592653589793
@@ -233,14 +245,3 @@ def heaviside(input, values) -> Tensor:
     """0 for negative, 1 for positive numbers, `values` at 0."""
     x = tensor_arg(input, "heaviside")
     return _C.where(x == 0, values, _C.cast(x > 0, x.dtype))
-
-
-def copysign(input, other) -> Tensor:
-    """Magnitude of `input`, sign of `other` (-0.0 is negative)."""
-    x = to_float(tensor_arg(input, "copysign"))
-    if not isinstance(other, Tensor):
-        other = _C.full([], float(other), x.dtype, None)
-    o = _C.cast(other, x.dtype)
-    negative = (o < 0) | ((o == 0) & (_C.unary("reciprocal", o) < 0))
-    m = x.abs()
-    return _C.where(negative, -m, m)

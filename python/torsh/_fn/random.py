@@ -148,13 +148,17 @@ def randn(*size, generator=None, dtype=None, device=None, requires_grad: bool = 
 def rand_like(input, *, dtype=None, generator=None, requires_grad: bool = False) -> Tensor:
     """`rand` in the shape and dtype of `input`."""
     x = tensor_arg(input, "rand_like")
-    return rand(list(x.shape), dtype=dtype or x.dtype, generator=generator, device=x.device, requires_grad=requires_grad)
+    return rand(
+        list(x.shape), dtype=dtype or x.dtype, generator=generator, device=x.device, requires_grad=requires_grad
+    )
 
 
 def randn_like(input, *, dtype=None, generator=None, requires_grad: bool = False) -> Tensor:
     """`randn` in the shape and dtype of `input`."""
     x = tensor_arg(input, "randn_like")
-    return randn(list(x.shape), dtype=dtype or x.dtype, generator=generator, device=x.device, requires_grad=requires_grad)
+    return randn(
+        list(x.shape), dtype=dtype or x.dtype, generator=generator, device=x.device, requires_grad=requires_grad
+    )
 
 
 def normal(mean=0.0, std=1.0, size=None, *, generator=None, dtype=None, device=None) -> Tensor:
@@ -262,7 +266,9 @@ def multinomial(input, num_samples: int, replacement: bool = False, *, generator
     n = int_arg(num_samples, "multinomial", "num_samples")
     k = x.shape[-1]
     if n <= 0 or (not replacement and n > k):
-        raise RuntimeError(f"multinomial(): cannot sample n_sample={n} out of {k} categories (replacement={replacement})")
+        raise RuntimeError(
+            f"multinomial(): cannot sample n_sample={n} out of {k} categories (replacement={replacement})"
+        )
     rows = _C.cast(x.reshape(-1, k), _C.float64)
     if replacement:
         c = rows.cumsum(1)

@@ -203,7 +203,7 @@ def _extreme(arg_op, cls, pairwise, amm, input, args, kwargs):
             raise TypeError(f"{fn}(): with `other` no further arguments are taken")
         return _C.binary(pairwise, x, other)
     names = ["dim", "keepdim"]
-    for name, value in zip(names, args):
+    for name, value in zip(names, args, strict=False):
         kwargs.setdefault(name, value)
     dim, keepdim = kwargs.pop("dim", None), kwargs.pop("keepdim", False)
     if kwargs or len(args) > 2:
@@ -367,4 +367,8 @@ def median(input, dim=None, keepdim: bool = False):
     return median_result(_drop(values, [d], keepdim), _drop(index, [d], keepdim))
 
 
-__all__ = [n for n, v in list(globals().items()) if callable(v) and getattr(v, "__module__", "") == __name__ and n[0] != "_" and not n.endswith("_result")]
+__all__ = [
+    n
+    for n, v in list(globals().items())
+    if callable(v) and getattr(v, "__module__", "") == __name__ and n[0] != "_" and not n.endswith("_result")
+]

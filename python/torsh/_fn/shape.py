@@ -47,12 +47,11 @@ def view(input, *shape) -> Tensor:
     x = tensor_arg(input, "view")
     if len(shape) == 1 and isinstance(shape[0], (_C.PyDType, str)):
         return _C.apply("bitcast", (x,), (_C.PyDType(shape[0]),))
-    sizes = sizes_arg(shape, "view", "shape", allow_minus_one=True)
-    sizes = _infer(x, sizes, "view")
+    sizes = _infer(x, sizes_arg(shape, "view", "shape", allow_minus_one=True), "view")
     if not _C.can_view(x, sizes):
         raise RuntimeError(
-            "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
-            "contiguous subspaces). Use .reshape(...) instead."
+            f"view(): view size {sizes} is not compatible with input tensor's size {list(x.shape)} and stride "
+            "(at least one dimension spans across two contiguous subspaces). Use .reshape(...) instead."
         )
     return _C.view("reshape", x, (sizes,))
 
@@ -151,7 +150,7 @@ def movedim(input, source, destination) -> Tensor:
     if len(set(src)) != len(src) or len(set(dst)) != len(dst):
         raise RuntimeError("movedim(): repeated dim")
     order = [-1] * x.ndim
-    for s, d in zip(src, dst):
+    for s, d in zip(src, dst, strict=False):
         order[d] = s
     rest = iter(i for i in range(x.ndim) if i not in src)
     return _C.view("permute", x, ([next(rest) if o < 0 else o for o in order],))
@@ -206,7 +205,7 @@ def broadcast_shapes(*shapes):
         shape = [shape] if isinstance(shape, int) else list(shape)
         n = max(len(out), len(shape))
         a, b = [1] * (n - len(out)) + out, [1] * (n - len(shape)) + shape
-        for i, (p, q) in enumerate(zip(a, b)):
+        for i, (p, q) in enumerate(zip(a, b, strict=False)):
             if p != q and p != 1 and q != 1:
                 raise ShapeError(f"broadcast_shapes(): shapes {list(shapes)} do not broadcast at dimension {i}")
             a[i] = q if p == 1 else p
@@ -337,7 +336,7 @@ def tensor_split(input, indices_or_sections, dim: int = 0):
             at += q + (i < r)
             cuts.append(at)
     bounds = [0, *cuts, n]
-    return tuple(slice_dim(x, d, a, builtin_max(a, b)) for a, b in zip(bounds, bounds[1:]))
+    return tuple(slice_dim(x, d, a, builtin_max(a, b)) for a, b in zip(bounds, bounds[1:], strict=False))
 
 
 def unbind(input, dim: int = 0):
@@ -373,7 +372,9 @@ def cat(tensors, dim: int = 0) -> Tensor:
         raise RuntimeError("cat(): zero-dimensional tensor (at position 0) cannot be concatenated")
     d = dim_arg(dim, rank, "cat")
     for i, t in enumerate(kept):
-        if t.ndim != rank or builtin_any(a != b for k, (a, b) in enumerate(zip(t.shape, kept[0].shape)) if k != d):
+        if t.ndim != rank or builtin_any(
+            a != b for k, (a, b) in enumerate(zip(t.shape, kept[0].shape, strict=False)) if k != d
+        ):
             raise ShapeError(
                 f"cat(): sizes of tensors must match except in dimension {d}: tensor 0 has shape "
                 f"{list(kept[0].shape)}, tensor {i} has shape {list(t.shape)}"
@@ -445,7 +446,7 @@ def roll(input, shifts, dims=None) -> Tensor:
     dims = [dims] if isinstance(dims, int) else list(dims)
     if len(dims) != len(shifts):
         raise RuntimeError(f"roll(): shifts and dimensions must align. shifts: {len(shifts)}, dims: {len(dims)}")
-    for s, d in zip(shifts, dims):
+    for s, d in zip(shifts, dims, strict=False):
         d = dim_arg(d, x.ndim, "roll", "dims")
         n = x.shape[d] if x.ndim else 0
         s = int_arg(s, "roll", "shifts") % n if n else 0
@@ -463,10 +464,12 @@ def repeat(input, *sizes) -> Tensor:
     x = tensor_arg(input, "repeat")
     reps = sizes_arg(sizes, "repeat", "repeats")
     if len(reps) < x.ndim:
-        raise RuntimeError("repeat(): Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+        raise RuntimeError(
+            "repeat(): Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor"
+        )
     own = [1] * (len(reps) - x.ndim) + list(x.shape)
     wide, big, out = [], [], []
-    for r, s in zip(reps, own):
+    for r, s in zip(reps, own, strict=False):
         wide += [1, s]
         big += [r, s]
         out.append(r * s)

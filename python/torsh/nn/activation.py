@@ -2,33 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torsh.nn import functional as F
 from torsh.nn.module import Module
 
 
-def _plain(name: str, fn: str, doc: str):
+class _Plain(Module):
+    """An activation without options."""
+
+    _fn: Callable
+
     def forward(self, input):
-        return getattr(F, fn)(input)
+        """The activation of every element."""
+        return type(self)._fn(input)
+
+
+class _InPlace(Module):
+    """An activation that may overwrite its input."""
+
+    _fn: Callable
 
     def __init__(self, inplace: bool = False):
-        Module.__init__(self)
+        super().__init__()
         self.inplace = inplace
 
-    # `inplace` saves memory in PyTorch; here the memory plan decides, so it changes nothing but the repr.
-    return type(name, (Module,), {"__doc__": doc, "__init__": __init__, "forward": forward, "__module__": "torsh.nn"})
+    def forward(self, input):
+        """The activation of every element."""
+        return type(self)._fn(input, inplace=self.inplace)
+
+    def extra_repr(self) -> str:
+        """`inplace`, where it is set."""
+        return "inplace=True" if self.inplace else ""
 
 
-ReLU = _plain("ReLU", "relu", "`max(x, 0)`.")
-ReLU6 = _plain("ReLU6", "relu6", "`min(max(x, 0), 6)`.")
-SiLU = _plain("SiLU", "silu", "`x * sigmoid(x)`.")
-Mish = _plain("Mish", "mish", "`x * tanh(softplus(x))`.")
-SELU = _plain("SELU", "selu", "Scaled ELU (Klambauer et al., 2017).")
-Hardswish = _plain("Hardswish", "hardswish", "`x * relu6(x + 3) / 6`.")
-Hardsigmoid = _plain("Hardsigmoid", "hardsigmoid", "`relu6(x + 3) / 6`.")
-Tanh = _plain("Tanh", "tanh", "Hyperbolic tangent.")
-Sigmoid = _plain("Sigmoid", "sigmoid", "`1 / (1 + exp(-x))`.")
-LogSigmoid = _plain("LogSigmoid", "logsigmoid", "`log(sigmoid(x))`.")
-Softsign = _plain("Softsign", "softsign", "`x / (1 + |x|)`.")
+class ReLU(_InPlace):
+    """`max(x, 0)`."""
+
+    _fn = staticmethod(F.relu)
+
+
+class ReLU6(_InPlace):
+    """`min(max(x, 0), 6)`."""
+
+    _fn = staticmethod(F.relu6)
+
+
+class SiLU(_InPlace):
+    """`x * sigmoid(x)`."""
+
+    _fn = staticmethod(F.silu)
+
+
+class Mish(_InPlace):
+    """`x * tanh(softplus(x))`."""
+
+    _fn = staticmethod(F.mish)
+
+
+class SELU(_InPlace):
+    """Scaled ELU (Klambauer et al., 2017)."""
+
+    _fn = staticmethod(F.selu)
+
+
+class Hardswish(_InPlace):
+    """`x * relu6(x + 3) / 6`."""
+
+    _fn = staticmethod(F.hardswish)
+
+
+class Hardsigmoid(_InPlace):
+    """`relu6(x + 3) / 6`."""
+
+    _fn = staticmethod(F.hardsigmoid)
+
+
+class Tanh(_Plain):
+    """Hyperbolic tangent."""
+
+    _fn = staticmethod(F.tanh)
+
+
+class Sigmoid(_Plain):
+    """`1 / (1 + exp(-x))`."""
+
+    _fn = staticmethod(F.sigmoid)
+
+
+class LogSigmoid(_Plain):
+    """`log(sigmoid(x))`."""
+
+    _fn = staticmethod(F.logsigmoid)
+
+
+class Softsign(_Plain):
+    """`x / (1 + |x|)`."""
+
+    _fn = staticmethod(F.softsign)
 
 
 class Identity(Module):
@@ -65,7 +136,7 @@ class LeakyReLU(Module):
         self.negative_slope, self.inplace = negative_slope, inplace
 
     def forward(self, input):
-        return F.leaky_relu(input, self.negative_slope)
+        return F.leaky_relu(input, self.negative_slope, self.inplace)
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -79,7 +150,21 @@ class ELU(Module):
         self.alpha, self.inplace = alpha, inplace
 
     def forward(self, input):
-        return F.elu(input, self.alpha)
+        return F.elu(input, self.alpha, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class CELU(Module):
+    """`x` where positive, else `alpha * (exp(x / alpha) - 1)` (Barron, arXiv:1704.07483)."""
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False):
+        super().__init__()
+        self.alpha, self.inplace = alpha, inplace
+
+    def forward(self, input):
+        return F.celu(input, self.alpha, self.inplace)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -95,7 +180,7 @@ class Hardtanh(Module):
         self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
 
     def forward(self, input):
-        return F.hardtanh(input, self.min_val, self.max_val)
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
 
     def extra_repr(self) -> str:
         return f"min_val={self.min_val}, max_val={self.max_val}"

@@ -6,13 +6,26 @@ import math
 
 from torsh import _C
 from torsh._fn import reduce as _reduce
-from torsh._fn._args import DTypeError, ShapeError, Tensor, dim_arg, int_arg, is_float, number_arg, require_float, tensor_arg, to_float
+from torsh._fn._args import (
+    DTypeError,
+    ShapeError,
+    Tensor,
+    dim_arg,
+    int_arg,
+    is_float,
+    number_arg,
+    require_float,
+    store,
+    tensor_arg,
+    to_float,
+)
 from torsh._fn.indexing import one_hot
 from torsh._fn.random import dropout
 from torsh._fn.shape import broadcast_tensors, pad
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "bilinear", "cosine_similarity", "cross_entropy", "dropout",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "bilinear", "celu", "cosine_similarity",
+    "cross_entropy", "dropout",
     "elu", "embedding", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "mish", "mse_loss", "nll_loss", "normalize",
     "one_hot", "pad", "relu", "relu6", "rms_norm", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin",
@@ -20,9 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _act(op: str, input, *attrs, fn: str | None = None) -> Tensor:
-    x = to_float(tensor_arg(input, fn or op))
-    return _C.apply(op, (x,), attrs)
+def _act(op: str, input, *attrs, fn: str | None = None, inplace: bool = False) -> Tensor:
+    x = tensor_arg(input, fn or op)
+    y = _C.apply(op, (to_float(x),), attrs)
+    return store(x, y) if inplace else y
 
 
 # -- activations -------------------------------------------------------------------------------------------
@@ -36,12 +50,12 @@ def relu(input, inplace: bool = False) -> Tensor:
     """
     x = tensor_arg(input, "relu")
     y = _C.apply("relu", (x,), ())
-    return _C.assign(x, y) if inplace else y
+    return store(x, y) if inplace else y
 
 
 def relu6(input, inplace: bool = False) -> Tensor:
-    """`min(max(x, 0), 6)`."""
-    return hardtanh(input, 0.0, 6.0)
+    """`min(max(x, 0), 6)`; the gradient at 0 and 6 is 0."""
+    return hardtanh(input, 0.0, 6.0, inplace)
 
 
 def gelu(input, approximate: str = "none") -> Tensor:
@@ -53,56 +67,64 @@ def gelu(input, approximate: str = "none") -> Tensor:
 
 def silu(input, inplace: bool = False) -> Tensor:
     """`x * sigmoid(x)`."""
-    return _act("silu", input)
+    return _act("silu", input, inplace=inplace)
 
 
 def mish(input, inplace: bool = False) -> Tensor:
     """`x * tanh(softplus(x))`."""
-    return _act("mish", input)
+    return _act("mish", input, inplace=inplace)
 
 
 def elu(input, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """`x` where positive, else `alpha * (exp(x) - 1)`."""
-    return _act("elu", input, float(number_arg(alpha, "elu", "alpha")))
+    return _act("elu", input, float(number_arg(alpha, "elu", "alpha")), inplace=inplace)
+
+
+def celu(input, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """`x` where positive, else `alpha * (exp(x / alpha) - 1)`."""
+    return _act("celu", input, float(number_arg(alpha, "celu", "alpha")), inplace=inplace)
 
 
 def selu(input, inplace: bool = False) -> Tensor:
     """Scaled ELU."""
-    return _act("selu", input)
+    return _act("selu", input, inplace=inplace)
 
 
 def leaky_relu(input, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """`x` where positive, else `negative_slope * x`."""
-    return _act("leaky_relu", input, float(number_arg(negative_slope, "leaky_relu", "negative_slope")))
+    slope = float(number_arg(negative_slope, "leaky_relu", "negative_slope"))
+    return _act("leaky_relu", input, slope, inplace=inplace)
 
 
 def hardtanh(input, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
-    """Clamp to [min_val, max_val]."""
-    if min_val > max_val:
+    """Clamp to [min_val, max_val]; unlike `clamp`, the gradient at the bounds is 0."""
+    lo, hi = number_arg(min_val, "hardtanh", "min_val"), number_arg(max_val, "hardtanh", "max_val")
+    if not lo <= hi:
         raise ValueError(f"hardtanh(): min_val must not exceed max_val, got {min_val} and {max_val}")
-    return tensor_arg(input, "hardtanh").clamp(min_val, max_val)
+    x = tensor_arg(input, "hardtanh")
+    y = _C.apply("hardtanh", (x,), (float(lo), float(hi)))
+    return store(x, y) if inplace else y
 
 
 def hardsigmoid(input, inplace: bool = False) -> Tensor:
     """`relu6(x + 3) / 6`."""
-    return relu6(to_float(tensor_arg(input, "hardsigmoid")) + 3.0) / 6.0
+    return _act("hardsigmoid", input, inplace=inplace)
 
 
 def hardswish(input, inplace: bool = False) -> Tensor:
     """`x * relu6(x + 3) / 6`."""
-    x = to_float(tensor_arg(input, "hardswish"))
-    return x * relu6(x + 3.0) / 6.0
+    return _act("hardswish", input, inplace=inplace)
 
 
 def softplus(input, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta x)) / beta`; the identity where `beta x > threshold`."""
-    return _act("softplus", input, float(number_arg(beta, "softplus", "beta")), float(number_arg(threshold, "softplus", "threshold")))
+    beta, threshold = number_arg(beta, "softplus", "beta"), number_arg(threshold, "softplus", "threshold")
+    return _act("softplus", input, float(beta), float(threshold))
 
 
 def softsign(input) -> Tensor:
     """`x / (1 + |x|)`."""
-    x = to_float(tensor_arg(input, "softsign"))
-    return x / (1.0 + x.abs())
+    return _act("softsign", input)
 
 
 def logsigmoid(input) -> Tensor:
@@ -217,16 +239,17 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps: float = 1e-
     shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     n = len(shape)
     if n == 0 or list(x.shape[x.ndim - n :]) != shape or n > x.ndim:
-        raise ShapeError(f"layer_norm(): normalized_shape={shape} does not match the last dims of input {list(x.shape)}")
+        raise ShapeError(
+            f"layer_norm(): normalized_shape={shape} does not match the last dims of input {list(x.shape)}"
+        )
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and list(tensor_arg(p, "layer_norm", name).shape) != shape:
             raise ShapeError(f"layer_norm(): {name} of shape {list(p.shape)} must have shape {shape}")
-    if weight is not None and bias is not None:
-        return _C.apply("layer_norm", (x, weight, bias), (n, float(eps)))
-    y = _C.apply("layer_norm", (x,), (n, float(eps)))
-    if weight is not None:
-        y = y * weight
-    return y if bias is None else y + bias
+    if bias is not None:
+        operands = (x, _C.full(shape, 1, x.dtype, x.device) if weight is None else weight, bias)
+    else:
+        operands = (x,) if weight is None else (x, weight)
+    return _C.apply("layer_norm", operands, (n, float(eps)))
 
 
 def rms_norm(input, normalized_shape, weight=None, eps=None) -> Tensor:
@@ -239,9 +262,10 @@ def rms_norm(input, normalized_shape, weight=None, eps=None) -> Tensor:
         from torsh._dtype_info import finfo
 
         eps = finfo(x.dtype).eps
-    dims = list(range(x.ndim - len(shape), x.ndim))
-    y = x * ((x * x).mean(dims, True) + eps).rsqrt()
-    return y if weight is None else y * weight
+    if weight is not None and list(tensor_arg(weight, "rms_norm", "weight").shape) != shape:
+        raise ShapeError(f"rms_norm(): weight of shape {list(weight.shape)} must have shape {shape}")
+    operands = (x,) if weight is None else (x, weight)
+    return _C.apply("rms_norm", operands, (len(shape), float(eps)))
 
 
 def normalize(input, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
@@ -276,7 +300,8 @@ def _pair(input, target, fn: str):
         import warnings
 
         warnings.warn(
-            f"{fn}(): target size {list(y.shape)} differs from input size {list(x.shape)}; both are broadcast, which is "
+            f"{fn}(): target size {list(y.shape)} differs from input size {list(x.shape)}; both are broadcast, which "
+            "is "
             "rarely meant",
             stacklevel=3,
         )
@@ -291,47 +316,48 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction: str = "me
     """`(input - target)^2`, averaged by default."""
     _reduction(reduction, "mse_loss")
     x, y = _pair(input, target, "mse_loss")
-    d = x - y
-    return _reduced(d * d, reduction)
+    return _C.apply("mse_loss", (x, y), (reduction,))
 
 
 def l1_loss(input, target, size_average=None, reduce=None, reduction: str = "mean") -> Tensor:
     """`|input - target|`, averaged by default."""
     _reduction(reduction, "l1_loss")
     x, y = _pair(input, target, "l1_loss")
-    return _reduced((x - y).abs(), reduction)
+    return _C.apply("l1_loss", (x, y), (reduction,))
 
 
 def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """`d^2 / (2 beta)` where `|d| < beta`, else `|d| - beta / 2`."""
     _reduction(reduction, "smooth_l1_loss")
-    if beta < 0:
+    beta = number_arg(beta, "smooth_l1_loss", "beta")
+    if not beta >= 0:
         raise ValueError(f"smooth_l1_loss does not support negative values for beta, got {beta}")
-    if beta == 0:
-        return l1_loss(input, target, reduction=reduction)
     x, y = _pair(input, target, "smooth_l1_loss")
-    d = (x - y).abs()
-    return _reduced(_C.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+    return _C.apply("smooth_l1_loss", (x, y), (reduction, float(beta)))
 
 
 def huber_loss(input, target, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """`d^2 / 2` where `|d| <= delta`, else `delta (|d| - delta / 2)`."""
     _reduction(reduction, "huber_loss")
-    if delta <= 0:
+    delta = number_arg(delta, "huber_loss", "delta")
+    if not delta > 0:
         raise ValueError(f"huber_loss does not support non-positive values for delta, got {delta}")
     x, y = _pair(input, target, "huber_loss")
-    d = (x - y).abs()
-    return _reduced(_C.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+    return _C.apply("huber_loss", (x, y), (reduction, float(delta)))
 
 
-def _class_axis(x: Tensor, y: Tensor, fn: str) -> int:
-    axis = 0 if x.ndim == 1 else 1
+def _axis(x: Tensor) -> int:
+    return 0 if x.ndim == 1 else 1
+
+
+def _class_axis(x: Tensor, y: Tensor, fn: str) -> None:
+    axis = _axis(x)
     want = [*x.shape[:axis], *x.shape[axis + 1 :]]
     if x.ndim == 0 or list(y.shape) != want:
         raise ShapeError(
-            f"{fn}(): input of shape {list(x.shape)} needs class indices of shape {want if x.ndim else '?'}, got target of shape {list(y.shape)}"
+            f"{fn}(): input of shape {list(x.shape)} needs class indices of shape {want if x.ndim else '?'}, "
+            f"got target of shape {list(y.shape)}"
         )
-    return axis
 
 
 def _target(y: Tensor, fn: str) -> Tensor:
@@ -340,7 +366,18 @@ def _target(y: Tensor, fn: str) -> Tensor:
     return _C.cast(y, _C.int64)
 
 
-def nll_loss(input, target, weight=None, size_average=None, ignore_index: int = -100, reduce=None, reduction: str = "mean") -> Tensor:
+def _with_weight(x: Tensor, y: Tensor, weight, fn: str):
+    if weight is None:
+        return x, y
+    w, n = tensor_arg(weight, fn, "weight"), x.shape[_axis(x)]
+    if list(w.shape) != [n]:
+        raise ShapeError(f"{fn}(): weight must have shape [{n}], a number for each class, got {list(w.shape)}")
+    return x, y, _C.cast(w, x.dtype)
+
+
+def nll_loss(
+    input, target, weight=None, size_average=None, ignore_index: int = -100, reduce=None, reduction: str = "mean"
+) -> Tensor:
     """`-weight[target] * input[target]` for log-probabilities [N, C, ..] and class indices [N, ..]; the mean is
     weighted. Targets equal to `ignore_index` count nothing.
 
@@ -349,18 +386,9 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index: int = 
     _reduction(reduction, "nll_loss")
     x = require_float(tensor_arg(input, "nll_loss"), "nll_loss")
     y = _target(tensor_arg(target, "nll_loss", "target"), "nll_loss")
-    axis = _class_axis(x, y, "nll_loss")
-    keep = y != ignore_index
-    safe = _C.where(keep, y, 0)
-    picked = -_C.apply("gather", (x, safe.unsqueeze(axis)), (axis,)).squeeze(axis)
-    w = _C.cast(keep, x.dtype)
-    if weight is not None:
-        flat = _C.apply("take", (tensor_arg(weight, "nll_loss", "weight"), safe.reshape([safe.numel()])), (0,))
-        w = w * flat.reshape(list(y.shape))
-    loss = _C.where(keep, picked * w, 0.0)
-    if reduction == "mean":
-        return loss.sum() / w.sum()
-    return _reduced(loss, reduction)
+    _class_axis(x, y, "nll_loss")
+    operands = _with_weight(x, y, weight, "nll_loss")
+    return _C.apply("nll_loss", operands, (reduction, int_arg(ignore_index, "nll_loss", "ignore_index")))
 
 
 def cross_entropy(
@@ -384,21 +412,18 @@ def cross_entropy(
     if is_float(y):
         return _soft_cross_entropy(x, y, weight, reduction, s)
     y = _target(y, "cross_entropy")
-    axis = _class_axis(x, y, "cross_entropy")
-    if axis == 0:
-        x, y = x.unsqueeze(0), y.reshape([1])
+    _class_axis(x, y, "cross_entropy")
+    operands = _with_weight(x, y, weight, "cross_entropy")
     attrs = (reduction, int_arg(ignore_index, "cross_entropy", "ignore_index"), s)
-    operands = (x, y) if weight is None else (x, y, _C.cast(tensor_arg(weight, "cross_entropy", "weight"), x.dtype))
-    if weight is not None and list(weight.shape) != [x.shape[1]]:
-        raise ShapeError(f"cross_entropy(): weight must have shape [{x.shape[1]}], got {list(weight.shape)}")
-    loss = _C.apply("cross_entropy", operands, attrs)
-    return loss.reshape([]) if axis == 0 and reduction == "none" else loss
+    return _C.apply("cross_entropy", operands, attrs)
 
 
 def _soft_cross_entropy(x: Tensor, y: Tensor, weight, reduction: str, s: float) -> Tensor:
     if x.shape != y.shape:
-        raise ShapeError(f"cross_entropy(): probabilities must have the logits' shape {list(x.shape)}, got {list(y.shape)}")
-    axis = 0 if x.ndim == 1 else 1
+        raise ShapeError(
+            f"cross_entropy(): probabilities must have the logits' shape {list(x.shape)}, got {list(y.shape)}"
+        )
+    axis = _axis(x)
     if s:
         y = y * (1.0 - s) + s / x.shape[axis]
     terms = y * log_softmax(x, axis)
@@ -414,8 +439,9 @@ def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=N
     """`-(y log x + (1 - y) log(1 - x))` for probabilities; logarithms are cut at -100 as in PyTorch."""
     _reduction(reduction, "binary_cross_entropy")
     x, y = _pair(input, target, "binary_cross_entropy")
-    loss = -(y * x.log().clamp(min=-100.0) + (1.0 - y) * (1.0 - x).log().clamp(min=-100.0))
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    if weight is None:
+        return _C.apply("binary_cross_entropy", (x, y), (reduction,))
+    return _reduced(_C.apply("binary_cross_entropy", (x, y), ("none",)) * weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -423,12 +449,14 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """Binary cross entropy of `sigmoid(input)`, without overflow."""
     _reduction(reduction, "binary_cross_entropy_with_logits")
-    x, y = _pair(input, target, "binary_cross_entropy_with_logits")
-    if pos_weight is None:
-        loss = (1.0 - y) * x - logsigmoid(x)
-    else:
-        loss = (1.0 - y) * x - (1.0 + (pos_weight - 1.0) * y) * logsigmoid(x)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    fn = "binary_cross_entropy_with_logits"
+    operands = _pair(input, target, fn)
+    if pos_weight is not None:
+        p = _C.cast(tensor_arg(pos_weight, fn, "pos_weight"), operands[0].dtype)
+        operands = (*operands, p.expand(list(operands[0].shape)))
+    if weight is None:
+        return _C.apply(fn, operands, (reduction,))
+    return _reduced(_C.apply(fn, operands, ("none",)) * weight, reduction)
 
 
 def kl_div(input, target, size_average=None, reduce=None, reduction: str = "mean", log_target: bool = False) -> Tensor:
@@ -436,9 +464,6 @@ def kl_div(input, target, size_average=None, reduce=None, reduction: str = "mean
     if reduction != "batchmean":
         _reduction(reduction, "kl_div")
     x, y = _pair(input, target, "kl_div")
-    if log_target:
-        loss = y.exp() * (y - x)
-    else:
-        positive = y > 0
-        loss = _C.where(positive, y * (_C.where(positive, y, 1.0).log() - x), 0.0)
-    return loss.sum() / x.shape[0] if reduction == "batchmean" else _reduced(loss, reduction)
+    if reduction != "batchmean":
+        return _C.apply("kl_div", (x, y), (reduction, bool(log_target)))
+    return _C.apply("kl_div", (x, y), ("sum", bool(log_target))) / (x.shape[0] if x.ndim else 1)

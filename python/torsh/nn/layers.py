@@ -27,7 +27,10 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device=None, dtype=None):
         super().__init__()
-        self.in_features, self.out_features = _size(in_features, "Linear", "in_features"), _size(out_features, "Linear", "out_features")
+        self.in_features, self.out_features = (
+            _size(in_features, "Linear", "in_features"),
+            _size(out_features, "Linear", "out_features"),
+        )
         self.weight = Parameter(creation.empty(self.out_features, self.in_features, device=device, dtype=dtype))
         if bias:
             self.bias = Parameter(creation.empty(self.out_features, device=device, dtype=dtype))
@@ -52,7 +55,9 @@ class Linear(Module):
 class Bilinear(Module):
     """`x1 @ weight[k] @ x2 + bias[k]` for each output k."""
 
-    def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device=None, dtype=None):
+    def __init__(
+        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device=None, dtype=None
+    ):
         super().__init__()
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
         self.weight = Parameter(creation.empty(out_features, in1_features, in2_features, device=device, dtype=dtype))
@@ -68,7 +73,8 @@ class Bilinear(Module):
         return F.bilinear(input1, input2, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}"
 
 
 class Embedding(Module):
@@ -85,7 +91,9 @@ class Embedding(Module):
         if padding_idx is not None:
             padding_idx = int_arg(padding_idx, "Embedding", "padding_idx")
             if not -self.num_embeddings <= padding_idx < self.num_embeddings:
-                raise ValueError(f"Embedding(): padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
+                raise ValueError(
+                    f"Embedding(): padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}"
+                )
             padding_idx %= self.num_embeddings
         self.padding_idx = padding_idx
         self.weight = Parameter(creation.empty(self.num_embeddings, self.embedding_dim, device=device, dtype=dtype))
@@ -122,7 +130,15 @@ class LayerNorm(Module):
     torsh.Size([4])
     """
 
-    def __init__(self, normalized_shape, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True, device=None, dtype=None):
+    def __init__(
+        self,
+        normalized_shape,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+    ):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape = tuple(_size(n, "LayerNorm", "normalized_shape") for n in shape)
@@ -202,5 +218,3 @@ class Unflatten(Module):
 
     def forward(self, input):
         return input.unflatten(self.dim, self.unflattened_size)
-
-

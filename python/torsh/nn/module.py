@@ -118,16 +118,22 @@ class Module:
         elif name in d["_parameters"]:
             if value is not None:
                 raise TypeError(
-                    f"cannot assign '{type(value).__name__}' as parameter '{name}' (torsh.nn.Parameter or None expected)"
+                    f"cannot assign '{type(value).__name__}' as parameter '{name}' (torsh.nn.Parameter or None "
+                    "expected)"
                 )
             d["_parameters"][name] = None
         elif name in d["_modules"]:
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torsh.nn.Module or None expected)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as child module '{name}' (torsh.nn.Module or None "
+                    "expected)"
+                )
             d["_modules"][name] = None
         elif name in d["_buffers"]:
             if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"cannot assign '{type(value).__name__}' object to buffer '{name}' (torsh Tensor or None required)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' object to buffer '{name}' (torsh Tensor or None required)"
+                )
             d["_buffers"][name] = value
         else:
             object.__setattr__(self, name, value)
@@ -158,8 +164,13 @@ class Module:
         if not isinstance(name, str):
             raise TypeError(f"{what} name should be a string. Got {type(name).__name__}")
         if "." in name or name == "":
-            raise KeyError(f"{what} name can't be empty or contain \".\", got {name!r}")
-        if hasattr(self, name) and name not in self._parameters and name not in self._buffers and name not in self._modules:
+            raise KeyError(f'{what} name can\'t be empty or contain ".", got {name!r}')
+        if (
+            hasattr(self, name)
+            and name not in self._parameters
+            and name not in self._buffers
+            and name not in self._modules
+        ):
             if name in self.__dict__:
                 del self.__dict__[name]
             else:
@@ -169,7 +180,10 @@ class Module:
         """Adds a Parameter (or None) under a name."""
         self._check_name(name, "parameter")
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}' (torsh.nn.Parameter or None required)")
+            raise TypeError(
+                f"cannot assign '{type(param).__name__}' object to parameter '{name}' (torsh.nn.Parameter or None "
+                "required)"
+            )
         self._buffers.pop(name, None)
         self._modules.pop(name, None)
         self._parameters[name] = param
@@ -179,7 +193,9 @@ class Module:
         """Adds a tensor that is state but not trained; a persistent one is part of the state dict."""
         self._check_name(name, "buffer")
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (torsh Tensor or None required)")
+            raise TypeError(
+                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (torsh Tensor or None required)"
+            )
         self._parameters.pop(name, None)
         self._modules.pop(name, None)
         self._buffers[name] = tensor
@@ -422,7 +438,10 @@ class Module:
             if not isinstance(new, Tensor):
                 errors.append(f'"{key}" is a {type(new).__name__}, expected a Tensor.')
             elif new.shape != mine.shape:
-                errors.append(f"size mismatch for {key}: copying a param with shape {list(new.shape)}, the shape in current model is {list(mine.shape)}.")
+                errors.append(
+                    f"size mismatch for {key}: copying a param with shape {list(new.shape)}, the shape in current "
+                    f"model is {list(mine.shape)}."
+                )
             else:
                 pairs.append((mine, new))
         if errors:

@@ -13,7 +13,9 @@ def _tensors(parameters) -> list:
 
 
 @no_grad()
-def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach=None):
+def clip_grad_norm_(
+    parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach=None
+):
     """Scales all gradients so that their joint norm is at most `max_norm`; returns the norm before."""
     ps = _tensors(parameters)
     if not ps:
@@ -21,7 +23,10 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     norms = shape.stack([reduce.norm(p.grad, norm_type) for p in ps])
     total = reduce.norm(norms, norm_type)
     if error_if_nonfinite and not bool(total < float("inf")):
-        raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be clipped.")
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped."
+        )
     scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
     for p in ps:
         p.grad = p.grad * scale

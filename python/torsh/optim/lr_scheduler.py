@@ -33,7 +33,7 @@ class LRScheduler:
         """Moves on by one epoch and sets the rates."""
         self.last_epoch += 1
         self._last_lr = [float(v) for v in self.get_lr()]
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr):
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=False):
             group["lr"] = lr
 
     def state_dict(self) -> dict:
@@ -54,7 +54,7 @@ class LambdaLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
-        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas)]
+        return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=False)]
 
 
 class StepLR(LRScheduler):
@@ -94,7 +94,14 @@ class ExponentialLR(LRScheduler):
 class LinearLR(LRScheduler):
     """Linear from `start_factor` to `end_factor` within `total_iters` epochs."""
 
-    def __init__(self, optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5, last_epoch: int = -1):
+    def __init__(
+        self,
+        optimizer,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer, last_epoch)
 
@@ -118,7 +125,16 @@ class CosineAnnealingLR(LRScheduler):
 class OneCycleLR(LRScheduler):
     """Up to `max_lr` and down to nearly zero on two half cosines (Smith and Topin, 2018)."""
 
-    def __init__(self, optimizer, max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4, last_epoch: int = -1):
+    def __init__(
+        self,
+        optimizer,
+        max_lr: float,
+        total_steps: int,
+        pct_start: float = 0.3,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        last_epoch: int = -1,
+    ):
         self.max_lr, self.total_steps, self.pct_start = max_lr, total_steps, pct_start
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
         super().__init__(optimizer, last_epoch)

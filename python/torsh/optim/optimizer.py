@@ -22,7 +22,9 @@ class Optimizer:
 
     def __init__(self, params, defaults: dict):
         if isinstance(params, Tensor):
-            raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got a Tensor")
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or dicts, but got a Tensor"
+            )
         groups = list(params)
         if not groups:
             raise ValueError("optimizer got an empty parameter list")
@@ -104,7 +106,9 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 index[id(p)] = len(index)
-        groups = [{k: ([index[id(p)] for p in v] if k == "params" else v) for k, v in g.items()} for g in self.param_groups]
+        groups = [
+            {k: ([index[id(p)] for p in v] if k == "params" else v) for k, v in g.items()} for g in self.param_groups
+        ]
         return {"state": {index[id(p)]: dict(s) for p, s in self.state.items() if s}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -112,16 +116,20 @@ class Optimizer:
         saved = state_dict["param_groups"]
         if len(saved) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
-        if any(len(s["params"]) != len(g["params"]) for s, g in zip(saved, self.param_groups)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
+        if any(len(s["params"]) != len(g["params"]) for s, g in zip(saved, self.param_groups, strict=False)):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+            )
         pairs = []
-        for s, g in zip(saved, self.param_groups):
-            for number, p in zip(s["params"], g["params"]):
+        for s, g in zip(saved, self.param_groups, strict=False):
+            for number, p in zip(s["params"], g["params"], strict=False):
                 new = state_dict["state"].get(number, {})
                 for key, value in new.items():
                     old = self.state[p].get(key)
                     if isinstance(old, Tensor) and (not isinstance(value, Tensor) or value.shape != old.shape):
-                        raise ValueError(f"loaded state {key!r} of parameter {number} does not have shape {list(old.shape)}")
+                        raise ValueError(
+                            f"loaded state {key!r} of parameter {number} does not have shape {list(old.shape)}"
+                        )
                 pairs.append((p, new))
         with no_grad():
             for p, new in pairs:
@@ -131,13 +139,15 @@ class Optimizer:
                         old.copy_(value)
                     else:
                         self.state[p][key] = value.clone() if isinstance(value, Tensor) else value
-        for s, g in zip(saved, self.param_groups):
+        for s, g in zip(saved, self.param_groups, strict=False):
             g.update({k: v for k, v in s.items() if k != "params"})
 
     def __repr__(self) -> str:
         text = type(self).__name__ + " ("
         for i, group in enumerate(self.param_groups):
-            text += f"\nParameter Group {i}\n" + "".join(f"    {k}: {v}\n" for k, v in sorted(group.items()) if k != "params")
+            text += f"\nParameter Group {i}\n" + "".join(
+                f"    {k}: {v}\n" for k, v in sorted(group.items()) if k != "params"
+            )
         return text + ")"
 
 
