@@ -49,18 +49,16 @@ impl Shape {
         self.0.iter().fold(1usize, |a, &d| a.saturating_mul(d))
     }
 
-    /// Element count, refused beyond `i64::MAX / 8` (so that a byte size always fits too).
+    /// Element count, refused beyond `i64::MAX / 8` (so that a byte size always fits too). Sizes of zero count
+    /// as one in this check: no product of some of the sizes overflows either.
     pub fn checked_numel(&self) -> Result<usize> {
-        if self.0.contains(&0) {
-            return Ok(0);
-        }
         let mut n: u64 = 1;
         for &d in &self.0 {
-            n = n.checked_mul(d as u64).filter(|&n| n <= (i64::MAX as u64) / 8).ok_or_else(|| {
+            n = n.checked_mul(d.max(1) as u64).filter(|&n| n <= (i64::MAX as u64) / 8).ok_or_else(|| {
                 Error::limit(format!("a tensor of shape {self} has more elements than can be addressed"))
             })?;
         }
-        Ok(n as usize)
+        Ok(if self.0.contains(&0) { 0 } else { n as usize })
     }
 
     /// Row-major element strides.
@@ -180,7 +178,8 @@ mod tests {
     #[test]
     fn huge_shapes_are_refused_and_zero_sizes_are_not() {
         assert!(Shape::new(&[1 << 31, 1 << 31, 4]).is_err());
-        assert_eq!(Shape::new(&[1 << 62, 0]).unwrap().numel(), 0);
+        assert_eq!(Shape::new(&[1 << 40, 0]).unwrap().numel(), 0);
+        assert!(Shape::new(&[1 << 40, 1 << 40, 0]).is_err());
     }
 
     #[test]

@@ -343,7 +343,8 @@ fn class_losses() {
 
 #[test]
 fn hostile_sizes_are_refused_before_anything_is_allocated() {
-    let huge = i64::MAX as usize;
+    // The largest size that can be addressed at all.
+    let huge = (i64::MAX / 8) as usize;
     let infer = |name: &str, shapes: &[&[usize]], attrs: &[Attr]| {
         let types: Vec<_> = shapes.iter().map(|s| Type::new(DType::F32, Shape::of(s))).collect();
         torsh_ir::ops::op(name).infer(&types, attrs)
@@ -352,7 +353,7 @@ fn hostile_sizes_are_refused_before_anything_is_allocated() {
     assert_eq!(kind(infer("concat", &[&[0, huge], &[0, huge]], &[Attr::Int(1)])), ErrorKind::Limit);
     assert_eq!(kind(infer("expand", &[&[1, 1]], &[list(&[i64::MAX, 2])])), ErrorKind::Limit);
     assert_eq!(kind(infer("dot_general", &[&[1 << 40], &[1 << 40]], &[(); 4].map(|()| list(&[])))), ErrorKind::Limit);
-    assert!(infer("slice", &[&[0, huge]], &[list(&[0, 0]), list(&[0, i64::MAX]), list(&[1, i64::MAX])]).is_ok());
+    assert!(infer("slice", &[&[0, huge]], &[list(&[0, 0]), list(&[0, i64::MAX / 8]), list(&[1, i64::MAX])]).is_ok());
     assert!(infer("var", &[&[3]], &[list(&[0]), Attr::Int(i64::MIN)]).is_ok());
     assert_eq!(kind(infer("layer_norm", &[&[3]], &[Attr::Int(i64::MIN), real(0.0)])), ErrorKind::Value);
     assert!(infer("tril", &[&[0, huge]], &[Attr::Int(i64::MIN)]).is_ok());
