@@ -1,0 +1,34 @@
+"""What `import torsh` pulls in: nothing heavy, so that it stays within milliseconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["numpy", "inspect", "re", "json", "typing", "dataclasses", "logging", "warnings", "ast", "pathlib", "random"]
+LAZY = ["torsh.nn", "torsh.optim", "torsh.func", "torsh.utils", "torsh.serialization", "torsh._compile"]
+
+
+def loaded(code: str) -> set[str]:
+    # -S leaves out what site-packages' own .pth files import.
+    run = f"import sys; sys.path[:] = {sys.path!r}; {code}; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-S", "-c", run], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_import_is_light():
+    modules = loaded("import torsh")
+    assert not modules & {*HEAVY, *LAZY}
+
+
+def test_values_need_no_numpy():
+    assert "numpy" not in loaded("import torsh; print((torsh.ones(2) + 1).tolist(), torsh.ones(2))")
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_modules_are_there(name):
+    attribute = {"torsh.serialization": "torsh.save", "torsh._compile": "torsh.compile"}.get(name, name)
+    assert name in loaded(f"import torsh; {attribute}")
