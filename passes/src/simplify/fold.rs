@@ -76,7 +76,7 @@ fn work(graph: &Graph, node: &Node) -> u64 {
     let depth = match node.op.kind {
         Kind::Dot => {
             let shape = graph.shape(node.operands[0]);
-            node.attrs.ints(2).iter().map(|&d| shape[d as usize] as u64).product()
+            node.attrs.ints(2).iter().map(|&d| shape[d as usize] as u64).fold(1, u64::saturating_mul)
         }
         Kind::ArgSort => 16,
         _ => 1,

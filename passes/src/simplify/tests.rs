@@ -414,6 +414,23 @@ fn an_index_out_of_range_stays_a_run_time_error() {
     assert_eq!(s.outputs().iter().filter(|&&o| s.node(o).op.name == "take").count(), 2);
 }
 
+#[test]
+fn large_sizes_beside_a_zero() {
+    let b = Builder::new(Graph::new());
+    let huge = 1usize << 29;
+    let x = b.input(Type::new(F32, Shape::of(&[huge, huge, 0])));
+    let outputs = [
+        (x + x).id(),
+        x.dot_general(x, &[], &[], &[0, 1, 2], &[0, 1, 2]).id(),
+        x.permute(&[2, 0, 1]).flip(&[0, 1]).id(),
+        x.slice_dim(0, 5, huge, 3).id(),
+    ];
+    let mut g = b.finish().expect("zero elements are addressable");
+    g.set_outputs(outputs.to_vec());
+    let s = run(g).unwrap();
+    assert!(s.outputs().iter().all(|&o| s.node(o).op.name == "full"));
+}
+
 /// Random expressions over few shapes, so that rules meet each other.
 fn random_graph(rng: &mut Rng, dtype: DType) -> Graph {
     let b = Builder::new(Graph::new());
