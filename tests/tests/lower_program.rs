@@ -1,13 +1,14 @@
 //! Lowered programs mean what their graphs mean: for every op's samples, and for random compositions, with
 //! and without fusion, donated inputs included. Fused and unfused programs give the same bits.
 
-use torsh_ir::Type;
 use torsh_ir::graph::{Graph, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::op::{Kind, Op};
 use torsh_ir::ops;
-use torsh_ir::program::Program;
-use torsh_passes::{Options, decompose, lower};
+use torsh_ir::program::{Place, Program};
+use torsh_ir::{Builder, DType, Shape, Type};
+use torsh_passes::{Options, autodiff, compile, decompose, lower};
+use torsh_tests::fuzz::make::make;
 use torsh_tests::values::{Rng, tensor};
 
 fn options(fusion: bool) -> Options {
@@ -80,4 +81,113 @@ fn every_sample_of_every_op() {
         failures.len(),
         failures[..failures.len().min(12)].join("\n")
     );
+}
+
+/// The outputs of a graph and the gradients of their sum with respect to all float inputs.
+fn with_gradients(graph: Graph) -> Option<Graph> {
+    let float = |g: &Graph, ids: &[NodeId]| -> Vec<NodeId> {
+        ids.iter().copied().filter(|&i| g.ty(i).dtype.is_float()).collect()
+    };
+    let (mut outputs, wrt) = (graph.outputs().to_vec(), float(&graph, graph.inputs()));
+    let differentiated = float(&graph, &outputs);
+    let builder = Builder::new(graph);
+    let seeds: Vec<_> = differentiated.iter().map(|&o| (o, builder.val(o).full_like(1.0).id())).collect();
+    let (mut graph, found) = autodiff::grad(builder.finish().ok()?, &seeds, &wrt).ok()?;
+    outputs.extend(found.into_iter().flatten());
+    graph.set_outputs(outputs);
+    Some(graph)
+}
+
+#[test]
+fn random_compositions_and_their_gradients_donated_inputs_included() {
+    let mut donated = 0;
+    for seed in 0..400 {
+        let case = make(seed);
+        let mut graphs = vec![(case.graph.clone(), case.donate.clone())];
+        graphs.extend(with_gradients(case.graph.clone()).map(|g| (g, Vec::new())));
+        for (graph, donate) in graphs {
+            let Ok(graph) = decompose::expand(graph) else { continue };
+            for fusion in [true, false] {
+                let options = Options { donate: donate.clone(), ..options(fusion) };
+                match check(&graph, &case.inputs, &options) {
+                    Ok(p) => donated += p.buffers.iter().filter(|b| matches!(b.place, Place::Donated(_))).count(),
+                    Err(e) => panic!("seed {seed}, fusion {fusion}: {e}\n{}", torsh_ir::text::print(&graph)),
+                }
+            }
+        }
+    }
+    // Otherwise the donated runs would show nothing.
+    assert!(donated > 20, "only {donated} buffers were donated");
+}
+
+/// Kernels that a formula over one [64, 96] operand (and a [96] one) takes.
+fn kernels(formula: impl for<'b> Fn(torsh_ir::Val<'b>, torsh_ir::Val<'b>) -> Vec<torsh_ir::Val<'b>>) -> usize {
+    let b = Builder::new(Graph::new());
+    let f32s = |dims: &[usize]| Type::new(DType::F32, Shape::of(dims));
+    let (x, w) = (b.input(f32s(&[64, 96])), b.input(f32s(&[96])));
+    let outputs = formula(x, w).iter().map(|v| v.id()).collect();
+    let mut graph = b.finish().expect("the formula is well typed");
+    graph.set_outputs(outputs);
+    let program = compile(&graph, &options(true)).expect("it compiles");
+    program.verify().expect("it verifies");
+    program.stats.kernels
+}
+
+#[test]
+fn row_formulas_are_one_kernel() {
+    let dim = || torsh_ir::Attr::Int(1);
+    assert_eq!(kernels(|x, _| vec![x.builder().op("softmax", &[x], &[dim()])]), 1, "softmax");
+    assert_eq!(kernels(|x, _| vec![x.builder().op("log_softmax", &[x], &[dim()])]), 1, "log_softmax");
+    let eps = || torsh_ir::Attr::Scalar(torsh_ir::Scalar::Float(1e-5));
+    assert_eq!(kernels(|x, w| vec![x.builder().op("layer_norm", &[x, w, w], &[dim(), eps()])]), 1, "layer_norm");
+    assert_eq!(kernels(|x, w| vec![(x + w.broadcast_to(&[64, 96])).tanh().scale(0.5)]), 1, "elementwise chain");
+    assert_eq!(kernels(|x, _| vec![x.sum(&[0]), x.exp().sum(&[0])]), 1, "two column sums");
+    assert_eq!(kernels(|x, _| vec![x.sum(&[1]), x.exp()]), 1, "a row sum and a map");
+}
+
+#[test]
+fn updates_are_written_in_place() {
+    let b = Builder::new(Graph::new());
+    let ty = Type::new(DType::F32, Shape::of(&[50]));
+    let (p, g) = (b.input(ty.clone()), b.input(ty));
+    let out = (p - g.scale(0.1)).id();
+    let mut graph = b.finish().expect("well typed");
+    graph.set_outputs(vec![out]);
+    let donate = Options { donate: vec![(0, 0)], ..options(true) };
+    let program = lower::run(&graph, &donate).expect("lowers");
+    assert_eq!(program.buffers[program.outputs[0].0 as usize].place, Place::Donated(0));
+    assert_eq!((program.peak_bytes, program.arena_bytes, program.steps.len()), (0, 0, 1));
+}
+
+#[test]
+fn ten_thousand_nodes_lower_in_two_seconds() {
+    let time = |n: usize| {
+        let b = Builder::new(Graph::new());
+        let ty = Type::new(DType::F32, Shape::of(&[16, 16]));
+        let mut values: Vec<_> = (0..8).map(|_| b.input(ty.clone())).collect();
+        let mut rng = Rng::new(3);
+        for i in 0..n {
+            let near = values.len().min(40);
+            let mut pick = || values[values.len() - 1 - rng.below(near)];
+            let (x, y) = (pick(), pick());
+            values.push(match i % 9 {
+                0 => x.dot_general(y, &[], &[], &[1], &[0]),
+                1 => x.sum(&[1]).expand(&[16, 16]),
+                2 => x.sum(&[0]).expand(&[16, 16]),
+                3 => x.permute(&[1, 0]),
+                4 => x.tanh(),
+                _ => x + y,
+            });
+        }
+        let outputs = values[values.len() - 10..].iter().map(|v| v.id()).collect();
+        let mut graph = b.finish().expect("well typed");
+        graph.set_outputs(outputs);
+        let start = std::time::Instant::now();
+        let program = lower::run(&graph, &options(true)).expect("lowers");
+        assert!(program.stats.kernels < program.stats.kernels_unfused);
+        start.elapsed().as_secs_f64()
+    };
+    // The best of three, since the machine may be busy; unoptimised builds are not measured.
+    let best = (0..3).map(|_| time(10_000)).fold(f64::INFINITY, f64::min);
+    assert!(cfg!(debug_assertions) || best < 2.0, "10,000 nodes take {best} s");
 }

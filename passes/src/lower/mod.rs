@@ -198,6 +198,9 @@ impl Lower<'_> {
         let mut names = self.ops(&self.fused.groups[group as usize].members);
         names.retain(|n| *n != "reshape");
         names.truncate(NAME_OPS);
+        if names.is_empty() {
+            names.push("copy");
+        }
         let built = stages::build(names.join("_"), &body, |id| (items.get(id).ty.dtype, items.get(id).len()))?;
         let kernel = match self.kernels.get(&built.kernel) {
             Some(known) => known.clone(),
