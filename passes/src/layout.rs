@@ -170,7 +170,7 @@ impl<'a> Composer<'a> {
                 return None;
             }
             low = (size / step) as usize;
-            if low == 0 || extent % low != 0 {
+            if low == 0 || !extent.is_multiple_of(low) {
                 return None;
             }
             self.split(extent / low, self.weights[i - 1], out)?;

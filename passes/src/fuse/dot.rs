@@ -109,7 +109,7 @@ impl Dims {
                     (left, stride) = *digits.next()?;
                 }
                 let part = size.min(left);
-                if size % part != 0 || left % part != 0 {
+                if !size.is_multiple_of(part) || left % part != 0 {
                     return None;
                 }
                 own.push((part, stride));

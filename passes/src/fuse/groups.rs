@@ -317,7 +317,7 @@ impl<'a> Groups<'a> {
     }
 
     fn join(&mut self, low: u32, high: u32, axes: Axes) {
-        let from = std::mem::replace(&mut self.nodes[low as usize], Node::default());
+        let from = std::mem::take(&mut self.nodes[low as usize]);
         self.parent[low as usize] = high;
         for id in &from.members {
             self.group_of[id.index()] = high;

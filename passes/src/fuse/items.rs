@@ -101,6 +101,10 @@ impl Item {
     pub fn in_kernel(&self) -> bool {
         matches!(self.what, What::Map(_) | What::Reduce(_))
     }
+    /// True for values without elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
     /// Element count.
     pub fn len(&self) -> usize {
         self.ty.numel()

@@ -153,7 +153,7 @@ impl<'g> Plan<'g> {
             }
         }
         let mut keep = vec![true; self.steps.len()];
-        for s in 0..self.steps.len() {
+        for (s, kept) in keep.iter_mut().enumerate() {
             let Work::Lib(LibCall::Copy, args) = &self.steps[s].work else { continue };
             let (from, to) = (self.owner(args[0].0), self.owner(self.steps[s].writes[0]));
             let same_type = self.items.get(from).len() == self.items.get(to).len();
@@ -166,10 +166,10 @@ impl<'g> Plan<'g> {
                 What::Empty | What::Splat(_) | What::Position => continue,
                 What::Leaf => {
                     // The buffer starts as the donated input; `donations` settles its place.
-                    keep[s] = !self.starts_as_input(s, from, to, donate);
+                    *kept = !self.starts_as_input(s, from, to, donate);
                 }
                 What::Map(_) | What::Reduce(_) | What::Join | What::Dot(_) | What::Lib(_) => {
-                    keep[s] = false;
+                    *kept = false;
                     self.same[from.index()] = to;
                     if let Some(ty) = shapes.0 {
                         self.fixed.insert(to, ty);
