@@ -125,9 +125,12 @@ pub enum Ended {
     Broken(Break),
 }
 
+// A root and the steps from it to a view.
+type Path = (Tensor, Vec<Step>);
+
 // What must be read while the overlay is in place.
 struct Seen {
-    results: Vec<(NodeRef, Option<(Tensor, Vec<Step>)>)>,
+    results: Vec<(NodeRef, Option<Path>)>,
     escapes: Vec<(Tensor, NodeRef)>,
     proxies: Vec<NodeRef>,
     grads: Vec<Option<NodeRef>>,
@@ -388,13 +391,7 @@ impl Finish {
         })
     }
 
-    fn result(
-        &mut self,
-        trace: &Trace,
-        tensor: &Tensor,
-        node: &NodeRef,
-        path: Option<&(Tensor, Vec<Step>)>,
-    ) -> Result<ResultSpec> {
+    fn result(&mut self, trace: &Trace, tensor: &Tensor, node: &NodeRef, path: Option<&Path>) -> Result<ResultSpec> {
         let proxy =
             |t: &Tensor| trace.proxies.iter().find(|p| p.tensor.same(t) && p.original.is_some()).map(|p| p.leaf);
         if let Some(leaf) = proxy(tensor) {

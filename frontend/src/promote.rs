@@ -90,7 +90,7 @@ fn combine(higher: Option<DType>, lower: Option<DType>) -> Option<DType> {
 
 /// Whether a result of dtype `from` may be stored in a tensor of dtype `to` in place (torch.can_cast).
 pub fn can_cast(from: DType, to: DType) -> bool {
-    !(from.is_float() && !to.is_float()) && (from == DType::Bool || to != DType::Bool)
+    (to.is_float() || !from.is_float()) && (to != DType::Bool || from == DType::Bool)
 }
 
 #[cfg(test)]

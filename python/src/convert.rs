@@ -121,6 +121,7 @@ fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Option<Tenso
         ("f", 4) => DType::F32,
         ("d", 8) => DType::F64,
         ("Zf" | "Zd", _) => return Err(PyTypeError::new_err("complex numbers are not supported")),
+        _ if code.starts_with('Z') => return Err(PyTypeError::new_err("complex numbers are not supported")),
         _ => {
             return Err(PyTypeError::new_err(format!(
                 "can't convert a buffer of format '{format}'. The supported types are: float64, float32, float16, \

@@ -9,9 +9,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use torsh_ir::Loc;
 
+// A code object and its file; no file: torsh's own.
+type Code = (Py<PyAny>, Option<Arc<str>>);
+
 thread_local! {
-    // Code objects seen on this thread, kept alive so that an address stays theirs; None: torsh's own.
-    static CODES: RefCell<HashMap<usize, (Py<PyAny>, Option<Arc<str>>)>> = RefCell::new(HashMap::new());
+    // Code objects seen on this thread, kept alive so that an address stays theirs.
+    static CODES: RefCell<HashMap<usize, Code>> = RefCell::new(HashMap::new());
 }
 
 // Frames beyond this depth belong to whoever they belong to.
