@@ -343,6 +343,16 @@ impl<'e, 'f, M: Module> Inline<'e, 'f, M> {
         })
     }
 
+    /// The same vector, which instruction selection will not read from memory as part of another instruction.
+    fn apart(&mut self, x: Value) -> Value {
+        let ty = self.e.b.func.dfg.value_type(x);
+        if !ty.is_vector() {
+            return x;
+        }
+        let bytes = self.bits(types::I8X16, x);
+        self.bits(ty, bytes)
+    }
+
     fn bits(&mut self, ty: Type, x: Value) -> Value {
         if self.e.b.func.dfg.value_type(x) == ty {
             return x;
@@ -428,6 +438,9 @@ impl<'e, 'f, M: Module> Inline<'e, 'f, M> {
                 CmpOp::Gt => FloatCC::GreaterThan,
                 CmpOp::Ge => FloatCC::GreaterThanOrEqual,
             };
+            // Without AVX, Cranelift 0.135 folds an unaligned load of either operand into `cmpps`, which
+            // faults. A change of type in between keeps the load apart.
+            let (a, b) = (self.apart(a), self.apart(b));
             return self.e.b.ins().fcmp(cc, a, b);
         }
         let cc = match op {
