@@ -1399,6 +1399,8 @@ def env_table() -> Any:
     """(name, default, help) of every environment variable that torsh reads."""
 def eval(*args: Any) -> Any:
     """Computes these tensors and every other pending one of this thread."""
+def from_dlpack(obj: Any) -> Any:
+    """A tensor that holds a copy of what another library exports."""
 def full(shape: Any, value: Any, dtype: Any = None, device: Any = None) -> Any:
     """One number everywhere."""
 def get_num_threads() -> Any:
@@ -1445,6 +1447,8 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: Any 
     """A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy."""
 def to_device(x: Any, device: Any) -> Any:
     """The tensor itself when it is on the device already; a device that is not there is an error."""
+def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
+    """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
 def unary(name: Any, x: Any) -> Any:
