@@ -7,8 +7,8 @@
 use crate::node::{Grad, GradSlot, Node, NodeRef, Operands, lock};
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
-use crate::tensor::{State, Tensor, WeakTensor, tick};
-use crate::trace::{self, Break, Leaf, Source, Trace};
+use crate::tensor::{State, Tensor, ViewOf, WeakTensor, tick};
+use crate::trace::{self, Break, Leaf, Source, Trace, buffer_of, tensor};
 use crate::view::Step;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -91,6 +91,12 @@ pub struct Program {
     history: Vec<Recorded>,
     // Handles whose memory the program writes: an argument must not be one of them.
     written: HashSet<u64>,
+    // Handles whose value the program takes.
+    captured: HashSet<u64>,
+    // Those of them that are found without a gradient slot.
+    handles: HashSet<u64>,
+    // Captured views, each with the place in its base that the trace saw.
+    views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
     // Per input: whether its memory is donated.
     lends: Vec<bool>,
@@ -367,6 +373,11 @@ impl Finish {
                 Input { source, ty }
             })
             .collect();
+        let handles = trace
+            .inputs
+            .iter()
+            .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
+            .collect();
         let compiled = session::get()?.executable(graph.clone(), donations)?;
         let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
             Some(Source::Float(leaf)) => Some(*leaf),
@@ -383,6 +394,9 @@ impl Finish {
             results: specs,
             history,
             written,
+            handles,
+            captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
+            views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
             lends,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
@@ -449,9 +463,36 @@ pub fn holds_locks() -> bool {
 
 /// A handle locked for the duration of a run because its memory is lent to the program.
 struct Lent<'a> {
+    owner: &'a Tensor,
     write: &'a Write,
     guard: MutexGuard<'a, State>,
     taken: bool,
+}
+
+/// The inputs of a run with the handles that lend them. What is still lent when this goes, on an error or a
+/// panic, returns to its owner.
+struct Lending<'a> {
+    lent: Vec<Lent<'a>>,
+    inputs: Vec<BufferRef>,
+}
+
+impl<'a> Lending<'a> {
+    /// The run has succeeded: the owners get new values, the old memory is the program's.
+    fn settle(mut self) -> Vec<Lent<'a>> {
+        self.inputs.clear();
+        std::mem::take(&mut self.lent)
+    }
+}
+
+impl Drop for Lending<'_> {
+    fn drop(&mut self) {
+        LENDING.with(|l| l.set(false));
+        for l in self.lent.iter().filter(|l| l.taken) {
+            if let Some(buffer) = l.write.donated.and_then(|i| self.inputs.get(i)) {
+                l.guard.node.set_buffer(buffer.clone());
+            }
+        }
+    }
 }
 
 impl Program {
@@ -491,6 +532,18 @@ impl Program {
                 return Some("a gradient is there that was None, or the other way round");
             }
         }
+        let moved =
+            |(t, known): &(Tensor, Arc<ViewOf>)| !t.lock().view.as_ref().is_some_and(|now| Arc::ptr_eq(now, known));
+        if self.views.iter().any(moved) {
+            return Some("a captured view is now a view of something else");
+        }
+        let mut gradients: HashSet<u64> = HashSet::new();
+        for grad in self.gradients() {
+            // One tensor in two places has one input in a trace that knows of it, and two here.
+            if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
+                return Some("a gradient is the same tensor as another one that the program uses");
+            }
+        }
         for input in &self.inputs {
             let fits = match &input.source {
                 Source::Handle(t) => {
@@ -510,19 +563,30 @@ impl Program {
         None
     }
 
-    /// True when an argument shares memory with something that the program writes.
+    // The gradients that the program reads, as they are now.
+    fn gradients(&self) -> impl Iterator<Item = Tensor> + '_ {
+        self.inputs.iter().filter_map(|input| match &input.source {
+            Source::Grad(slot) => lock(&slot.grad).clone(),
+            _ => None,
+        })
+    }
+
+    /// True when an argument shares memory with something that the program writes, or is written and shares
+    /// memory with something that the program reads.
     pub fn aliases(&self, leaves: &[Leaf]) -> bool {
         if self.written.is_empty() && !self.writes_args {
             return false;
         }
-        let mut roots: Vec<u64> = Vec::new();
+        let captured = if self.writes_args { &self.captured } else { &self.written };
+        let gradients: HashSet<u64> = self.gradients().map(|g| g.root().id()).collect();
+        let mut roots: HashSet<u64> = HashSet::new();
         for leaf in leaves {
             let Leaf::Tensor(t) = leaf else { continue };
             let root = t.root().id();
-            if self.written.contains(&root) || (self.writes_args && roots.contains(&root)) {
+            let seen = !roots.insert(root);
+            if captured.contains(&root) || gradients.contains(&root) || (self.writes_args && seen) {
                 return true;
             }
-            roots.push(root);
         }
         false
     }
@@ -535,28 +599,11 @@ impl Program {
             buffers.push(if lent { None } else { Some(self.buffer(input, leaves, captured)?) });
         }
         let owners = self.owners()?;
-        let mut lent = self.lend(&owners, &mut buffers)?;
-        let mut inputs: Vec<BufferRef> = buffers.into_iter().flatten().collect();
-        if inputs.len() != self.inputs.len() {
-            return Err(Error::internal("an input has no buffer"));
-        }
-        LENDING.with(|l| l.set(!lent.is_empty()));
-        // A panic must not lose what was lent.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut inputs)))
+        let mut lending = self.lend(&owners, buffers)?;
+        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
             .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
-        LENDING.with(|l| l.set(false));
-        let outputs = match ran {
-            Ok(outputs) => outputs,
-            Err(e) => {
-                for l in lent.iter().filter(|l| l.taken) {
-                    if let Some(i) = l.write.donated {
-                        l.guard.node.set_buffer(inputs[i].clone());
-                    }
-                }
-                return Err(e);
-            }
-        };
-        drop(inputs);
+        let outputs = ran?;
+        let mut lent = lending.settle();
         let history = self.replay(&history_inputs);
         for l in &mut lent {
             l.guard.node = self.value(&l.write.ty, &l.write.role, &outputs[l.write.output], &history);
@@ -605,26 +652,31 @@ impl Program {
         Ok(owners)
     }
 
-    fn lend<'a>(&self, owners: &'a [(Tensor, &'a Write)], buffers: &mut [Option<BufferRef>]) -> Result<Vec<Lent<'a>>> {
+    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends.
+    fn lend<'a>(&self, owners: &'a [(Tensor, &'a Write)], mut buffers: Vec<Option<BufferRef>>) -> Result<Lending<'a>> {
         let mut lent: Vec<Lent<'a>> = Vec::with_capacity(owners.len());
         for (owner, write) in owners {
-            let guard = owner.lock();
-            let alone = Arc::strong_count(&guard.node) == 1;
-            let found = if alone { guard.node.take_buffer() } else { guard.node.buffer() };
-            let Some(buffer) = found else {
-                for l in lent.iter().filter(|l| l.taken) {
-                    if let Some(b) = l.write.donated.and_then(|i| buffers[i].take()) {
-                        l.guard.node.set_buffer(b);
-                    }
-                }
-                return Err(Error::internal("a captured tensor lost its value"));
-            };
-            if let Some(i) = write.donated {
-                buffers[i] = Some(buffer);
+            // A second look at the same handle would wait for the first for ever.
+            if lent.last().is_some_and(|l| owner.same(l.owner)) {
+                return Err(Error::internal("a tensor lends its memory twice"));
             }
-            lent.push(Lent { write, guard, taken: alone });
+            let guard = owner.lock();
+            match (write.donated.and_then(|i| buffers.get_mut(i)), guard.node.buffer()) {
+                (Some(place), Some(buffer)) => *place = Some(buffer),
+                _ => return Err(Error::internal("a captured tensor lost its value")),
+            }
+            lent.push(Lent { owner, write, guard, taken: false });
         }
-        Ok(lent)
+        let inputs: Vec<BufferRef> = buffers.into_iter().flatten().collect();
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::internal("an input has no buffer"));
+        }
+        // Nothing fails from here on but the run itself.
+        for l in lent.iter_mut().filter(|l| Arc::strong_count(&l.guard.node) == 1) {
+            l.taken = l.guard.node.take_buffer().is_some();
+        }
+        LENDING.with(|l| l.set(!lent.is_empty()));
+        Ok(Lending { lent, inputs })
     }
 
     fn history_inputs(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<NodeRef>> {
@@ -745,23 +797,5 @@ impl Program {
                 Returned::New(at)
             }
         })
-    }
-}
-
-fn tensor(leaves: &[Leaf], i: usize) -> Option<&Tensor> {
-    match leaves.get(i) {
-        Some(Leaf::Tensor(t)) => Some(t),
-        _ => None,
-    }
-}
-
-fn buffer_of(t: &Tensor) -> Result<BufferRef> {
-    let node = t.node();
-    match node.buffer() {
-        Some(buffer) => Ok(buffer),
-        None => {
-            crate::realise::realise(std::slice::from_ref(t))?;
-            trace::realised(&node)
-        }
     }
 }

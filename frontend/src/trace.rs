@@ -249,8 +249,9 @@ impl Trace {
         i
     }
 
-    // The overlay becomes real.
-    fn commit(self) {
+    // The overlay becomes real; what could not be written is reported once all else is in place.
+    fn commit(self) -> Result<()> {
+        let mut outcome = Ok(());
         for capture in self.captures {
             let changed = capture.placeholder.as_ref().is_none_or(|p| !Arc::ptr_eq(p, &capture.state.node));
             if changed {
@@ -268,11 +269,11 @@ impl Trace {
             let Some(original) = &proxy.original else { continue };
             let node = proxy.tensor.node();
             if !Arc::ptr_eq(&node, &proxy.placeholder) {
-                // The types are equal; a failure leaves the argument as it was.
-                let _ = original.assign(&node);
+                outcome = outcome.and(original.assign(&node));
             }
             proxy.tensor.become_alias(original);
         }
+        outcome
     }
 }
 
@@ -387,11 +388,9 @@ pub fn break_graph(reason: &str) -> Result<()> {
     }
     let trace = TRACE.with(|t| t.borrow_mut().take());
     ACTIVE.with(|a| a.set(0));
-    if let Some(trace) = trace {
-        trace.commit();
-    }
+    let committed = trace.map_or(Ok(()), |t| t.commit());
     BREAK.with(|b| *b.borrow_mut() = Some(Break { reason: reason.to_string(), loc: mode::loc() }));
-    Ok(())
+    committed
 }
 
 thread_local! {
@@ -423,4 +422,24 @@ pub fn abort() {
     let trace = TRACE.with(|t| t.borrow_mut().take());
     BREAK.with(|b| *b.borrow_mut() = None);
     drop(trace);
+}
+
+/// The tensor at this leaf.
+pub(crate) fn tensor(leaves: &[Leaf], i: usize) -> Option<&Tensor> {
+    match leaves.get(i) {
+        Some(Leaf::Tensor(t)) => Some(t),
+        _ => None,
+    }
+}
+
+/// The buffer of a tensor, which is realised if need be.
+pub(crate) fn buffer_of(t: &Tensor) -> Result<BufferRef> {
+    let node = t.node();
+    match node.buffer() {
+        Some(buffer) => Ok(buffer),
+        None => {
+            realise::realise(std::slice::from_ref(t))?;
+            realised(&node)
+        }
+    }
 }

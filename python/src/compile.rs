@@ -21,6 +21,10 @@ use torsh_ir::program::StepOp;
 const MAX_ENTRIES: usize = 64;
 /// Traces of one signature that may leave tensors behind before that is taken as the function's way.
 const MAX_UNSETTLED: u64 = 3;
+/// Programs that differ in one plain value or object before its further values run lazily.
+const MAX_ALIKE: usize = 8;
+/// Programs of one signature, for all that guards saw, before what is new runs lazily.
+const MAX_SAME: usize = 16;
 
 struct Captured {
     dict: Py<PyDict>,
@@ -97,6 +101,8 @@ struct Entry {
     reason: String,
     hits: AtomicU64,
     seconds: f64,
+    // Stands for every value of a leaf, or of what the guards looked at.
+    wide: bool,
 }
 
 /// A function that is traced once per signature and then runs as a program.
@@ -111,6 +117,7 @@ pub struct CompiledFunction {
     evictions: AtomicU64,
     unsettled: AtomicU64,
     warned: AtomicBool,
+    warned_storm: AtomicBool,
 }
 
 #[pymethods]
@@ -132,6 +139,7 @@ impl CompiledFunction {
             evictions: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
             warned: AtomicBool::new(false),
+            warned_storm: AtomicBool::new(false),
         })
     }
 
@@ -179,7 +187,7 @@ impl CompiledFunction {
             }
             self.hits.fetch_add(1, Ordering::Relaxed);
             entry.hits.fetch_add(1, Ordering::Relaxed);
-            if i > 0 {
+            if i > 0 && !entry.wide {
                 self.to_front(&entry);
             }
             return self.replay(py, &entry, args, kwargs, leaves);
@@ -189,7 +197,9 @@ impl CompiledFunction {
 
     /// Drops every program.
     fn clear_cache(&self) {
-        self.lock().clear();
+        // Dropping runs Python code, which may come back here: the lock is gone by then.
+        let old = std::mem::take(&mut *self.lock());
+        drop(old);
     }
 
     /// Figures, as a dict.
@@ -198,7 +208,7 @@ impl CompiledFunction {
         d.set_item("hits", self.hits.load(Ordering::Relaxed))?;
         d.set_item("misses", self.misses.load(Ordering::Relaxed))?;
         d.set_item("evictions", self.evictions.load(Ordering::Relaxed))?;
-        let entries = self.lock();
+        let entries = self.lock().clone();
         d.set_item("entries", entries.len())?;
         let bytes: usize = entries
             .iter()
@@ -215,7 +225,8 @@ impl CompiledFunction {
         d.set_item("name", &self.name)?;
         d.set_item("cache", self.cache_info(py)?)?;
         let list = PyList::empty(py);
-        for entry in self.lock().iter() {
+        let entries = self.lock().clone();
+        for entry in &entries {
             list.append(entry.explain(py)?)?;
         }
         d.set_item("programs", list)?;
@@ -253,7 +264,7 @@ impl Entry {
                     let now = dict.bind(py).get_item(key.bind(py)).ok().flatten();
                     let now = now.filter(|v| v.is_exact_instance_of::<PyFloat>() || v.is_exact_instance_of::<PyInt>());
                     let now: Option<f64> = now.and_then(|v| v.extract().ok());
-                    if now.is_none() || (fixed.is_some() && *fixed != now) {
+                    if now.is_none() || (fixed.is_some() && fixed.map(f64::to_bits) != now.map(f64::to_bits)) {
                         return why.no(|| format!("the captured value {key} changed"));
                     }
                 }
@@ -386,6 +397,22 @@ impl CompiledFunction {
         let mut leaves = Leaves::default();
         let mut args_spec = describe(args.as_any(), &mut leaves, 0)?;
         let mut kwargs_spec = describe(kwargs.as_any(), &mut leaves, 0)?;
+        if let Some(what) = self.storm(py, &mut args_spec, &mut kwargs_spec, grad) {
+            self.warn_storm(py, what, site.as_ref())?;
+            self.keep(Arc::new(Entry {
+                args: args_spec,
+                kwargs: kwargs_spec,
+                grad,
+                guards: Guards::none(),
+                body: Body::Lazy(Break { reason: what.into(), loc: site.clone() }),
+                site,
+                reason,
+                hits: AtomicU64::new(0),
+                seconds: 0.0,
+                wide: true,
+            }));
+            return self.function.bind(py).call(args, Some(kwargs));
+        }
         let proxies = guarded(|| trace::start(&leaves.values, self.fullgraph)).or_raise()?;
         FLOATS.with(|f| f.borrow_mut().clear());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
@@ -426,6 +453,7 @@ impl CompiledFunction {
                     reason,
                     hits: AtomicU64::new(0),
                     seconds,
+                    wide: false,
                 };
                 self.keep(Arc::new(entry));
                 return unproxied(py, result, &spec, &tensors, &leaves);
@@ -469,6 +497,7 @@ impl CompiledFunction {
             reason,
             hits: AtomicU64::new(0),
             seconds,
+            wide: false,
         });
         let out = self.replay(py, &entry, args, Some(kwargs), leaves)?;
         if settled {
@@ -510,11 +539,56 @@ impl CompiledFunction {
 
     fn keep(&self, entry: Arc<Entry>) {
         let mut entries = self.lock();
-        entries.insert(0, entry);
-        if entries.len() > MAX_ENTRIES {
-            entries.pop();
+        // A signature that runs lazily whatever its values are comes after those that have programs.
+        let at = if entry.wide { entries.len() } else { 0 };
+        entries.insert(at, entry);
+        let evicted = if entries.len() > MAX_ENTRIES { Some(entries.remove(MAX_ENTRIES - at.min(1))) } else { None };
+        drop(entries);
+        if evicted.is_some() {
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    // Whether so many programs differ from this signature only in one plain value or object, or only in what
+    // their guards saw, that another one is no use. The signature is then widened to stand for all of them.
+    fn storm(&self, py: Python<'_>, args: &mut Spec, kwargs: &mut Spec, grad: bool) -> Option<&'static str> {
+        if self.fullgraph {
+            return None;
+        }
+        let entries = self.lock().clone();
+        let (mut places, mut same) = (std::collections::HashMap::<usize, usize>::new(), 0);
+        for entry in entries.iter().filter(|e| e.grad == grad && !e.wide && matches!(e.body, Body::Program { .. })) {
+            let (mut next, mut found) = (0, Vec::new());
+            let alike = entry.args.differences(args, py, &mut next, &mut found)
+                && entry.kwargs.differences(kwargs, py, &mut next, &mut found);
+            match found[..] {
+                [] if alike => same += 1,
+                [place] if alike => *places.entry(place).or_default() += 1,
+                _ => {}
+            }
+        }
+        if same >= MAX_SAME {
+            return Some("a value that the function reads changes at each call");
+        }
+        let (&place, _) = places.iter().find(|&(_, &n)| n >= MAX_ALIKE)?;
+        let mut next = 0;
+        args.relax(place, &mut next);
+        kwargs.relax(place, &mut next);
+        Some("an argument that is no tensor and no float changes at each call")
+    }
+
+    fn warn_storm(&self, py: Python<'_>, what: &str, site: Option<&Loc>) -> PyResult<()> {
+        if self.warned_storm.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let at = site.map(|l| format!(", as at {l},")).unwrap_or_default();
+        let text = format!(
+            "torsh.compile({}): {what}{at} and would need a program each time; new values run without compilation. Pass a \
+             tensor or a float instead, or call torsh.compile once per value.",
+            self.name
+        );
+        let text = std::ffi::CString::new(text).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }
 
     fn warn(&self, py: Python<'_>, b: &Break) -> PyResult<()> {

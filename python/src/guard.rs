@@ -34,6 +34,22 @@ enum Place {
     Attr(Py<PyAny>, Py<PyString>),
     // An attribute of a module: looked at only when the epoch has moved on.
     Module(Py<PyAny>, Py<PyString>),
+    // The items of a list or set, or the keys and values of a dict, in order.
+    Items(Py<PyAny>),
+    // The length of a container that is too large to go through at each call.
+    Length(Py<PyAny>),
+}
+
+// Whether a container still has these items.
+fn holds(container: &Bound<'_, PyAny>, items: &Bound<'_, PyAny>) -> bool {
+    let Ok(items) = items.cast::<PyTuple>() else { return false };
+    if let Ok(dict) = container.cast::<PyDict>() {
+        return dict.len() * 2 == items.len()
+            && dict.iter().flat_map(|(k, v)| [k, v]).zip(items.iter()).all(|(now, was)| same(&now, &was));
+    }
+    let Ok(found) = container.try_iter() else { return false };
+    container.len().is_ok_and(|n| n == items.len())
+        && found.zip(items.iter()).all(|(now, was)| now.is_ok_and(|now| same(&now, &was)))
 }
 
 /// One fact.
@@ -49,6 +65,11 @@ pub struct Guards {
 }
 
 impl Guards {
+    /// No guards.
+    pub fn none() -> Guards {
+        Guards { list: Vec::new(), checked: AtomicU64::new(0) }
+    }
+
     /// From tuples `(kind, holder, name, value)`, as `_compile.py` collects them.
     pub fn parse(list: &Bound<'_, PyAny>) -> PyResult<Guards> {
         let mut out = Vec::new();
@@ -61,6 +82,8 @@ impl Guards {
                 "cell" => Place::Cell(holder.unbind()),
                 "attr" => Place::Attr(holder.unbind(), name()?),
                 "module" => Place::Module(holder.unbind(), name()?),
+                "items" => Place::Items(holder.unbind()),
+                "length" => Place::Length(holder.unbind()),
                 other => return Err(PyValueError::new_err(format!("unknown guard {other}"))),
             };
             out.push(Guard { place, value: value.unbind() });
@@ -84,12 +107,23 @@ impl Guards {
                 Place::Attr(obj, name) => obj.bind(py).getattr(name.bind(py)).ok(),
                 Place::Module(obj, name) if modules => obj.bind(py).getattr(name.bind(py)).ok(),
                 Place::Module(..) => continue,
+                Place::Items(container) => {
+                    if holds(container.bind(py), guard.value.bind(py)) {
+                        continue;
+                    }
+                    let class = container.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default();
+                    return Some(format!("the items of a {class} changed"));
+                }
+                Place::Length(container) => {
+                    container.bind(py).len().ok().and_then(|n| Some(n.into_pyobject(py).ok()?.into_any()))
+                }
             };
             let value = guard.value.bind(py);
             if !found.as_ref().is_some_and(|f| same(f, value)) {
                 let name = match &guard.place {
                     Place::Item(_, n) => format!("global {n}"),
                     Place::Cell(_) => "a closure variable".to_string(),
+                    Place::Items(_) | Place::Length(_) => "the length of a container".to_string(),
                     Place::Attr(o, n) | Place::Module(o, n) => {
                         format!("{}.{n}", o.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default())
                     }

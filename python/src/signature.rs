@@ -20,6 +20,8 @@ pub enum Spec {
     Plain(Py<PyAny>),
     /// Anything else, by identity.
     Object(Py<PyAny>),
+    /// Any plain value or object: for calls that run lazily because it keeps changing.
+    Any,
     /// A list.
     List(Vec<Spec>),
     /// A tuple or named tuple, with its class.
@@ -82,7 +84,14 @@ pub fn describe(obj: &Bound<'_, PyAny>, leaves: &mut Leaves, depth: usize) -> Py
 }
 
 fn same_plain(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
-    a.is(b) || (a.get_type().is(b.get_type()) && a.eq(b).unwrap_or(false))
+    if a.is(b) {
+        return true;
+    }
+    if let (Ok(x), Ok(y)) = (a.cast_exact::<PyFloat>(), b.cast_exact::<PyFloat>()) {
+        // By bits: 0.0 and -0.0 differ, NaN is itself.
+        return x.value().to_bits() == y.value().to_bits();
+    }
+    a.get_type().is(b.get_type()) && a.eq(b).unwrap_or(false)
 }
 
 /// Same plain value, or the same object.
@@ -160,6 +169,7 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
         Spec::Object(value) => {
             value.bind(py).is(obj) || why.no(|| format!("an argument is another object of class {}", obj.get_type()))
         }
+        Spec::Any => wildcard(obj) || why.no(|| "an argument is now a tensor, a float or a container".into()),
         Spec::List(items) => {
             if !obj.is_exact_instance_of::<PyList>() {
                 return why.no(|| "an argument is no longer a list".into());
@@ -186,7 +196,60 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
     }
 }
 
+// What `describe` takes for a plain value or an object.
+fn wildcard(obj: &Bound<'_, PyAny>) -> bool {
+    !obj.is_instance_of::<PyTensor>()
+        && !obj.is_exact_instance_of::<PyFloat>()
+        && !obj.is_exact_instance_of::<PyList>()
+        && !obj.is_instance_of::<PyTuple>()
+        && !obj.is_exact_instance_of::<PyDict>()
+}
+
 impl Spec {
+    /// Lists the plain values and objects in which two signatures differ, by their place in the tree; false
+    /// if anything else differs. Values of specialised floats do not count.
+    pub fn differences(&self, other: &Spec, py: Python<'_>, next: &mut usize, out: &mut Vec<usize>) -> bool {
+        let all = |a: &[Spec], b: &[Spec], next: &mut usize, out: &mut Vec<usize>| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.differences(b, py, next, out))
+        };
+        match (self, other) {
+            (Spec::Tensor { ty: a, grad: g }, Spec::Tensor { ty: b, grad: h }) => a == b && g == h,
+            (Spec::Float(_), Spec::Float(_)) => true,
+            (Spec::Plain(a) | Spec::Object(a), Spec::Plain(b) | Spec::Object(b)) => {
+                let place = *next;
+                *next += 1;
+                if !same(a.bind(py), b.bind(py)) {
+                    out.push(place);
+                }
+                true
+            }
+            (Spec::List(a), Spec::List(b)) => all(a, b, next, out),
+            (Spec::Tuple(c, a), Spec::Tuple(d, b)) => c.is(d) && all(a, b, next, out),
+            (Spec::Dict(a), Spec::Dict(b)) => {
+                a.len() == b.len()
+                    && a.iter()
+                        .zip(b)
+                        .all(|((k, a), (l, b))| same_plain(k.bind(py), l.bind(py)) && a.differences(b, py, next, out))
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets the plain value or object at this place be anything.
+    pub fn relax(&mut self, place: usize, next: &mut usize) {
+        match self {
+            Spec::Plain(_) | Spec::Object(_) => {
+                if *next == place {
+                    *self = Spec::Any;
+                }
+                *next += 1;
+            }
+            Spec::Tensor { .. } | Spec::Float(_) | Spec::Any => {}
+            Spec::List(items) | Spec::Tuple(_, items) => items.iter_mut().for_each(|s| s.relax(place, next)),
+            Spec::Dict(items) => items.iter_mut().for_each(|(_, s)| s.relax(place, next)),
+        }
+    }
+
     /// Fixes the floats at these leaves to their values.
     pub fn specialise(&mut self, wanted: &[usize], leaves: &[Leaf], next: &mut usize) {
         match self {
@@ -199,7 +262,7 @@ impl Spec {
                 }
                 *next += 1;
             }
-            Spec::Plain(_) | Spec::Object(_) => {}
+            Spec::Plain(_) | Spec::Object(_) | Spec::Any => {}
             Spec::List(items) | Spec::Tuple(_, items) => {
                 items.iter_mut().for_each(|s| s.specialise(wanted, leaves, next));
             }
@@ -216,6 +279,7 @@ impl Spec {
             Spec::Float(Some(x)) => format!("float={x}"),
             Spec::Plain(v) => v.bind(py).repr().map(|r| r.to_string()).unwrap_or_default(),
             Spec::Object(v) => v.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default(),
+            Spec::Any => "any".into(),
             Spec::List(items) => format!("[{}]", list(items)),
             Spec::Tuple(_, items) => format!("({})", list(items)),
             Spec::Dict(items) => {
@@ -235,7 +299,7 @@ pub fn rebuild<'py>(
     let py = obj.py();
     match spec {
         Spec::Tensor { .. } | Spec::Float(_) => Ok(leaves.next().unwrap_or_else(|| obj.clone())),
-        Spec::Plain(_) | Spec::Object(_) => Ok(obj.clone()),
+        Spec::Plain(_) | Spec::Object(_) | Spec::Any => Ok(obj.clone()),
         Spec::List(items) => {
             let made = children(items, obj, leaves)?;
             Ok(PyList::new(py, made)?.into_any())

@@ -25,6 +25,13 @@ _LIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _PLAIN = (type(None), bool, int, float, str)
 _MISSING = object()
 _MAX_CHAIN = 6
+# Containers with more items are guarded by their length alone, and so are those that come after so many items.
+_MAX_ITEMS = 1024
+_MAX_ALL_ITEMS = 16384
+_MAX_NESTING = 4
+# Frames that are looked at in one trace.
+_MAX_FRAMES = 4096
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, name: str | None = None):
@@ -142,11 +149,14 @@ class _Collector:
         self.guards: list = []
         self.seen: set = set()
         self.entered: dict = {}
+        self.items = 0
+        # Objects found in containers: a loop over one reads attributes of each.
+        self.elements: dict = {}
 
     def first(self, key: tuple) -> bool:
         """Whether this function, entered with this object, is new; keeps both alive, so that ids stay theirs."""
         ids = tuple(map(id, key))
-        if ids in self.entered:
+        if ids in self.entered or len(self.entered) >= _MAX_FRAMES:
             return False
         self.entered[ids] = key
         return True
@@ -157,6 +167,25 @@ class _Collector:
             return
         self.seen.add(key)
         self.guards.append((kind, holder, name, value))
+
+    def container(self, value, depth: int = 0) -> None:
+        """Guards what is in a container: plain items by value, all others by identity."""
+        key = ("items", id(value), "")
+        if key in self.seen or depth > _MAX_NESTING:
+            return
+        self.seen.add(key)
+        if len(value) > _MAX_ITEMS or self.items > _MAX_ALL_ITEMS:
+            self.guards.append(("length", value, "", len(value)))
+            return
+        self.items += len(value)
+        held = list(value.values()) if isinstance(value, dict) else list(value)
+        both = tuple(x for pair in value.items() for x in pair) if isinstance(value, dict) else tuple(held)
+        self.guards.append(("items", value, "", both))
+        for item in held:
+            if isinstance(item, _CONTAINERS):
+                self.container(item, depth + 1)
+            elif not isinstance(item, (*_PLAIN, _C.Tensor)):
+                self.elements[id(item)] = item
 
 
 def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
@@ -171,6 +200,8 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
     def note(frame, event, arg):
         if event == "call":
             _enter(found, frame, functions)
+        elif event == "return":
+            _leave(found, frame)
 
     sys.setprofile(note)
     try:
@@ -189,12 +220,44 @@ def _enter(found: _Collector, frame, functions: dict) -> None:
                 _module(found, owner)
         return
     local = frame.f_locals
-    first = local.get(code.co_varnames[0]) if code.co_argcount else None
-    if not found.first((code, None if isinstance(first, _C.Tensor) else first)):
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = (local.get(name) for name in names)
+    if not found.first((code, *(x for x in given if not isinstance(x, (*_PLAIN, _C.Tensor, *_CONTAINERS))))):
         return
-    cells = _cells(functions.get(id(code)))
-    for root, chain in _reads(code):
-        _follow(found, root, chain, frame.f_globals, local, cells)
+    known = functions.get(id(code), ())
+    for function in known:
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if isinstance(default, _CONTAINERS):
+                found.container(default)
+    for cells in [_cells(f) for f in known] or [{}]:
+        for root, chain in _reads(code):
+            _follow(found, root, chain, frame.f_globals, local, cells)
+    _follow_elements(found, code, names)
+
+
+def _leave(found: _Collector, frame) -> None:
+    """Follows what a function has read of objects that it found on its way: they are its local variables."""
+    code = frame.f_code
+    if _skipped(code.co_filename):
+        return
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    local = frame.f_locals
+    chains = [(name, chain) for (kind, name), chain in _reads(code) if kind == "local" and name not in names and chain]
+    objects = {name: local.get(name) for name, _ in chains}
+    objects = {n: x for n, x in objects.items() if x is not None and not isinstance(x, (*_PLAIN, _C.Tensor))}
+    if objects and found.first((code, "left", *objects.values())):
+        for name, chain in chains:
+            if name in objects:
+                _follow(found, ("local", name), chain, {}, objects, {})
+
+
+def _follow_elements(found: _Collector, code, names) -> None:
+    chains = [chain for (kind, name), chain in _reads(code) if kind == "local" and name not in names and chain]
+    if not chains:
+        return
+    for element in list(found.elements.values())[:_MAX_ITEMS]:
+        for chain in chains:
+            _follow(found, ("local", "element"), chain, {}, {"element": element}, {})
 
 
 @functools.lru_cache(maxsize=4096)
@@ -213,27 +276,30 @@ def _stable(value) -> bool:
 def _functions(fn) -> dict:
     """Function objects by the id of their code, as far as they can be reached from `fn`."""
     found: dict = {}
+    seen: set = set()
     stack = [fn]
-    for _ in range(1000):
+    for _ in range(10000):
         if not stack:
             break
         f = stack.pop()
+        if isinstance(f, _CONTAINERS):
+            if id(f) not in seen and len(f) <= _MAX_ITEMS:
+                seen.add(id(f))
+                held = f.values() if isinstance(f, dict) else f
+                stack.extend(x for x in held if callable(x) or isinstance(x, _CONTAINERS))
+            continue
         f = getattr(f, "__wrapped__", f) if isinstance(f, Compiled) else f
         f = getattr(f, "__func__", f)
         if isinstance(f, functools.partial):
             stack.append(f.func)
             continue
-        if not isinstance(f, types.FunctionType) or id(f.__code__) in found or _skipped(f.__code__.co_filename):
+        if not isinstance(f, types.FunctionType) or id(f) in seen or _skipped(f.__code__.co_filename):
             continue
-        found[id(f.__code__)] = f
-        for cell in f.__closure__ or ():
-            value = _contents(cell)
-            if callable(value):
-                stack.append(value)
-        for name in f.__code__.co_names:
-            value = f.__globals__.get(name)
-            if callable(value):
-                stack.append(value)
+        seen.add(id(f))
+        found.setdefault(id(f.__code__), []).append(f)
+        values = [_contents(cell) for cell in f.__closure__ or ()]
+        values += [f.__globals__.get(name) for name in f.__code__.co_names]
+        stack.extend(x for x in values if callable(x) or isinstance(x, _CONTAINERS))
     return found
 
 
@@ -245,15 +311,20 @@ def _contents(cell):
 
 
 def _cells(function) -> dict:
-    if function is None or not function.__closure__:
+    if not function.__closure__:
         return {}
     return dict(zip(function.__code__.co_freevars, function.__closure__, strict=False))
 
 
 @functools.lru_cache(maxsize=4096)
 def _reads(code) -> tuple:
-    """`(root, attribute chain)` of everything that the code loads: root is `(kind, name)`."""
+    """`(root, attribute chain)` of everything that the code loads: root is `(kind, name)`.
+
+    A variable that is only a name for a chain (`c = self.cfg`) is followed to where that comes from, and
+    functions inside the code count for what they read of it.
+    """
     out = []
+    alias: dict = {}
     root, chain = None, ()
     for ins in dis.get_instructions(code):
         op = ins.opname
@@ -264,18 +335,30 @@ def _reads(code) -> tuple:
             continue
         if root is not None:
             out.append((root, chain))
+            if op.startswith(("STORE_FAST", "STORE_DEREF")) and root not in (("local", ins.argval), ("cell", ins.argval)):
+                # The first name in what newer interpreters store and load at once.
+                name = ins.argval[0] if isinstance(ins.argval, tuple) else ins.argval
+                alias.setdefault(name, []).append((root, chain))
         root, chain = None, ()
         if op in ("LOAD_GLOBAL", "LOAD_NAME"):
             root = ("global", ins.argval)
         elif op in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
             root = ("cell", ins.argval)
-        elif op.startswith("LOAD_FAST"):
+        elif op.startswith("LOAD_FAST") or op.startswith("STORE_FAST_LOAD_FAST"):
             # Superinstructions of newer interpreters load two; what is loaded last is what an attribute is read of.
             name = ins.argval[-1] if isinstance(ins.argval, tuple) else ins.argval
             root = ("local", name)
     if root is not None:
         out.append((root, chain))
-    return tuple(dict.fromkeys(out))
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            out.extend((root, chain) for root, chain in _reads(inner) if root[0] != "local")
+    for _ in range(3):
+        for (kind, name), chain in list(out):
+            if kind != "global" and len(out) < _MAX_ITEMS:
+                out.extend((r, (*c, *chain)[:_MAX_CHAIN]) for r, c in alias.get(name, ()))
+        out = list(dict.fromkeys(out))
+    return tuple(out)
 
 
 def _follow(out, root, chain, glob, local, cells) -> None:
@@ -293,17 +376,22 @@ def _follow(out, root, chain, glob, local, cells) -> None:
     else:
         # An argument, or a variable of an enclosing function.
         value = local.get(name, _MISSING)
+    if kind != "local" and isinstance(value, _CONTAINERS):
+        # A container given as an argument is part of the signature.
+        out.container(value)
     for attr in chain:
         if value is _MISSING:
             return
         value = _attribute(out, value, attr)
+        if isinstance(value, _CONTAINERS):
+            out.container(value)
 
 
 def _attribute(out, obj, name: str):
     """Guards `obj.name` where it is state, and returns its value."""
     if isinstance(obj, (_C.Tensor, types.ModuleType)) and not _user_module(obj):
         return _MISSING
-    if isinstance(obj, _PLAIN) or isinstance(obj, (list, tuple, dict, set)):
+    if isinstance(obj, _PLAIN) or isinstance(obj, _CONTAINERS):
         return _MISSING
     kind = "module" if hasattr(type(obj), "register_buffer") else "attr"
     own = getattr(obj, "__dict__", None)
