@@ -9,9 +9,10 @@ use crate::lib_calls::{self, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
+use crate::sys::slices::elements_mut;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::Options;
 use torsh_ir::exec::{BufferRef, Executable};
@@ -28,6 +29,13 @@ const PARTS_PER_THREAD: usize = 4;
 /// Fewer columns are not worth a part of their own.
 const MIN_PART_COLS: usize = 2048;
 
+/// A program of no more steps is over before an interrupt matters, unless it has large work: kernels of so
+/// many nanoseconds, a product of so many multiplications, or a library call with a result of so many bytes.
+const FEW_STEPS: usize = 4;
+const LONG_NS: f64 = 1_000_000.0;
+const LONG_PRODUCT: usize = 10_000_000;
+const LONG_CALL_BYTES: usize = 1 << 20;
+
 /// A step, resolved.
 enum Action {
     Kernel { kernel: usize, args: Vec<BufId> },
@@ -42,10 +50,15 @@ pub(crate) struct CpuExecutable {
     code: Code,
     kernels: Vec<(Arc<Kernel>, Options)>,
     actions: Vec<Action>,
-    constants: HashMap<u32, Arc<CpuBuffer>>,
+    /// By buffer.
+    constants: Vec<Option<Arc<CpuBuffer>>>,
     constant_bytes: usize,
     /// Per input: the first step that overwrites it, if donated.
-    first_write: HashMap<u32, usize>,
+    first_write: Vec<Option<usize>>,
+    /// What a run on as many threads as there were at load time needs.
+    sizing: Sizing,
+    /// The program takes long enough to ask for interrupts.
+    interruptible: bool,
     /// The last step that can fail.
     last_fallible: Option<usize>,
     seconds: f64,
@@ -60,17 +73,19 @@ impl CpuExecutable {
         let (kernels, actions) = resolve(&program, &shared);
         let code = Code::compile(&shared.isa, &shared.symbols, &kernels)?;
         shared.pool.count_code(code.bytes() as i64);
-        let mut constants = HashMap::new();
+        let mut constants = vec![None; program.buffers.len()];
         let mut constant_bytes = 0;
         for (i, buf) in program.buffers.iter().enumerate() {
             if let Place::Const(bytes) = &buf.place {
                 let copy = CpuBuffer::copy(&shared.pool, bytes, &|| format!("a constant of type {}", buf.ty))?;
                 constant_bytes += bytes.len();
-                constants.insert(i as u32, Arc::new(copy));
+                constants[i] = Some(Arc::new(copy));
             }
         }
         let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
+        let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
+        let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         Ok(CpuExecutable {
             shared,
@@ -82,6 +97,8 @@ impl CpuExecutable {
             constant_bytes,
             first_write,
             last_fallible,
+            sizing,
+            interruptible,
             seconds,
         })
     }
@@ -93,7 +110,8 @@ impl Drop for CpuExecutable {
     }
 }
 
-/// Index errors are the only ones that steps raise.
+/// Index errors are the only ones that steps raise: memory is taken before the first step, and work for which
+/// no thread can be had is done by the caller.
 fn can_fail(op: &StepOp) -> bool {
     match op {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
@@ -116,12 +134,14 @@ fn writes(op: &StepOp) -> Vec<BufId> {
     }
 }
 
-fn first_writes(program: &Program) -> HashMap<u32, usize> {
-    let mut first = HashMap::new();
+fn first_writes(program: &Program) -> Vec<Option<usize>> {
+    let mut first = vec![None; program.inputs.len()];
     for (i, step) in program.steps.iter().enumerate() {
         for buf in writes(&step.op) {
             if let Place::Donated(input) = program.buffers[buf.0 as usize].place {
-                first.entry(input).or_insert(i);
+                if let Some(first) = first.get_mut(input as usize) {
+                    first.get_or_insert(i);
+                }
             }
         }
     }
@@ -191,8 +211,61 @@ struct Run<'a> {
     /// Memory of every buffer of the program.
     spans: Vec<Span>,
     scratch: Span,
-    scratch_each: usize,
+    sizing: &'a Sizing,
+    /// Memory for the tiles of products.
+    tiles: Mutex<Vec<Loan>>,
+}
+
+/// How a program is spread over threads, and the scratch memory for that.
+struct Sizing {
     threads: usize,
+    /// Per kernel: how many threads, and the parts.
+    kernels: Vec<(usize, Vec<Part>)>,
+    scratch_bytes: usize,
+    /// Slices for the tiles of products, and bytes of each.
+    tiles: (usize, usize),
+}
+
+impl Sizing {
+    fn new(program: &Program, kernels: &[KernelFn], threads: usize) -> Sizing {
+        let mut sizing =
+            Sizing { threads, kernels: Vec::with_capacity(kernels.len()), scratch_bytes: 0, tiles: (0, 0) };
+        for kernel in kernels {
+            let workers = workers(kernel, threads);
+            let parts = parts(kernel, workers);
+            // `for_each` numbers its workers below both counts.
+            let need = scratch_each(kernel).saturating_mul(workers.min(parts.len()));
+            sizing.scratch_bytes = sizing.scratch_bytes.max(need);
+            sizing.kernels.push((workers, parts));
+        }
+        for step in &program.steps {
+            if let StepOp::Dot(dot) = &step.op {
+                let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
+                let (count, each) = lib_calls::scratch(dot, dtype, threads);
+                let (most, largest) = sizing.tiles;
+                sizing.tiles = (most.max(count), largest.max(each * size_of::<f32>()));
+            }
+        }
+        sizing
+    }
+}
+
+/// Scratch of one worker of a kernel, so that the next one's is aligned too.
+fn scratch_each(kernel: &KernelFn) -> usize {
+    kernel.info().scratch_bytes.next_multiple_of(64)
+}
+
+/// Whether a program is worth asking for interrupts though it has few steps.
+fn takes_long(program: &Program, kernels: &[KernelFn]) -> bool {
+    kernels.iter().map(|k| k.info().cost_ns).sum::<f64>() > LONG_NS
+        || program.steps.iter().any(|step| match &step.op {
+            StepOp::Kernel { .. } => false,
+            StepOp::Dot(dot) => {
+                let one = dot.m.saturating_mul(dot.n).saturating_mul(dot.k);
+                dot.batch.iter().fold(one, |n, &b| n.saturating_mul(b)) > LONG_PRODUCT
+            }
+            StepOp::Lib { out, .. } => program.buffers[out.0 as usize].ty.nbytes() > LONG_CALL_BYTES,
+        })
 }
 
 impl Executable for CpuExecutable {
@@ -220,17 +293,25 @@ impl Executable for CpuExecutable {
         let in_place = self.in_place(inputs);
         let made = self.allocate(&held, &in_place)?;
         let threads = self.shared.threads.count();
-        let scratch_each = self.code.kernels().iter().map(|k| k.info().scratch_bytes).max().unwrap_or(0);
-        let scratch_each = scratch_each.next_multiple_of(64);
-        let workers = if self.code.kernels().iter().any(|k| workers(k, threads) > 1) { threads } else { 1 };
+        let other: Sizing;
+        let sizing = if self.sizing.threads == threads {
+            &self.sizing
+        } else {
+            other = Sizing::new(&self.program, self.code.kernels(), threads);
+            &other
+        };
         let pool = &self.shared.pool;
-        let scratch = pool.take(scratch_each.saturating_mul(workers), &|| "scratch memory of a kernel".to_string())?;
+        let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
+        let (count, each) = sizing.tiles;
+        let tiles = (0..count).map(|_| pool.take(each, &|| "the tiles of a matrix product".to_string()));
+        let tiles = Mutex::new(tiles.collect::<Result<Vec<Loan>>>()?);
         let arena = pool.take(self.program.arena_bytes, &|| "the arena of a program".to_string())?;
         let spans = self.bind(&held, &made, &in_place, &arena)?;
-        let run = Run { exe: self, spans, scratch: span(&scratch)?, scratch_each, threads };
-        let overwritten = in_place.iter().filter_map(|i| self.first_write.get(i)).min().copied();
+        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
+        let overwritten =
+            self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
         for (i, action) in self.actions.iter().enumerate() {
-            if overwritten.is_none_or(|first| i <= first) && interrupted() {
+            if self.interruptible && overwritten.is_none_or(|first| i <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
             run.step(action).map_err(|e| self.blame(e, i))?;
@@ -244,7 +325,7 @@ fn span(loan: &Loan) -> Result<Span> {
 }
 
 /// Memory made for a run, by buffer.
-type Made = HashMap<u32, Arc<CpuBuffer>>;
+type Made = Vec<Option<Arc<CpuBuffer>>>;
 
 impl CpuExecutable {
     /// Adds what the user wrote to an error of step `i`.
@@ -289,30 +370,25 @@ impl CpuExecutable {
     }
 
     /// The donated inputs that this run may overwrite.
-    fn in_place(&self, inputs: &mut [BufferRef]) -> Vec<u32> {
-        let mut in_place = Vec::new();
-        for (&i, &first) in &self.first_write {
-            let safe = self.last_fallible.is_none_or(|last| last < first);
-            let Some(buffer) = inputs.get_mut(i as usize) else { continue };
-            let own = buffer.as_any().is::<CpuBuffer>();
-            if safe && own && Arc::get_mut(buffer).is_some() {
-                in_place.push(i);
-            }
-        }
-        in_place
+    fn in_place(&self, inputs: &mut [BufferRef]) -> Vec<bool> {
+        let taken = |(first, buffer): (&Option<usize>, &mut BufferRef)| {
+            let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
+            safe && buffer.as_any().is::<CpuBuffer>() && Arc::get_mut(buffer).is_some()
+        };
+        self.first_write.iter().zip(inputs).map(taken).collect()
     }
 
     /// Outputs, and copies of donated inputs that must not be overwritten.
-    fn allocate(&self, held: &[HeldInput], in_place: &[u32]) -> Result<Made> {
-        let mut made = Made::new();
+    fn allocate(&self, held: &[HeldInput], in_place: &[bool]) -> Result<Made> {
+        let mut made: Made = vec![None; self.program.buffers.len()];
         let mut copies: HashMap<u32, Arc<CpuBuffer>> = HashMap::new();
         for (i, buf) in self.program.buffers.iter().enumerate() {
             let what = || format!("an output of type {}", buf.ty);
             match buf.place {
                 Place::Output => {
-                    made.insert(i as u32, Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?));
+                    made[i] = Some(Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?));
                 }
-                Place::Donated(input) if !in_place.contains(&input) => {
+                Place::Donated(input) if !is_taken(in_place, input) => {
                     let copy = match copies.get(&input) {
                         Some(copy) => copy.clone(),
                         None => {
@@ -326,7 +402,7 @@ impl CpuExecutable {
                             copy
                         }
                     };
-                    made.insert(i as u32, copy);
+                    made[i] = Some(copy);
                 }
                 Place::Input(_) | Place::Donated(_) | Place::Arena { .. } | Place::Const(_) => {}
             }
@@ -335,34 +411,34 @@ impl CpuExecutable {
     }
 
     /// The memory of every buffer.
-    fn bind(&self, held: &[HeldInput], made: &Made, in_place: &[u32], arena: &Loan) -> Result<Vec<Span>> {
+    fn bind(&self, held: &[HeldInput], made: &Made, in_place: &[bool], arena: &Loan) -> Result<Vec<Span>> {
         let arena = span(arena)?;
         let mut spans = Vec::with_capacity(self.program.buffers.len());
         for (i, buf) in self.program.buffers.iter().enumerate() {
-            let own = || made.get(&(i as u32)).and_then(|b| b.span());
+            let own = || made[i].as_ref().and_then(|b| b.span());
             let found = match &buf.place {
                 Place::Input(n) => held.get(*n as usize).map(|h| h.span),
-                Place::Donated(n) if in_place.contains(n) => held.get(*n as usize).map(|h| h.span),
+                Place::Donated(n) if is_taken(in_place, *n) => held.get(*n as usize).map(|h| h.span),
                 Place::Output | Place::Donated(_) => own(),
                 Place::Arena { offset } => {
                     offset.checked_add(buf.ty.nbytes()).and_then(|end| arena.slice(*offset..end))
                 }
-                Place::Const(_) => self.constants.get(&(i as u32)).and_then(|b| b.span()),
+                Place::Const(_) => self.constants[i].as_ref().and_then(|b| b.span()),
             };
             spans.push(found.ok_or_else(|| Error::internal(format!("buffer b{i} has no memory")))?);
         }
         Ok(spans)
     }
 
-    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[u32]) -> Result<Vec<BufferRef>> {
+    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[bool]) -> Result<Vec<BufferRef>> {
         let mut outputs: Vec<BufferRef> = Vec::with_capacity(self.program.outputs.len());
         for &BufId(id) in &self.program.outputs {
             let place = &self.program.buffers[id as usize].place;
             let buffer: Option<BufferRef> = match place {
                 Place::Input(n) => inputs.get(*n as usize).cloned(),
-                Place::Donated(n) if in_place.contains(n) => inputs.get(*n as usize).cloned(),
-                Place::Output | Place::Donated(_) => made.get(&id).map(|b| b.clone() as BufferRef),
-                Place::Const(_) => self.constants.get(&id).map(|b| b.clone() as BufferRef),
+                Place::Donated(n) if is_taken(in_place, *n) => inputs.get(*n as usize).cloned(),
+                Place::Output | Place::Donated(_) => shared(made, id),
+                Place::Const(_) => shared(&self.constants, id),
                 Place::Arena { .. } => None,
             };
             outputs.push(buffer.ok_or_else(|| Error::internal(format!("output b{id} has no memory")))?);
@@ -377,6 +453,16 @@ struct HeldInput {
     /// Keeps a copy of a foreign buffer alive.
     #[allow(dead_code, reason = "held for its memory")]
     copy: Option<CpuBuffer>,
+}
+
+/// A buffer by its number, for the caller.
+fn shared(buffers: &[Option<Arc<CpuBuffer>>], id: u32) -> Option<BufferRef> {
+    buffers.get(id as usize).and_then(|b| b.clone()).map(|b| b as BufferRef)
+}
+
+/// Whether the run overwrites an input in place.
+fn is_taken(in_place: &[bool], input: u32) -> bool {
+    in_place.get(input as usize).copied().unwrap_or(false)
 }
 
 fn overlap() -> Error {
@@ -440,20 +526,23 @@ impl Run<'_> {
     fn with_threads<R>(&self, call: impl FnOnce(&Par<'_>) -> R) -> R {
         let threads = &self.exe.shared.threads;
         let run = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
-            // Without workers the call does all of its parts itself.
-            let _ = threads.for_each(self.threads, parts, |_, part| work(part));
+            threads.for_each(self.sizing.threads, parts, |_, part| work(part));
         };
-        call(&Par { threads: self.threads, run: &run })
+        call(&Par { threads: self.sizing.threads, run: &run })
     }
 
     fn dot(&self, dot: &DotStep) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
         let mut out = self.span(dot.out)?;
+        let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.sizing.tiles.1;
+        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
+        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
                 [View::Bytes(lhs), View::Bytes(rhs)] => {
-                    self.with_threads(|par| lib_calls::dot(dot, dtype, lhs, rhs, out, par))
+                    self.with_threads(|par| lib_calls::dot(dot, dtype, (lhs, rhs), out, &tiles, par))
                 }
                 _ => Err(overlap()),
             },
@@ -478,19 +567,19 @@ impl Run<'_> {
     }
 
     fn kernel(&self, kernel: usize, args: &[BufId]) -> Result<()> {
+        let (workers, parts) = &self.sizing.kernels[kernel];
         let kernel = &self.exe.code.kernels()[kernel];
+        let each = scratch_each(kernel);
         let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
-        let workers = workers(kernel, self.threads);
-        let parts = parts(kernel, workers);
         let failed = AtomicBool::new(false);
-        self.exe.shared.threads.for_each(workers, parts.len(), |worker, part| {
-            let start = worker * self.scratch_each;
-            let scratch = self.scratch.slice(start..start + self.scratch_each);
+        self.exe.shared.threads.for_each(*workers, parts.len(), |worker, part| {
+            let start = worker * each;
+            let scratch = self.scratch.slice(start..start + each);
             let done = scratch.is_some_and(|scratch| kernel.call(&args, &parts[part], &scratch));
             if !done {
                 failed.store(true, Ordering::Relaxed);
             }
-        })?;
+        });
         if failed.load(Ordering::Relaxed) {
             return Err(Error::internal("a kernel was called on memory that is too small"));
         }

@@ -13,16 +13,22 @@ use torsh_ir::{Error, Result};
 /// So much is kept for reuse whatever the peak was.
 const MIN_CACHE: u64 = 64 << 20;
 
+/// Blocks kept for reuse, by size.
+type Cache = BTreeMap<usize, Vec<Block>>;
+
 #[derive(Default)]
 struct State {
     stats: MemoryStats,
-    free: BTreeMap<usize, Vec<Block>>,
+    free: Cache,
 }
 
 impl State {
-    fn drop_cache(&mut self) {
-        self.free.clear();
+    /// Takes the cached blocks out. The caller frees them after it has given the lock back: unmapping takes
+    /// time that other threads would wait for.
+    #[must_use]
+    fn take_cache(&mut self) -> Cache {
         self.stats.cached = 0;
+        std::mem::take(&mut self.free)
     }
 }
 
@@ -50,7 +56,7 @@ impl Pool {
     /// A pool with a cap in bytes.
     pub fn new(limit: u64) -> Pool {
         let stats = MemoryStats { limit, ..MemoryStats::default() };
-        Pool(Arc::new(Mutex::new(State { stats, free: BTreeMap::new() })))
+        Pool(Arc::new(Mutex::new(State { stats, free: Cache::new() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,24 +78,28 @@ impl Pool {
         let live = state.stats.live.checked_add(size as u64).filter(|&live| live <= state.stats.limit);
         let Some(live) = live else { return Err(refuse(&state.stats)) };
         let reused = state.free.get_mut(&size).and_then(Vec::pop);
+        let mut dropped = Cache::new();
         if reused.is_some() {
             state.stats.cached -= (size as u64).min(state.stats.cached);
         } else if live + state.stats.cached > state.stats.limit {
-            state.drop_cache();
+            dropped = state.take_cache();
         }
-        let block = match reused {
-            Some(block) => Some(block),
-            None => Block::new(size).or_else(|| {
-                state.drop_cache();
-                Block::new(size)
-            }),
-        };
-        let Some(block) = block else { return Err(refuse(&state.stats)) };
         state.stats.live = live;
         state.stats.peak = state.stats.peak.max(live);
         state.stats.allocations += 1;
         drop(state);
-        Ok(Loan { block: Some(block), pool: self.clone() })
+        // The bytes are counted; memory comes and goes without the lock.
+        drop(dropped);
+        let block = reused.or_else(|| Block::new(size)).or_else(|| {
+            self.empty_cache();
+            Block::new(size)
+        });
+        if block.is_none() {
+            let mut state = self.state();
+            state.stats.live = state.stats.live.saturating_sub(size as u64);
+            return Err(refuse(&state.stats));
+        }
+        Ok(Loan { block, pool: self.clone() })
     }
 
     fn give(&self, block: Block) {
@@ -128,14 +138,17 @@ impl Pool {
     pub fn set_limit(&self, bytes: u64) {
         let mut state = self.state();
         state.stats.limit = bytes;
-        if state.stats.live + state.stats.cached > bytes {
-            state.drop_cache();
+        if state.stats.live.saturating_add(state.stats.cached) > bytes {
+            let dropped = state.take_cache();
+            drop(state);
+            drop(dropped);
         }
     }
 
     /// Returns cached memory to the system.
     pub fn empty_cache(&self) {
-        self.state().drop_cache();
+        let dropped = self.state().take_cache();
+        drop(dropped);
     }
 }
 

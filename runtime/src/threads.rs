@@ -45,8 +45,9 @@ impl Threads {
         Ok(())
     }
 
-    /// The rayon pool for regions of `threads` threads, rebuilt after a fork or a change of size.
-    pub fn pool(&self, threads: usize) -> Result<Arc<ThreadPool>> {
+    /// The rayon pool for regions of `threads` threads, rebuilt after a fork or a change of size. `None` when
+    /// the system gives no threads.
+    fn pool(&self, threads: usize) -> Option<Arc<ThreadPool>> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = std::process::id();
         if let Some(old) = built.take() {
@@ -56,25 +57,27 @@ impl Threads {
             } else if old.threads == threads {
                 let pool = old.pool.clone();
                 *built = Some(old);
-                return Ok(pool);
+                return Some(pool);
             }
         }
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads.saturating_sub(1).max(1))
             .thread_name(|i| format!("torsh-{i}"))
             .build()
-            .map_err(|e| Error::runtime(format!("cannot start worker threads: {e}")))?;
+            .ok()?;
         let pool = Arc::new(pool);
         *built = Some(Built { pid, threads, pool: pool.clone() });
-        Ok(pool)
+        Some(pool)
     }
 
-    /// Runs `work(worker, part)` for every part, on up to `threads` threads; `worker` is below `threads`.
-    pub fn for_each(&self, threads: usize, parts: usize, work: impl Fn(usize, usize) + Sync) -> Result<()> {
-        if threads <= 1 || parts <= 1 {
+    /// Runs `work(worker, part)` for every part, on up to `threads` threads; `worker` is below both `threads`
+    /// and `parts`. Where no thread can be started the caller does all of it: a region never fails.
+    pub fn for_each(&self, threads: usize, parts: usize, work: impl Fn(usize, usize) + Sync) {
+        let pool = if threads <= 1 || parts <= 1 { None } else { self.pool(threads) };
+        let Some(pool) = pool else {
             (0..parts).for_each(|part| work(0, part));
-            return Ok(());
-        }
+            return;
+        };
         let next = AtomicUsize::new(0);
         let run = |worker: usize| {
             loop {
@@ -86,14 +89,12 @@ impl Threads {
             }
         };
         let run = &run;
-        let pool = self.pool(threads)?;
         pool.in_place_scope(|scope| {
             for worker in 1..threads.min(parts) {
                 scope.spawn(move |_| run(worker));
             }
             run(0);
         });
-        Ok(())
     }
 }
 
@@ -114,12 +115,10 @@ mod tests {
         let threads = Threads::new(Some(3)).unwrap();
         for n in [1, 2, 3] {
             let seen: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
-            threads
-                .for_each(n, seen.len(), |worker, part| {
-                    assert!(worker < n);
-                    seen[part].fetch_add(1, Ordering::Relaxed);
-                })
-                .unwrap();
+            threads.for_each(n, seen.len(), |worker, part| {
+                assert!(worker < n);
+                seen[part].fetch_add(1, Ordering::Relaxed);
+            });
             assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
         }
     }

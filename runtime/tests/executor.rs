@@ -177,7 +177,10 @@ fn threads_do_not_change_results_and_runs_may_overlap() {
 fn interruption_leaves_inputs_alone() {
     let _one = ONE_AT_A_TIME.lock();
     let exec = executor(1);
-    let exe = exec.load(Arc::new(program(update(100)))).unwrap();
+    let mut p = program(update(100));
+    // Programs of few small steps are not interrupted.
+    p.steps = vec![p.steps[0].clone(); 5];
+    let exe = exec.load(Arc::new(p)).unwrap();
     let mut x = upload(&exec, &[floats(100, 1.0), floats(100, 2.0)]);
     set_interrupt_check(Some(|| true));
     let e = exe.run(&mut x).err().unwrap();

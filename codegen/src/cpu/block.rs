@@ -135,8 +135,12 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
                 self.e.b.ins().iconst(ty, bits as i64)
             }
         };
-        let scratch = self.e.scratch;
-        self.e.b.ins().store(flags(), imm, scratch, offset as i32);
+        // An offset too large for the instruction is added to the address.
+        let (base, offset) = match i32::try_from(offset) {
+            Ok(offset) => (self.e.scratch, offset),
+            Err(_) => (self.e.scratch_at(offset), 0),
+        };
+        self.e.b.ins().store(flags(), imm, base, offset);
     }
 
     /// All stages for the rows that begin at `row`, `rows` of them.

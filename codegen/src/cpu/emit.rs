@@ -96,7 +96,10 @@ impl<'f, M: Module> Emitter<'f, M> {
     }
 
     pub fn call(&mut self, prim: Prim, args: &[Value]) -> Result<()> {
-        debug_assert_eq!(args.len(), prim.params(), "{}", prim.name());
+        if args.len() != prim.params() {
+            let (name, takes) = (prim.name(), prim.params());
+            return Err(Error::internal(format!("{name} takes {takes} arguments, got {}", args.len())));
+        }
         let func = match self.refs.get(&prim) {
             Some(&f) => f,
             None => {

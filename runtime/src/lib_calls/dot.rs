@@ -6,17 +6,26 @@ use crate::sys::gemm::{self, Extents, Operand};
 use crate::sys::par::SERIAL;
 use crate::sys::slices::{Bool, Plain, elements, elements_mut};
 use half::{bf16, f16};
+use std::sync::{Mutex, PoisonError};
 use torsh_ir::program::{DotOperand, DotStep};
 use torsh_ir::{DType, Error, Result};
 
-/// Runs a product on the bytes of its buffers, all of dtype `dtype`.
-pub(crate) fn dot(step: &DotStep, dtype: DType, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: &Par) -> Result<()> {
+/// Runs a product on the bytes of its buffers (left, right), all of dtype `dtype`, with `tiles` as [`scratch`]
+/// asks for.
+pub(crate) fn dot(
+    step: &DotStep,
+    dtype: DType,
+    (lhs, rhs): (&[u8], &[u8]),
+    out: &mut [u8],
+    tiles: &Tiles<'_>,
+    par: &Par,
+) -> Result<()> {
     let step = &flatten(step);
     match dtype {
         DType::F32 => product::<f32>(step, lhs, rhs, out, par),
         DType::F64 => product::<f64>(step, lhs, rhs, out, par),
-        DType::F16 => halves::<f16>(step, lhs, rhs, out, par),
-        DType::BF16 => halves::<bf16>(step, lhs, rhs, out, par),
+        DType::F16 => halves::<f16>(step, (lhs, rhs), out, tiles, par),
+        DType::BF16 => halves::<bf16>(step, (lhs, rhs), out, tiles, par),
         DType::Bool => product::<Bool>(step, lhs, rhs, out, par),
         DType::U8 => product::<u8>(step, lhs, rhs, out, par),
         DType::I8 => product::<i8>(step, lhs, rhs, out, par),
@@ -74,11 +83,59 @@ impl Half for bf16 {
     }
 }
 
-/// Rows and columns of a tile of 16-bit floats, which bound the memory for its operands in f32.
+/// Rows, columns and length of the sums of a tile of 16-bit floats, which bound the memory for its operands
+/// in f32.
 const TILE_ROWS: usize = 128;
 const TILE_COLS: usize = 512;
+const TILE_DEPTH: usize = 512;
+/// Fewer multiplications are not worth a thread.
+const GRAIN: usize = 250_000;
 
-fn halves<T: Half>(step: &DotStep, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: &Par) -> Result<()> {
+/// Memory of the tiles of a product, a slice for each thread that works on it (see [`scratch`]).
+pub(crate) type Tiles<'a> = Mutex<Vec<&'a mut [f32]>>;
+
+/// How many slices of how many elements [`dot`] needs on `threads` threads. A run takes them before its first
+/// step, so that no product fails for want of memory when inputs have already been overwritten.
+pub(crate) fn scratch(step: &DotStep, dtype: DType, threads: usize) -> (usize, usize) {
+    if !matches!(dtype, DType::F16 | DType::BF16) {
+        return (0, 0);
+    }
+    let step = &flatten(step);
+    let strips = step.batch.iter().fold(step.m.div_ceil(TILE_ROWS), |n, &b| n.saturating_mul(b));
+    let threads = if is_small(step) { 1 } else { threads };
+    (threads.min(strips), TileSizes::of(step).all())
+}
+
+fn is_small(step: &DotStep) -> bool {
+    let one = step.m.saturating_mul(step.n).saturating_mul(step.k);
+    step.batch.iter().fold(one, |n, &b| n.saturating_mul(b)) < GRAIN
+}
+
+/// Extents of the tiles of a product.
+struct TileSizes {
+    rows: usize,
+    cols: usize,
+    depth: usize,
+}
+
+impl TileSizes {
+    fn of(step: &DotStep) -> TileSizes {
+        TileSizes { rows: TILE_ROWS.min(step.m), cols: TILE_COLS.min(step.n), depth: TILE_DEPTH.min(step.k) }
+    }
+
+    /// Elements of both operands, of the sums and of what is added to them.
+    fn all(&self) -> usize {
+        self.rows * self.depth + self.depth * self.cols + 2 * self.rows * self.cols
+    }
+}
+
+fn halves<T: Half>(
+    step: &DotStep,
+    (lhs, rhs): (&[u8], &[u8]),
+    out: &mut [u8],
+    tiles: &Tiles<'_>,
+    par: &Par,
+) -> Result<()> {
     let (lhs, rhs, out) = (elements::<T>(lhs)?, elements::<T>(rhs)?, elements_mut::<T>(out)?);
     let (m, n) = (step.m, step.n);
     let batches: usize = step.batch.iter().product();
@@ -88,7 +145,7 @@ fn halves<T: Half>(step: &DotStep, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: 
     if out.is_empty() {
         return Ok(());
     }
-    let failed = std::sync::Mutex::new(None);
+    let failed = Mutex::new(None);
     let blocks = m.div_ceil(TILE_ROWS);
     // Strips of rows of one matrix each, contiguous in the result.
     let strips: Vec<(usize, std::ops::Range<usize>)> =
@@ -97,26 +154,26 @@ fn halves<T: Half>(step: &DotStep, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: 
     let mut places = Vec::with_capacity(strips.len());
     for (_, rows) in &strips {
         let (now, later) = rest.split_at_mut(rows.len() * n);
-        places.push(std::sync::Mutex::new(now));
+        places.push(Mutex::new(now));
         rest = later;
     }
-    let work_is_small = m.saturating_mul(n).saturating_mul(step.k).saturating_mul(batches) < 250_000;
-    (if work_is_small { &SERIAL } else { par }).for_each(strips.len(), &|i| {
+    (if is_small(step) { &SERIAL } else { par }).for_each(strips.len(), &|i| {
         let (b, rows) = &strips[i];
-        let mut out = places[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(e) = strip(step, *b, rows.clone(), lhs, rhs, &mut out) {
-            failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
+        let mut out = places[i].lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = tiles.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let done = match memory {
+            Some(memory) => {
+                let done = strip(step, *b, rows.clone(), (lhs, rhs), &mut out, memory);
+                tiles.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+                done
+            }
+            None => Err(Error::internal("fewer tiles than threads in a matrix product")),
+        };
+        if let Err(e) = done {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
         }
     });
-    failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
-}
-
-/// A vector of `n` zeros, or an error where there is no memory for it.
-fn zeros(n: usize) -> Result<Vec<f32>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).map_err(|_| Error::limit(format!("no memory for {n} elements of a matrix product")))?;
-    v.resize(n, 0.0);
-    Ok(v)
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 /// Widens a `rows` x `cols` matrix whose first element is at `at`.
@@ -149,9 +206,9 @@ fn strip<T: Half>(
     step: &DotStep,
     b: usize,
     rows: std::ops::Range<usize>,
-    lhs: &[T],
-    rhs: &[T],
+    (lhs, rhs): (&[T], &[T]),
     out: &mut [T],
+    tiles: &mut [f32],
 ) -> Result<()> {
     let (m, n, k) = (rows.len(), step.n, step.k);
     let start = |x: &DotOperand| {
@@ -164,17 +221,35 @@ fn strip<T: Half>(
         at
     };
     let (l0, r0) = (start(&step.lhs) + rows.start as i64 * step.lhs.row_stride, start(&step.rhs));
-    let width = TILE_COLS.min(n);
-    let (mut l, mut r, mut o) = (zeros(m * k)?, zeros(k * width)?, zeros(m * width)?);
-    widen(lhs, l0, (m, step.lhs.row_stride), (k, step.lhs.col_stride), &mut l)?;
+    let tile = TileSizes::of(step);
+    let (width, depth) = (tile.cols, tile.depth);
+    if tiles.len() < tile.all() || m > tile.rows {
+        return Err(Error::internal("too little memory for the tiles of a matrix product"));
+    }
+    let (l, rest) = tiles.split_at_mut(tile.rows * depth);
+    let (r, rest) = rest.split_at_mut(depth * width);
+    let (sums, more) = rest.split_at_mut(tile.rows * width);
     for j in (0..n).step_by(width) {
         let w = width.min(n - j);
-        let (r, o) = (&mut r[..k * w], &mut o[..m * w]);
-        widen(rhs, r0 + j as i64 * step.rhs.col_stride, (k, step.rhs.row_stride), (w, step.rhs.col_stride), r)?;
-        let e = Extents { batch: &[], m, n: w, k };
-        let flat = |data, row: usize| Operand { data, offset: 0, batch: &[], row: row as i64, col: 1 };
-        gemm::product(&e, &flat(&l, k), &flat(r, w), o, &SERIAL)?;
-        for (to, from) in out.chunks_exact_mut(n).zip(o.chunks_exact(w)) {
+        let sums = &mut sums[..m * w];
+        sums.fill(0.0);
+        for p in (0..k).step_by(depth.max(1)) {
+            let d = depth.min(k - p);
+            let (l, r, more) = (&mut l[..m * d], &mut r[..d * w], &mut more[..m * w]);
+            let (lp, rp) = (p as i64 * step.lhs.col_stride, p as i64 * step.rhs.row_stride);
+            let rj = j as i64 * step.rhs.col_stride;
+            widen(lhs, l0 + lp, (m, step.lhs.row_stride), (d, step.lhs.col_stride), l)?;
+            widen(rhs, r0 + rj + rp, (d, step.rhs.row_stride), (w, step.rhs.col_stride), r)?;
+            let e = Extents { batch: &[], m, n: w, k: d };
+            let flat = |data, row: usize| Operand { data, offset: 0, batch: &[], row: row as i64, col: 1 };
+            if p == 0 {
+                gemm::product(&e, &flat(l, d), &flat(r, w), sums, &SERIAL)?;
+            } else {
+                gemm::product(&e, &flat(l, d), &flat(r, w), more, &SERIAL)?;
+                sums.iter_mut().zip(&*more).for_each(|(s, &v)| *s += v);
+            }
+        }
+        for (to, from) in out.chunks_exact_mut(n).zip(sums.chunks_exact(w)) {
             to[j..j + w].iter_mut().zip(from).for_each(|(t, &v)| *t = T::down(v));
         }
     }

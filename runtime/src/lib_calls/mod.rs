@@ -12,7 +12,7 @@ mod scan;
 mod tests;
 
 pub(crate) use crate::sys::par::Par;
-pub(crate) use dot::dot;
+pub(crate) use dot::{dot, scratch};
 
 use torsh_ir::program::LibCall;
 use torsh_ir::shape::Type;
@@ -78,7 +78,12 @@ pub(crate) fn run(
 fn around(ty: &Type, dim: usize) -> Result<(usize, usize, usize)> {
     let dims = ty.shape.dims();
     match dims.get(dim) {
-        Some(&size) => Ok((dims[..dim].iter().product(), size, dims[dim + 1..].iter().product())),
+        Some(&size) => Ok((product(&dims[..dim]), size, product(&dims[dim + 1..]))),
         None => Err(Error::internal(format!("dim {dim} of {ty}"))),
     }
+}
+
+/// The product of extents; it saturates where another extent of the type is 0.
+fn product(dims: &[usize]) -> usize {
+    dims.iter().fold(1, |n, &d| n.saturating_mul(d))
 }

@@ -1,6 +1,6 @@
 //! Calls of compiled kernels, and the spans of memory that they work on.
 
-use super::mem::Block;
+use super::mem::{ALIGN, Block};
 use std::ops::Range;
 use torsh_codegen::cpu::Emitted;
 
@@ -120,8 +120,8 @@ impl KernelFn {
         &self.info
     }
 
-    /// Computes a part. False when an argument or the scratch is smaller than the kernel needs, or the part
-    /// is not inside the kernel; then nothing has been done.
+    /// Computes a part. False when an argument or the scratch is smaller than the kernel needs, the scratch is
+    /// not aligned, or the part is not inside the kernel; then nothing has been done.
     ///
     /// The run that calls owns every argument that the kernel writes, and gives concurrent calls disjoint
     /// parts and disjoint scratch.
@@ -129,7 +129,10 @@ impl KernelFn {
         let fits = args.len() == self.param_bytes.len()
             && args.iter().zip(&self.param_bytes).all(|(arg, &need)| arg.len >= need)
             && scratch.len >= self.info.scratch_bytes
+            && (self.info.scratch_bytes == 0 || (scratch.ptr as usize).is_multiple_of(ALIGN))
+            && part.rows.start <= part.rows.end
             && part.rows.end <= self.info.rows
+            && part.cols.start <= part.cols.end
             && part.cols.end <= self.info.cols;
         if !fits {
             return false;
