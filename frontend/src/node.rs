@@ -5,6 +5,7 @@
 
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use torsh_ir::exec::BufferRef;
@@ -31,6 +32,39 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 pub struct GradSlot {
     pub(crate) grad: Mutex<Option<Tensor>>,
+}
+
+impl Drop for GradSlot {
+    fn drop(&mut self) {
+        // A gradient may have a gradient, and so on without bound: those of the whole chain are dropped one after
+        // the other by the first, not each within the one before.
+        thread_local!(static QUEUE: RefCell<Option<Vec<Tensor>>> = const { RefCell::new(None) });
+        let Some(first) = self.grad.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Ok(mine) = QUEUE.try_with(|queue| match &mut *queue.borrow_mut() {
+            Some(waiting) => {
+                waiting.push(first);
+                None
+            }
+            empty @ None => {
+                *empty = Some(Vec::new());
+                Some(first)
+            }
+        }) else {
+            return;
+        };
+        let mut next = mine;
+        while let Some(tensor) = next {
+            drop(tensor);
+            next = QUEUE.with(|queue| {
+                let mut queue = queue.borrow_mut();
+                let last = queue.as_mut().and_then(Vec::pop);
+                if last.is_none() {
+                    *queue = None;
+                }
+                last
+            });
+        }
+    }
 }
 
 /// What a node is to autograd.

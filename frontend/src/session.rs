@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 use torsh_ir::exec::{BufferRef, Executable, Executor};
 use torsh_ir::interp::InterpExecutor;
-use torsh_ir::{Error, Graph, Result, Type};
+use torsh_ir::limits::{self, Limits};
+use torsh_ir::{DType, Error, Graph, Result, Type};
 pub use torsh_passes::pipeline::Dump;
 use torsh_passes::pipeline::{self, Options};
 
@@ -61,6 +62,8 @@ pub type Donations = Vec<(usize, usize)>;
 struct Entry {
     graph: Graph,
     donate: Donations,
+    // What the graph was checked against; under other limits it is checked again.
+    limits: Limits,
     compiled: Arc<Compiled>,
     used: u64,
 }
@@ -124,18 +127,25 @@ impl Session {
     /// Copies host bytes into a buffer.
     pub fn upload(&self, ty: &Type, bytes: &[u8]) -> Result<BufferRef> {
         crate::ops::check_size(ty)?;
+        // Kernels rely on bools being 0 or 1; foreign memory may hold anything.
+        if ty.dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
+            let clean: Vec<u8> = bytes.iter().map(|&b| u8::from(b != 0)).collect();
+            return self.executor().upload(ty, &clean);
+        }
         self.executor().upload(ty, bytes)
     }
 
     /// The executable of a graph, compiled unless an equal graph is cached.
     pub fn executable(&self, graph: Graph, donate: Donations) -> Result<Arc<Compiled>> {
         let hash = graph.structural_hash();
+        let limits = limits::get();
         {
             let mut cache = lock(&self.cache);
             cache.clock += 1;
             let now = cache.clock;
             if let Some(list) = cache.entries.get_mut(&hash)
-                && let Some(e) = list.iter_mut().find(|e| e.donate == donate && e.graph.same(&graph))
+                && let Some(e) =
+                    list.iter_mut().find(|e| e.donate == donate && e.limits == limits && e.graph.same(&graph))
             {
                 e.used = now;
                 self.hits.fetch_add(1, Ordering::Relaxed);
@@ -147,7 +157,7 @@ impl Session {
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
-        cache.entries.entry(hash).or_default().push(Entry { graph, donate, compiled: compiled.clone(), used });
+        cache.entries.entry(hash).or_default().push(Entry { graph, donate, limits, compiled: compiled.clone(), used });
         let evicted = cache.shrink(self.config.cache_bytes, used);
         drop(cache);
         self.evictions.fetch_add(evicted.len() as u64, Ordering::Relaxed);

@@ -130,9 +130,10 @@ fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Option<Tenso
         }
     };
     let shape: Vec<usize> = view.getattr("shape")?.extract()?;
+    let ty = Type::new(own, Shape::new(&shape).or_raise()?);
+    torsh_frontend::ops::check_size(&ty).or_raise()?;
     let bytes = view.call_method0("tobytes")?;
     let bytes = bytes.cast::<PyBytes>()?;
-    let ty = Type::new(own, Shape::new(&shape).or_raise()?);
     let t = upload(ty, bytes.as_bytes())?;
     Ok(Some(match dtype {
         Some(d) if d != own => Tensor::new(torsh_frontend::ops::cast(&t.node(), d).or_raise()?),
@@ -174,6 +175,17 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
             "only one element tensors can be converted to Python scalars; use torsh.stack for a list of tensors",
         ));
     }
+    // Checked before the elements are visited: a few lists that share each other may stand for billions.
+    let sizes = Shape::new(&shape).or_raise()?;
+    let count = sizes.numel() as u64;
+    let limit = torsh_ir::limits::get().max_peak_bytes / size_of::<Scalar>() as u64;
+    if count > limit {
+        return Err(torsh_ir::Error::limit(format!(
+            "nested lists of shape {sizes} have {count} numbers, more than the {limit} that max_peak_bytes of \
+             torsh.limits leaves room for; make an array instead"
+        )))
+        .or_raise();
+    }
     let mut values = Vec::new();
     flatten(obj, &shape, 0, &mut values)?;
     let natural = if values.iter().any(|v| matches!(v, Scalar::Float(_))) {
@@ -207,7 +219,7 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
             }
         }
     }
-    let ty = Type::new(dtype, Shape::new(&shape).or_raise()?);
+    let ty = Type::new(dtype, sizes);
     let size = dtype.size();
     let mut bytes = Vec::with_capacity(values.len() * size);
     for v in values {
@@ -345,10 +357,17 @@ pub fn numpy<'py>(py: Python<'py>, t: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     })
 }
 
-/// Realises if too much is pending.
-pub fn settle(py: Python<'_>) {
-    if torsh_frontend::live::is_full() {
-        // What fails here fails again, with its error, when the value is asked for.
-        let _ = outside(py, torsh_frontend::realise::flush);
+/// Realises if too much is pending. What fails here fails again, with its error, when the value is asked for;
+/// only what a signal handler raised would be lost, and is passed on.
+pub fn settle(py: Python<'_>) -> PyResult<()> {
+    if !torsh_frontend::live::is_full() {
+        return Ok(());
+    }
+    let loc = torsh_frontend::mode::loc();
+    let result = py.detach(|| crate::errors::guarded(torsh_frontend::realise::flush));
+    torsh_frontend::mode::set_loc(loc);
+    match result {
+        Err(e) if e.kind() == torsh_ir::ErrorKind::Interrupted => Err(crate::errors::raise(py, &e)),
+        Ok(_) | Err(_) => py.check_signals(),
     }
 }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use torsh_ir::{Error, ErrorKind};
 
 static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
@@ -61,8 +62,27 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
+/// What a signal handler raised while a program ran; the error that ends the program gives way to it.
+static SIGNALLED: Mutex<Option<PyErr>> = Mutex::new(None);
+
+/// Looks for signals; keeps what a handler raised for the error that will end the run.
+pub fn signalled(py: Python<'_>) -> bool {
+    match py.check_signals() {
+        Ok(()) => false,
+        Err(e) => {
+            *SIGNALLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            true
+        }
+    }
+}
+
 /// A torsh error as a Python exception.
 pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
+    if error.kind() == ErrorKind::Interrupted
+        && let Some(e) = SIGNALLED.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        return e;
+    }
     let text = error.to_string();
     let own = |pick: fn(&Classes) -> &Py<PyType>| CLASSES.get(py).map(|c| pick(c).bind(py).clone());
     let class = match error.kind() {

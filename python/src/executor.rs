@@ -58,7 +58,7 @@ fn interrupted() -> bool {
         Some(last) if now - last < EVERY => false,
         Some(_) => {
             LAST.set(Some(now));
-            Python::attach(|py| py.check_signals().is_err())
+            Python::attach(crate::errors::signalled)
         }
         None => {
             LAST.set(Some(now));

@@ -68,7 +68,7 @@ fn apply(
         }
     }
     let node = guarded(|| ops::apply(op, &nodes, attrs)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(Tensor::new(node).into())
 }
 
@@ -78,7 +78,7 @@ fn unary(py: Python<'_>, name: &str, x: &Bound<'_, PyAny>) -> PyResult<PyTensor>
     source::enter(py);
     let x = need_tensor(x, name)?;
     let t = guarded(|| ops::unary(name, &x)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(t.into())
 }
 
@@ -95,7 +95,7 @@ fn binary(py: Python<'_>, name: &str, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>
 fn unary_<'py>(name: &str, x: Bound<'py, PyTensor>) -> PyResult<Bound<'py, PyTensor>> {
     source::enter(x.py());
     guarded(|| ops::unary_inplace(name, &x.get().t)).or_raise()?;
-    convert::settle(x.py());
+    convert::settle(x.py())?;
     Ok(x)
 }
 
@@ -105,7 +105,7 @@ fn binary_<'py>(name: &str, x: Bound<'py, PyTensor>, other: &Bound<'py, PyAny>) 
     source::enter(x.py());
     let other = need_arg(other, name)?;
     guarded(|| ops::binary_inplace(name, &x.get().t, &other)).or_raise()?;
-    convert::settle(x.py());
+    convert::settle(x.py())?;
     Ok(x)
 }
 
@@ -128,7 +128,7 @@ fn view(py: Python<'_>, name: &str, x: &Bound<'_, PyAny>, attrs: Option<&Bound<'
         }
     };
     let t = guarded(run).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(t.into())
 }
 
@@ -153,7 +153,7 @@ fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>) -> PyResult<B
     };
     let value = need_arg(value, "assign")?;
     guarded(|| run(value)).or_raise()?;
-    convert::settle(x.py());
+    convert::settle(x.py())?;
     Ok(x)
 }
 
@@ -335,7 +335,7 @@ fn gradients(
     let cotangents = optional(grad_outputs, outputs.len())?;
     let options = grad::Options { create_graph, retain_graph: retain_graph.unwrap_or(create_graph) };
     let found = guarded(|| grad::grad(&outputs, &inputs, &cotangents, allow_unused, options)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     let items = found.into_iter().map(|t| t.map(PyTensor::from)).collect::<Vec<_>>();
     Ok(PyTuple::new(py, items)?.unbind())
 }
@@ -357,7 +357,7 @@ fn backward(
     let inputs = inputs.filter(|i| !i.is_none()).map(crate::tensor::tensors).transpose()?;
     let options = grad::Options { create_graph, retain_graph: retain_graph.unwrap_or(create_graph) };
     guarded(|| grad::backward(&outputs, &cotangents, inputs.as_deref(), options)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(())
 }
 

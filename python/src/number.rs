@@ -13,7 +13,7 @@ pub type Any = Py<PyAny>;
 /// A binary op on arguments that are known.
 pub fn apply(py: Python<'_>, name: &str, a: &Arg, b: &Arg) -> PyResult<Tensor> {
     let t = guarded(|| ops::binary(name, a, b)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(t)
 }
 
@@ -36,7 +36,7 @@ pub fn inplace(slf: &PyTensor, py: Python<'_>, name: &str, other: &Bound<'_, PyA
     let other = convert::need_arg(other, name)?;
     source::enter(py);
     guarded(|| ops::binary_inplace(name, &slf.t, &other)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(())
 }
 
@@ -44,6 +44,6 @@ pub fn inplace(slf: &PyTensor, py: Python<'_>, name: &str, other: &Bound<'_, PyA
 pub fn unary(slf: &PyTensor, py: Python<'_>, name: &str) -> PyResult<PyTensor> {
     source::enter(py);
     let t = guarded(|| ops::unary(name, &slf.t)).or_raise()?;
-    convert::settle(py);
+    convert::settle(py)?;
     Ok(t.into())
 }

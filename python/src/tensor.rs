@@ -9,6 +9,7 @@ use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 use torsh_frontend::{Arg, Tensor, grad, ops};
 use torsh_ir::Scalar;
@@ -20,6 +21,36 @@ pub struct PyTensor {
     pub t: Tensor,
     // The object last given out as `.grad`, so that `x.grad is x.grad`.
     grad: Mutex<Option<Py<PyTensor>>>,
+}
+
+impl Drop for PyTensor {
+    fn drop(&mut self) {
+        // The objects of a chain of gradients are released one after the other, not each within the one before.
+        thread_local!(static QUEUE: RefCell<Option<Vec<Py<PyTensor>>>> = const { RefCell::new(None) });
+        let Some(first) = self.grad.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let turn = QUEUE.try_with(|queue| match &mut *queue.borrow_mut() {
+            Some(waiting) => {
+                waiting.push(first);
+                None
+            }
+            empty @ None => {
+                *empty = Some(Vec::new());
+                Some(first)
+            }
+        });
+        let Ok(mut next) = turn else { return };
+        while let Some(object) = next {
+            drop(object);
+            next = QUEUE.with(|queue| {
+                let mut queue = queue.borrow_mut();
+                let last = queue.as_mut().and_then(Vec::pop);
+                if last.is_none() {
+                    *queue = None;
+                }
+                last
+            });
+        }
+    }
 }
 
 static HOOKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -76,6 +107,18 @@ impl PyTensor {
             t.set_requires_grad(true).or_raise()?;
         }
         Ok(t.into())
+    }
+
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        match self.grad.try_lock() {
+            Ok(grad) => visit.call(&*grad),
+            Err(_) => Ok(()),
+        }
+    }
+    fn __clear__(&self) {
+        if let Ok(mut grad) = self.grad.try_lock() {
+            *grad = None;
+        }
     }
 
     /// Sizes of the dims.
@@ -208,7 +251,7 @@ impl PyTensor {
         let options = grad::Options { create_graph, retain_graph: retain_graph.unwrap_or(create_graph) };
         let run = || grad::backward(std::slice::from_ref(&self.t), &[gradient], inputs.as_deref(), options);
         crate::errors::guarded(run).or_raise()?;
-        convert::settle(py);
+        convert::settle(py)?;
         Ok(())
     }
     /// The same memory without gradient.
@@ -382,7 +425,7 @@ impl PyTensor {
         source::enter(py);
         let items = index::parse(key)?;
         let t = crate::errors::guarded(|| torsh_frontend::index::get(&self.t, &items)).or_raise()?;
-        convert::settle(py);
+        convert::settle(py)?;
         Ok(t.into())
     }
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -393,7 +436,7 @@ impl PyTensor {
             None => torsh_frontend::Arg::Tensor(convert::tensor(value, None)?),
         };
         crate::errors::guarded(|| torsh_frontend::index::set(&self.t, &items, &value)).or_raise()?;
-        convert::settle(py);
+        convert::settle(py)?;
         Ok(())
     }
     fn __hash__(slf: &Bound<'_, Self>) -> isize {
