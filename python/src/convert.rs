@@ -12,6 +12,9 @@ use torsh_ir::{DType, Scalar, Shape, Type};
 
 /// Nesting of lists beyond this is refused (a cyclic list nests for ever).
 const MAX_DEPTH: usize = 64;
+/// Numbers in nested lists beyond this are refused: they take seconds to read, and a few hundred bytes of lists that
+/// share each other can stand for more than memory holds.
+const MAX_NUMBERS: usize = 1 << 26;
 
 /// A Python number; `None` for anything else.
 pub fn scalar(obj: &Bound<'_, PyAny>) -> PyResult<Option<Scalar>> {
@@ -177,12 +180,10 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
     }
     // Checked before the elements are visited: a few lists that share each other may stand for billions.
     let sizes = Shape::new(&shape).or_raise()?;
-    let count = sizes.numel() as u64;
-    let limit = torsh_ir::limits::get().max_peak_bytes / size_of::<Scalar>() as u64;
-    if count > limit {
+    if sizes.numel() > MAX_NUMBERS {
         return Err(torsh_ir::Error::limit(format!(
-            "nested lists of shape {sizes} have {count} numbers, more than the {limit} that max_peak_bytes of \
-             torsh.limits leaves room for; make an array instead"
+            "nested lists of shape {sizes} have {} numbers, more than {MAX_NUMBERS}; make an array instead",
+            sizes.numel()
         )))
         .or_raise();
     }
