@@ -8,9 +8,9 @@ use crate::node::{Grad, GradSlot, Node, NodeRef, Operands, lock};
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{State, Tensor, ViewOf, WeakTensor, tick};
-use crate::trace::{self, Break, Leaf, Source, Trace, buffer_of, tensor};
+pub use crate::trace::holds_locks;
+use crate::trace::{self, Break, LENDING, Leaf, Source, Trace, buffer_of, tensor};
 use crate::view::Step;
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -450,15 +450,6 @@ impl Finish {
             }
         }
     }
-}
-
-thread_local! {
-    static LENDING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// True while this thread runs a program with handles locked: nothing may wait for another thread then.
-pub fn holds_locks() -> bool {
-    LENDING.with(Cell::get)
 }
 
 /// A handle locked for the duration of a run because its memory is lent to the program.

@@ -443,3 +443,12 @@ pub(crate) fn buffer_of(t: &Tensor) -> Result<BufferRef> {
         }
     }
 }
+
+thread_local! {
+    pub(crate) static LENDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while this thread runs a program with handles locked: nothing may wait for another thread then.
+pub fn holds_locks() -> bool {
+    LENDING.with(Cell::get)
+}
