@@ -25,6 +25,7 @@ WORKLOADS = [
     "dispatch", "gelu-1024", "gelu-16384", "gelu-262144", "gelu-4194304", "softmax-512", "softmax-4096",
     "layernorm-512", "layernorm-4096", "matmul-256", "matmul-1024", "digits",
 ]  # fmt: skip
+COMMAND = "python " + " ".join(["benchmarks/run.py", *sys.argv[1:]])
 PEERS = ["torsh", "torsh-lazy", "numpy", "torch", "torch-compile", "jax"]
 
 
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=WORKLOADS, help="workloads to run")
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md for a selection, too")
     options = parser.parse_args()
     peers = [p for p in PEERS if installed(p)]
     skipped = [p for p in PEERS if p not in peers]
@@ -124,7 +126,7 @@ def main() -> None:
                 ]
                 cold.append(f"| {workload} | " + " | ".join(cells) + " |")
     print("\n".join(cold))
-    if options.only != WORKLOADS:
+    if options.only != WORKLOADS and not options.write:
         return
     bare = import_seconds("")
     imports = {m: import_seconds(m) - bare for m in ("torsh", "numpy", "torch", "jax") if installed(m)}
@@ -137,7 +139,7 @@ def write(rows, cold, imports, skipped, options) -> None:
     lines = [
         "# Results",
         "",
-        "Written by `make bench` (benchmarks/run.py). " + __doc__.split("\n\n")[2].replace("\n", " "),
+        f"Written by `{COMMAND}`. " + __doc__.split("\n\n")[2].replace("\n", " "),
         f"Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}; "
         f"{options.rounds} rounds. Peers not installed: {', '.join(skipped) or 'none'}.",
