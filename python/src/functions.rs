@@ -4,7 +4,7 @@ use crate::convert::{self, need_arg, need_tensor};
 use crate::errors::{OrRaise, guarded, outside};
 use crate::tensor::{PyTensor, hooks, tensors, wrap};
 use crate::{device, dtype, index, source};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use torsh_frontend::view::Step;
@@ -193,6 +193,12 @@ fn full(
             Scalar::Float(_) => DType::F32,
         },
     };
+    if let (Some((lo, hi)), Scalar::Int(i)) = (dtype.int_range(), value)
+        && dtype != DType::Bool
+        && !(lo..=hi).contains(&i)
+    {
+        return Err(PyRuntimeError::new_err(format!("value {i} cannot be converted to type {dtype} without overflow")));
+    }
     let sizes = sizes(shape)?;
     let run = || {
         let shape = torsh_ir::ops::shape_attr(&sizes).map_err(|e| e.with_op("full").with_loc(mode::loc()))?;

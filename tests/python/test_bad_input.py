@@ -126,6 +126,8 @@ CASES = [
     (lambda: torsh.set_num_threads(0), RuntimeError, None),
     (lambda: torsh.compile(3), TypeError, None),
     (lambda: torsh.einsum("ij,jk", T(2, 3)), ValueError, None),
+    (lambda: torsh.full((2,), 300, dtype=torsh.uint8), RuntimeError, "overflow"),
+    (lambda: torsh.zeros(2, dtype=torsh.int8).fill_(1000), RuntimeError, "overflow"),
     (lambda: torsh.einsum("ij->z", T(2, 3)), ValueError, None),
 ]
 
