@@ -293,7 +293,10 @@ impl PyTensor {
         let strides = self.t.layout().strides;
         match dim {
             None => Ok(PyTuple::new(py, &strides)?.into_any()),
-            Some(d) => Ok(strides[self.t.shape().dim(d).or_raise()?].into_pyobject(py)?.into_any()),
+            Some(d) => match strides.get(self.t.shape().dim(d).or_raise()?) {
+                Some(stride) => Ok(stride.into_pyobject(py)?.into_any()),
+                None => Err(PyIndexError::new_err("Dimension specified as 0 but tensor has no dimensions")),
+            },
         }
     }
     /// Offset of the first element in the memory of the base.

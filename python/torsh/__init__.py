@@ -63,12 +63,12 @@ from torsh._fn.shape import (  # noqa: E402
     tensor_split, tile, transpose, unbind, unflatten, unsqueeze, vstack,
 )  # fmt: skip
 from torsh._fn.sorting import argsort, kthvalue, sort, topk  # noqa: E402
-from torsh._repr import set_printoptions, tensor_repr  # noqa: E402
-from torsh._tensor import apply_methods  # noqa: E402
+from torsh._repr import set_printoptions, tensor_repr as _tensor_repr  # noqa: E402
+from torsh._tensor import apply_methods as _apply_methods  # noqa: E402
 from torsh.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
 
-apply_methods(_methods)
-_C._register(size=Size, repr=tensor_repr)
+_apply_methods(_methods)
+_C._register(size=Size, repr=_tensor_repr)
 
 _LAZY = {"autograd", "func", "limits", "nn", "optim", "random", "serialization", "utils"}
 
@@ -128,6 +128,8 @@ def eval(*tensors):
 
 def is_floating_point(input) -> bool:
     """Whether the dtype of `input` is a float."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"is_floating_point(): argument 'input' must be Tensor, not {type(input).__name__}")
     return input.dtype.is_floating_point
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 from torsh._fn import creation, indexing, linalg, pointwise, random, reduce, shape, sorting
-from torsh._fn._args import number_arg, store
+from torsh._fn._args import number_arg, store, tensor_arg
 
 Tensor = _C.Tensor
 
@@ -147,7 +147,7 @@ def is_complex(self) -> bool:
 
 def is_same_size(self, other) -> bool:
     """Whether the shapes are equal."""
-    return self.shape == other.shape
+    return self.shape == tensor_arg(other, "is_same_size", "other").shape
 
 
 # -- writes ------------------------------------------------------------------------------------------------

@@ -44,6 +44,13 @@ def _check_index_shape(x: Tensor, d: int, i: Tensor, fn: str) -> None:
 
 def take_along_dim(input, indices, dim=None) -> Tensor:
     """`gather` with broadcasting of the other dims."""
+    tensor_arg(input, "take_along_dim")
+    tensor_arg(indices, "take_along_dim", "indices")
+    if dim is not None and input.ndim != indices.ndim:
+        raise ShapeError(
+            f"take_along_dim(): input and indices should have the same number of dimensions, got {input.ndim} and "
+            f"{indices.ndim}"
+        )
     if dim is None:
         return gather(input.reshape(-1), 0, indices.reshape(-1))
     d = dim_arg(dim, input.ndim, "take_along_dim")

@@ -82,7 +82,8 @@ def flatten(input, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def ravel(input) -> Tensor:
     """All elements in one dim."""
-    return reshape(input, -1) if input.numel() else reshape(input, 0)
+    x = tensor_arg(input, "ravel")
+    return reshape(x, -1) if x.numel() else reshape(x, 0)
 
 
 def unflatten(input, dim, sizes) -> Tensor:
@@ -526,12 +527,14 @@ def pad(input, pad, mode: str = "constant", value=None) -> Tensor:
 
 def atleast_1d(input) -> Tensor:
     """0-d tensors as 1-d."""
-    return input.reshape(1) if input.ndim == 0 else input
+    x = tensor_arg(input, "atleast_1d")
+    return x.reshape(1) if x.ndim == 0 else x
 
 
 def atleast_2d(input) -> Tensor:
     """Tensors of fewer than two dims as one row."""
-    return input.reshape(1, -1) if input.ndim < 2 else input
+    x = tensor_arg(input, "atleast_2d")
+    return x.reshape(1, -1) if x.ndim < 2 else x
 
 
 def numel(input) -> int:
