@@ -152,8 +152,17 @@ fn see(results: &[Tensor]) -> Seen {
     })
     .unwrap_or_default();
     let floats = trace::peek(|t| t.floats.clone()).unwrap_or_default();
-    let known: HashSet<u64> =
+    let mut known: HashSet<u64> =
         results.iter().chain(&proxies).chain(&floats).chain(current.iter().flatten()).map(Tensor::id).collect();
+    // A result that is a view keeps its base alive. The base was left behind only if somebody else holds it: not
+    // just the list of what was born, the view, and this loop.
+    for result in results {
+        let mut at = result.base();
+        while let Some(base) = at.filter(|b| b.holders() <= 3) {
+            known.insert(base.id());
+            at = base.base();
+        }
+    }
     let path = |r: &Tensor| {
         r.is_view().then(|| {
             let (root, steps, _) = r.path();

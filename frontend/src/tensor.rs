@@ -134,6 +134,15 @@ impl Tensor {
         (at, parts.into_iter().rev().flatten().collect(), track)
     }
 
+    /// What a view is a view of; another view, perhaps.
+    pub(crate) fn base(&self) -> Option<Tensor> {
+        self.with(|s| s.view.as_ref().map(|v| v.base.clone()))
+    }
+    /// How many references there are to this handle.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The tensor that owns the memory: itself, or the root of its views.
     pub fn root(&self) -> Tensor {
         self.path().0

@@ -138,10 +138,10 @@ fn first_writes(program: &Program) -> Vec<Option<usize>> {
     let mut first = vec![None; program.inputs.len()];
     for (i, step) in program.steps.iter().enumerate() {
         for buf in writes(&step.op) {
-            if let Place::Donated(input) = program.buffers[buf.0 as usize].place {
-                if let Some(first) = first.get_mut(input as usize) {
-                    first.get_or_insert(i);
-                }
+            if let Place::Donated(input) = program.buffers[buf.0 as usize].place
+                && let Some(first) = first.get_mut(input as usize)
+            {
+                first.get_or_insert(i);
             }
         }
     }

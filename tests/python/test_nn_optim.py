@@ -240,6 +240,7 @@ def test_training_step_follows_numpy(compiled, rng):
 
     fn = torsh.compile(step) if compiled else step
     for _ in range(5):
+        # The loss is a view of a sum: its base is not taken for a tensor left behind.
         x, y = rng.normal(size=(11, 6)), rng.integers(0, 4, 11)
         want, params = numpy_mlp_step(params, x, y, 0.3)
         assert abs(fn(torsh.tensor(x), torsh.tensor(y)).item() - want) < 1e-10
