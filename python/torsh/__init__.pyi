@@ -114,8 +114,6 @@ def aminmax(input: Any, *, dim: Any = None, keepdim: _bool = False) -> Any:
     """(minimum, maximum)."""
 def any(input: Any, dim: Any = None, keepdim: _bool = False) -> Tensor:
     """Whether any element is nonzero, as bool."""
-def apply_methods(registry_methods: dict) -> None:
-    """Sets every method on the class; hand-written ones win over those that follow from the registry."""
 def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """`start, start + step, ..` up to but without `end`; int64 when all three are ints, else float32.
 
@@ -1064,8 +1062,6 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: _
     >>> torsh.tensor([[1, 2], [3, 4]]).shape
     torsh.Size([2, 2])
     """
-def tensor_repr(x: Any, prefix: str = 'tensor(') -> str:
-    """Text of a tensor: values (summarised beyond the threshold), dtype unless it is a default, gradient."""
 def tensor_split(input: Any, indices_or_sections: Any, dim: _int = 0) -> Any:
     """Splits at indices, or into n pieces whose sizes differ by at most one."""
 def tensordot(a: Any, b: Any, dims: Any = 2) -> Tensor:

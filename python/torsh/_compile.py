@@ -335,7 +335,10 @@ def _reads(code) -> tuple:
             continue
         if root is not None:
             out.append((root, chain))
-            if op.startswith(("STORE_FAST", "STORE_DEREF")) and root not in (("local", ins.argval), ("cell", ins.argval)):
+            if op.startswith(("STORE_FAST", "STORE_DEREF")) and root not in (
+                ("local", ins.argval),
+                ("cell", ins.argval),
+            ):
                 # The first name in what newer interpreters store and load at once.
                 name = ins.argval[0] if isinstance(ins.argval, tuple) else ins.argval
                 alias.setdefault(name, []).append((root, chain))

@@ -104,7 +104,7 @@ def type_(self, dtype=None, non_blocking: bool = False):
 
 def type_as(self, other):
     """Converts to the dtype of `other`."""
-    return _C.cast(self, other.dtype)
+    return _C.cast(self, tensor_arg(other, "type_as", "other").dtype)
 
 
 def cpu(self):

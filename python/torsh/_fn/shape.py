@@ -276,6 +276,12 @@ def select(input, dim, index) -> Tensor:
     return _C.view("reshape", slice_dim(x, d, i, i + 1), ([*x.shape[:d], *x.shape[d + 1 :]],))
 
 
+def _check_pieces(count: int, fn: str) -> None:
+    limit = _C.limits()["max_nodes"]
+    if count > limit:
+        raise _C.LimitError(f"{fn}(): {count} pieces are more than the limit of {limit} nodes (torsh.limits.max_nodes)")
+
+
 def split(tensor, split_size_or_sections, dim: int = 0):
     """Pieces of a given size (the last may be smaller), or of given sizes, as views.
 
@@ -297,6 +303,7 @@ def split(tensor, split_size_or_sections, dim: int = 0):
         size = int_arg(split_size_or_sections, "split", "split_size")
         if size < 0 or (size == 0 and n):
             raise RuntimeError(f"split(): split_size must be positive, got {size}")
+        _check_pieces(-(-n // size) if n else 1, "split")
         sizes = [builtin_min(size, n - i) for i in range(0, n, size)] if n else [0]
     out, at = [], 0
     for s in sizes:
@@ -315,6 +322,7 @@ def chunk(input, chunks, dim: int = 0):
         raise RuntimeError("chunk expects at least a 1-dimensional tensor")
     n = x.shape[dim_arg(dim, x.ndim, "chunk")]
     if n == 0:
+        _check_pieces(c, "chunk")
         return split(x, [0] * c, dim)
     return split(x, -(-n // c), dim)
 
@@ -331,6 +339,7 @@ def tensor_split(input, indices_or_sections, dim: int = 0):
         k = int_arg(indices_or_sections, "tensor_split", "sections")
         if k <= 0:
             raise RuntimeError(f"number of sections must be larger than 0, got {k}")
+        _check_pieces(k, "tensor_split")
         q, r = divmod(n, k)
         cuts, at = [], 0
         for i in range(k - 1):
@@ -346,6 +355,7 @@ def unbind(input, dim: int = 0):
     if x.ndim == 0:
         raise RuntimeError("unbind(): dimension specified as 0 but tensor has no dimensions")
     d = dim_arg(dim, x.ndim, "unbind")
+    _check_pieces(x.shape[d], "unbind")
     return tuple(select(x, d, i) for i in range(x.shape[d]))
 
 

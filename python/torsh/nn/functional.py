@@ -428,7 +428,9 @@ def _soft_cross_entropy(x: Tensor, y: Tensor, weight, reduction: str, s: float) 
         y = y * (1.0 - s) + s / x.shape[axis]
     terms = y * log_softmax(x, axis)
     if weight is not None:
-        terms = terms * tensor_arg(weight, "cross_entropy", "weight").reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        terms = terms * tensor_arg(weight, "cross_entropy", "weight").reshape(
+            [-1 if i == axis else 1 for i in range(x.ndim)]
+        )
     loss = -terms.sum(axis)
     if reduction == "mean":
         return loss.sum() / max(1, math.prod(x.shape) // x.shape[axis])
