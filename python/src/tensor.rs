@@ -402,9 +402,11 @@ impl PyTensor {
         let Some(&n) = t.shape().first() else {
             return Err(PyTypeError::new_err("iteration over a 0-d tensor"));
         };
-        if n > 64 {
-            // One copy of the whole beats a program for each piece.
-            let _ = slf.get().t.node();
+        let limit = torsh_ir::limits::get().max_nodes;
+        if n as u64 > limit {
+            let text =
+                format!("iteration over {n} entries, more than the limit of {limit} nodes (torsh.limits.max_nodes)");
+            return Err(crate::errors::raise(py, &torsh_ir::Error::limit(text)));
         }
         let items = (0..n)
             .map(|i| {
