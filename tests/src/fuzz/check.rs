@@ -175,6 +175,7 @@ pub fn gradients(case: &Case) -> Option<Result<Case, Failure>> {
 }
 
 /// Checks a case and, where they exist, its gradients. A failure comes with the case that shows it.
+#[allow(clippy::result_large_err, reason = "a failing case is the end of the test")]
 pub fn check_all(case: &Case, backends: &[Backend]) -> Result<(), (Case, Failure)> {
     check(case, backends).map_err(|f| (case.clone(), f))?;
     match gradients(case) {
