@@ -14,6 +14,7 @@ mod block;
 mod cost;
 mod emit;
 mod inline;
+pub mod lanes;
 mod normal;
 pub mod prims;
 mod scratch;
