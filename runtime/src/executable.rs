@@ -71,7 +71,11 @@ impl CpuExecutable {
         program.verify()?;
         let start = Instant::now();
         let (kernels, actions) = resolve(&program, &shared);
-        let code = Code::compile(&shared.isa, &shared.symbols, &kernels)?;
+        let threads = shared.threads.count();
+        let run = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
+            shared.threads.for_each(threads, parts, |_, part| work(part));
+        };
+        let code = Code::compile(&shared.isa, &shared.symbols, &kernels, &Par { threads, run: &run })?;
         shared.pool.count_code(code.bytes() as i64);
         let mut constants = vec![None; program.buffers.len()];
         let mut constant_bytes = 0;

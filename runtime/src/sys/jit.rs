@@ -1,12 +1,14 @@
-//! Machine code in memory: one Cranelift JIT module per executable. Pages are writable while code is laid
-//! down and executable afterwards, never both; they are unmapped when the last reference goes.
+//! Machine code in memory: Cranelift JIT modules, one for each thread that compiled the kernels of an
+//! executable. Pages are writable while code is laid down and executable afterwards, never both; they are
+//! unmapped when the last reference goes.
 
 use super::call::KernelFn;
+use super::par::Par;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::module::default_libcall_names;
 use cranelift_jit::{JITBuilder, JITModule};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use torsh_codegen::cpu::{self, Emitted, Options};
 use torsh_ir::kernel::Kernel;
 use torsh_ir::{Error, Result};
@@ -30,17 +32,20 @@ impl Symbols {
     }
 }
 
-/// A finalised module. Freed on drop; functions borrow it.
+/// Kernels that a thread should have to compile before another one is worth waking.
+const KERNELS_PER_THREAD: usize = 6;
+
+/// Finalised modules. Freed on drop; functions borrow them.
 pub struct Code {
-    module: Option<JITModule>,
+    modules: Vec<JITModule>,
     kernels: Vec<KernelFn>,
     bytes: usize,
 }
 
-// SAFETY: after `compile` returns, the module is not touched until `drop`, which has it exclusively; the
+// SAFETY: after `compile` returns, the modules are not touched until `drop`, which has them exclusively; the
 // machine code is immutable.
 unsafe impl Sync for Code {}
-// SAFETY: `JITModule` is `Send`, and the function addresses in `kernels` point into memory that it owns.
+// SAFETY: `JITModule` is `Send`, and the function addresses in `kernels` point into memory that the modules own.
 unsafe impl Send for Code {}
 
 /// A module under construction, freed if construction fails.
@@ -58,7 +63,7 @@ impl Drop for Building {
 /// Compiles kernels and returns the text of what was generated, without keeping any code.
 pub fn listing(isa: &OwnedTargetIsa, symbols: &Arc<Symbols>, kernels: &[(Arc<Kernel>, Options)]) -> Result<String> {
     let mut building = new_module(isa, symbols);
-    let emitted = emit_all(&mut building, symbols, kernels)?;
+    let emitted = emit_all(&mut building, symbols, kernels.iter().enumerate())?;
     Ok(emitted.into_iter().map(|e| e.listing).collect::<Vec<String>>().join("\n"))
 }
 
@@ -69,13 +74,20 @@ fn new_module(isa: &OwnedTargetIsa, symbols: &Arc<Symbols>) -> Building {
     Building(Some(JITModule::new(builder)))
 }
 
-fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>, Options)]) -> Result<Vec<Emitted>> {
+/// A kernel to compile, with its number among those of the executable.
+type Numbered<'k> = (usize, &'k (Arc<Kernel>, Options));
+
+fn emit_all<'k>(
+    building: &mut Building,
+    symbols: &Symbols,
+    kernels: impl Iterator<Item = Numbered<'k>>,
+) -> Result<Vec<Emitted>> {
     let Some(module) = building.0.as_mut() else {
         return Err(Error::internal("a module was finalised twice"));
     };
     let mut ctx = cranelift::codegen::Context::new();
-    let mut all = Vec::with_capacity(kernels.len());
-    for (i, (kernel, options)) in kernels.iter().enumerate() {
+    let mut all = Vec::with_capacity(kernels.size_hint().0);
+    for (i, (kernel, options)) in kernels {
         let emitted =
             cpu::emit(module, &mut ctx, &format!("kernel{i}"), kernel, options).map_err(|e| e.with_op(&kernel.name))?;
         // A symbol without an address would be a panic at finalisation.
@@ -87,26 +99,63 @@ fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>,
     Ok(all)
 }
 
+/// Every `step`-th kernel from `first` on, compiled into a module of its own.
+fn compile_share(
+    isa: &OwnedTargetIsa,
+    symbols: &Arc<Symbols>,
+    kernels: &[(Arc<Kernel>, Options)],
+    (first, step): (usize, usize),
+) -> Result<(Building, Vec<Emitted>)> {
+    let mut building = new_module(isa, symbols);
+    let emitted = emit_all(&mut building, symbols, kernels.iter().enumerate().skip(first).step_by(step))?;
+    let Some(module) = building.0.as_mut() else {
+        return Err(Error::internal("a module was finalised twice"));
+    };
+    module.finalize_definitions().map_err(|e| Error::compile(format!("cannot map machine code: {e}")))?;
+    Ok((building, emitted))
+}
+
 impl Code {
-    /// Compiles kernels into executable memory; `kernels()[i]` is the code of the i-th.
-    pub fn compile(isa: &OwnedTargetIsa, symbols: &Arc<Symbols>, kernels: &[(Arc<Kernel>, Options)]) -> Result<Code> {
-        let mut building = new_module(isa, symbols);
-        let emitted = emit_all(&mut building, symbols, kernels)?;
-        let Some(module) = building.0.as_mut() else {
-            return Err(Error::internal("a module was finalised twice"));
-        };
-        module.finalize_definitions().map_err(|e| Error::compile(format!("cannot map machine code: {e}")))?;
+    /// Compiles kernels into executable memory, several at a time; `kernels()[i]` is the code of the i-th.
+    pub fn compile(
+        isa: &OwnedTargetIsa,
+        symbols: &Arc<Symbols>,
+        kernels: &[(Arc<Kernel>, Options)],
+        par: &Par<'_>,
+    ) -> Result<Code> {
+        let shares = (kernels.len() / KERNELS_PER_THREAD).clamp(1, par.threads.max(1));
+        let done: Vec<Mutex<Option<Result<(Building, Vec<Emitted>)>>>> =
+            (0..shares).map(|_| Mutex::new(None)).collect();
+        par.for_each(shares, &|first| {
+            let share = compile_share(isa, symbols, kernels, (first, shares));
+            *done[first].lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+        });
+        let mut made = Vec::with_capacity(shares);
+        for share in done {
+            let share = share.into_inner().unwrap_or_else(PoisonError::into_inner);
+            made.push(share.unwrap_or_else(|| Err(Error::internal("kernels that no thread compiled")))?);
+        }
         let mut bytes = 0;
-        let mut functions = Vec::with_capacity(kernels.len());
-        for (emitted, (kernel, _)) in emitted.into_iter().zip(kernels) {
-            bytes += emitted.code_bytes;
-            let address = module.get_finalized_function(emitted.func);
+        let mut modules = Vec::with_capacity(shares);
+        let mut emitted: Vec<std::vec::IntoIter<Emitted>> = Vec::with_capacity(shares);
+        for (mut building, share) in made {
+            modules.extend(building.0.take());
+            emitted.push(share.into_iter());
+        }
+        let mut code = Code { modules, kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
+        for (i, (kernel, _)) in kernels.iter().enumerate() {
+            let (Some(info), Some(module)) = (emitted[i % shares].next(), code.modules.get(i % shares)) else {
+                return Err(Error::internal("a kernel without code"));
+            };
+            bytes += info.code_bytes;
+            let address = module.get_finalized_function(info.func);
             let sizes = kernel.params.iter().map(|p| p.numel.saturating_mul(p.dtype.size())).collect();
             // SAFETY: the address is that of a function that `cpu::emit` gave the signature of
             // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it.
-            functions.push(unsafe { KernelFn::new(address, emitted, sizes) });
+            code.kernels.push(unsafe { KernelFn::new(address, info, sizes) });
         }
-        Ok(Code { module: building.0.take(), kernels: functions, bytes })
+        code.bytes = bytes;
+        Ok(code)
     }
 
     /// The compiled kernels.
@@ -122,7 +171,8 @@ impl Code {
 
 impl Drop for Code {
     fn drop(&mut self) {
-        if let Some(module) = self.module.take() {
+        self.kernels.clear();
+        for module in self.modules.drain(..) {
             // SAFETY: kernels are called through `&Code` only (`KernelFn` is not `Clone`), so none runs.
             unsafe { module.free_memory() };
         }
