@@ -16,6 +16,7 @@ mod cost;
 mod emit;
 mod inline;
 pub mod lanes;
+pub mod math;
 mod normal;
 pub mod prims;
 mod scratch;
