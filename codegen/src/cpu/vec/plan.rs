@@ -3,6 +3,7 @@
 //! Levels alternate: primitives that need no cluster, then the operations that need only those, and so on.
 //! Values that cross go through slots.
 
+use super::graph::FoldOp;
 use super::record::{fold_op, has_dtype, has_op};
 use crate::cpu::analysis::{Facts, Keep, slot_dtype};
 use crate::cpu::normal::{Normal, VectorAxis};
@@ -101,6 +102,8 @@ struct Planner<'a> {
     levels: HashMap<ValueId, usize>,
 }
 
+/// Registers for the accumulators of a stage's reductions; more of them are left to primitives.
+const FOLD_REGISTERS: usize = 8;
 /// Levels of clusters are odd.
 const FIRST_CLUSTER: usize = 1;
 
@@ -190,11 +193,18 @@ impl<'a> Planner<'a> {
             _ => None,
         };
         let mut folds = Vec::new();
+        let mut room = FOLD_REGISTERS;
         for (i, reduce) in stage.reduces.iter().enumerate() {
-            let fits = self.normal.axis == VectorAxis::Inner && fold_op(reduce.op, k.value(reduce.value).dtype).is_some();
-            match home(self.facts.canon(reduce.value)).filter(|_| fits) {
-                Some(level) => clusters.entry(level).or_default().folds.push(i),
-                None => folds.push(i),
+            let need = fold_op(reduce.op, k.value(reduce.value).dtype)
+                .filter(|_| self.normal.axis == VectorAxis::Inner)
+                .map(FoldOp::registers)
+                .filter(|&need| need <= room);
+            match (need, home(self.facts.canon(reduce.value))) {
+                (Some(need), Some(level)) => {
+                    room -= need;
+                    clusters.entry(level).or_default().folds.push(i);
+                }
+                _ => folds.push(i),
             }
         }
         let mut stores = Vec::new();
