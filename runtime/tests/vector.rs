@@ -95,7 +95,10 @@ fn each_unary_function_gives_the_bits_of_its_primitive() {
     let (all, mut rng) = (executors(), Rng(1));
     for &op in UnOp::ALL {
         for dtype in SMALL {
-            if op == UnOp::Not && dtype.is_float() || !matches!(op, UnOp::Not | UnOp::Neg | UnOp::Abs | UnOp::Sign) && !dtype.is_float() || dtype == DType::Bool && op != UnOp::Not {
+            if op == UnOp::Not && dtype.is_float()
+                || !matches!(op, UnOp::Not | UnOp::Neg | UnOp::Abs | UnOp::Sign) && !dtype.is_float()
+                || dtype == DType::Bool && op != UnOp::Not
+            {
                 continue;
             }
             let n = 300 + rng.below(40);
@@ -154,7 +157,8 @@ fn random_map(rng: &mut Rng, n: usize, dtypes: &[DType], loads: usize, ops: usiz
         let cond = find(&of, rng, DType::Bool);
         let (op, args, out) = match rng.below(8) {
             0 if dtype.is_float() => {
-                let op = rng.pick(&[UnOp::Exp, UnOp::Tanh, UnOp::Sqrt, UnOp::Floor, UnOp::Neg, UnOp::Sigmoid, UnOp::Sign]);
+                let op =
+                    rng.pick(&[UnOp::Exp, UnOp::Tanh, UnOp::Sqrt, UnOp::Floor, UnOp::Neg, UnOp::Sigmoid, UnOp::Sign]);
                 (ScalarOp::Un(op), vec![x], dtype)
             }
             1 => (ScalarOp::Cmp(rng.pick(CmpOp::ALL)), vec![x, y], DType::Bool),

@@ -17,9 +17,8 @@ pub(super) const RDI: Gpr = 7;
 pub(super) const R8: Gpr = 8;
 pub(super) const R9: Gpr = 9;
 
-const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-];
+const GPR_NAMES: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
 /// Length of a vector.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -314,11 +313,7 @@ impl Asm {
         let inverted = |bit: bool| u8::from(!bit);
         self.code.push(0x62);
         self.code.push(
-            inverted(reg & 8 != 0) << 7
-                | inverted(x) << 6
-                | inverted(b) << 5
-                | inverted(reg & 16 != 0) << 4
-                | op.map,
+            inverted(reg & 8 != 0) << 7 | inverted(x) << 6 | inverted(b) << 5 | inverted(reg & 16 != 0) << 4 | op.map,
         );
         self.code.push(u8::from(op.w) << 7 | (!vvvv & 15) << 3 | 4 | op.pp);
         self.code.push(
@@ -608,3 +603,6 @@ fn vector_text(op: &Op, width: Width, reg: u8, vvvv: u8, rm: Rm, imm: Option<u8>
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,9 +144,8 @@ impl<'a> Planner<'a> {
                 if self.outlives(v) || self.kept_here(v) { Kind::Prim } else { Kind::Load }
             }
             Inst::Op(op, args) => {
-                let known = args.iter().all(|&a| {
-                    has_dtype(k.value(a).dtype) && has_dtype(k.value(self.facts.canon(a)).dtype)
-                });
+                let known =
+                    args.iter().all(|&a| has_dtype(k.value(a).dtype) && has_dtype(k.value(self.facts.canon(a)).dtype));
                 if known && has_op(*op, k.value(args[0]).dtype, value.dtype) { Kind::Lanes } else { Kind::Prim }
             }
             _ => Kind::Prim,
@@ -211,7 +210,8 @@ impl<'a> Planner<'a> {
         for (i, store) in stage.stores.iter().enumerate() {
             let contiguous = store.index.strides[self.axis] == 1;
             let safe = |level: usize| {
-                !self.facts.is_read(k, store.param) || (level == last_cluster && top <= last_cluster && folds.is_empty())
+                !self.facts.is_read(k, store.param)
+                    || (level == last_cluster && top <= last_cluster && folds.is_empty())
             };
             let dtype = k.params[store.param as usize].dtype;
             match home(self.facts.canon(store.value)).filter(|&l| contiguous && has_dtype(dtype) && safe(l)) {
@@ -270,9 +270,8 @@ impl<'a> Planner<'a> {
             slot_bytes += cluster.results.iter().filter(|&&v| !self.kept_here(v)).map(|&v| bytes(v)).sum::<usize>();
             steps.push(Step::Cluster(cluster));
         }
-        let fused_sums = |c: &Cluster| {
-            c.folds.iter().any(|&i| matches!(stage.reduces[i].op, ReduceOp::Sum | ReduceOp::Prod))
-        };
+        let fused_sums =
+            |c: &Cluster| c.folds.iter().any(|&i| matches!(stage.reduces[i].op, ReduceOp::Sum | ReduceOp::Prod));
         let mut plan = StagePlan { steps, stores, folds, slot_bytes, sums: false };
         let sums = plan.clusters().any(fused_sums);
         plan.sums = sums;
