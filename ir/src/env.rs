@@ -30,7 +30,7 @@ table! {
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, avx2 or avx512.";
-    SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: block, inline or auto.";
+    SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
     VERIFY = "TORSH_VERIFY", "1 in debug builds, else 0", "1 runs the verifier and a text round trip after each pass.";
     MAX_MEMORY = "TORSH_MAX_MEMORY", "a share of the machine or cgroup", "Bytes of tensor memory that the process may use (suffixes K, M, G, T).";

@@ -15,14 +15,14 @@
 mod cluster;
 mod fold;
 
-use super::{FrameSize, Options};
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
 use super::normal::{Normal, VectorAxis};
 use super::prims::{Form, Prim};
 use super::scratch::{Frame, Slot};
-use super::vec::plan::StagePlan;
 use super::vec::Level;
+use super::vec::plan::StagePlan;
+use super::{FrameSize, Options};
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;

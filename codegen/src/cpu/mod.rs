@@ -22,11 +22,11 @@ pub mod prims;
 mod scratch;
 mod vec;
 
+use analysis::Facts;
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{Function, UserFuncName};
 use cranelift::module::{FuncId, Linkage, Module};
 use cranelift::prelude::*;
-use analysis::Facts;
 use emit::{Emitter, clif_error};
 use normal::Normal;
 use prims::Prim;
@@ -63,9 +63,7 @@ impl Schedule {
     /// Parses the value of `TORSH_SCHEDULE`.
     pub fn parse(text: &str) -> Result<Schedule> {
         Schedule::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| {
-            Error::value(format!(
-                "unknown schedule {text:?}: expected auto, block, inline, vector, row or random"
-            ))
+            Error::value(format!("unknown schedule {text:?}: expected auto, block, inline, vector, row or random"))
         })
     }
     /// The word that [`Schedule::parse`] reads.

@@ -51,8 +51,7 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         point: &Point<'_>,
         cluster: &Cluster,
     ) -> Result<()> {
-        let (code, bindings) =
-            vec::function(self.k, self.facts, work.stage, cluster, self.level, self.listing)?;
+        let (code, bindings) = vec::function(self.k, self.facts, work.stage, cluster, self.level, self.listing)?;
         let offset = self.frame.grow(Some(code.area.max(64)))?;
         let area = self.e.scratch_at(offset);
         for (i, binding) in bindings.into_iter().enumerate() {

@@ -10,18 +10,15 @@ use std::fmt::Write as _;
 pub(super) type Gpr = u8;
 pub(super) const RAX: Gpr = 0;
 pub(super) const RCX: Gpr = 1;
-pub(super) const RDX: Gpr = 2;
 pub(super) const RBX: Gpr = 3;
-pub(super) const RSP: Gpr = 4;
 pub(super) const RBP: Gpr = 5;
 pub(super) const RSI: Gpr = 6;
 pub(super) const RDI: Gpr = 7;
 pub(super) const R8: Gpr = 8;
 pub(super) const R9: Gpr = 9;
 
-const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-];
+const GPR_NAMES: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
 /// Length of a vector.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -112,8 +109,6 @@ pub(super) const MOVUPS_STORE: Op = op("vmovups", 1, 0, 0x11);
 pub(super) const MOVDQU8: Op = sized("vmovdqu8", 1, 3, 0x6f, Tuple::Full);
 pub(super) const MOVDQU8_STORE: Op = sized("vmovdqu8", 1, 3, 0x7f, Tuple::Full);
 pub(super) const MOVDQU16_STORE: Op = wide("vmovdqu16", 1, 3, 0x7f);
-pub(super) const MOVDQU: Op = op("vmovdqu", 1, 2, 0x6f);
-pub(super) const MOVDQU_STORE: Op = op("vmovdqu", 1, 2, 0x7f);
 pub(super) const MOVQ_STORE: Op = op("vmovq", 1, 1, 0xd6);
 pub(super) const BROADCASTSS: Op = sized("vbroadcastss", 2, 1, 0x18, Tuple::Bytes(4));
 pub(super) const PBROADCASTD_GPR: Op = op("vpbroadcastd", 2, 1, 0x7c);
@@ -175,8 +170,6 @@ pub(super) const CVTPS2PD: Op = sized("vcvtps2pd", 1, 0, 0x5a, Tuple::Half);
 pub(super) const ADDPD: Op = wide("vaddpd", 1, 1, 0x58);
 pub(super) const MULPD: Op = wide("vmulpd", 1, 1, 0x59);
 pub(super) const UNPCKHPD: Op = wide("vunpckhpd", 1, 1, 0x15);
-pub(super) const MOVUPD: Op = wide("vmovupd", 1, 1, 0x10);
-pub(super) const MOVUPD_STORE: Op = wide("vmovupd", 1, 1, 0x11);
 pub(super) const MOVSD: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x10, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSD_STORE: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x11, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSS_STORE: Op = sized("vmovss", 1, 2, 0x11, Tuple::Bytes(4));
@@ -213,7 +206,6 @@ pub(super) enum Cond {
     Below = 2,
     AboveEqual = 3,
     Zero = 4,
-    NotZero = 5,
 }
 
 /// A place in the code.
@@ -321,11 +313,7 @@ impl Asm {
         let inverted = |bit: bool| u8::from(!bit);
         self.code.push(0x62);
         self.code.push(
-            inverted(reg & 8 != 0) << 7
-                | inverted(x) << 6
-                | inverted(b) << 5
-                | inverted(reg & 16 != 0) << 4
-                | op.map,
+            inverted(reg & 8 != 0) << 7 | inverted(x) << 6 | inverted(b) << 5 | inverted(reg & 16 != 0) << 4 | op.map,
         );
         self.code.push(u8::from(op.w) << 7 | (!vvvv & 15) << 3 | 4 | op.pp);
         self.code.push(
@@ -390,19 +378,6 @@ impl Asm {
         self.code.extend([0xc4, 0xe3, 0xf9, 0x30, 0xc0 | dst << 3 | src, 8]);
     }
 
-    /// Loads a mask register from a general register.
-    pub fn k_from_gpr(&mut self, k: u8, from: Gpr) {
-        debug_assert!(from < 8);
-        self.note(|| format!("kmovw k{k}, {}", GPR_NAMES[usize::from(from)]));
-        self.code.extend([0xc5, 0xf8, 0x92, 0xc0 | k << 3 | from]);
-    }
-
-    /// Copies a mask register.
-    pub fn k_move(&mut self, to: u8, from: u8) {
-        self.note(|| format!("kmovw k{to}, k{from}"));
-        self.code.extend([0xc5, 0xf8, 0x90, 0xc0 | to << 3 | from]);
-    }
-
     /// Loads or stores a mask register at `[base + disp]`, `base` below r8.
     pub fn k_memory(&mut self, k: u8, base: Gpr, disp: i32, store: bool) {
         self.note(|| {
@@ -437,12 +412,6 @@ impl Asm {
     pub fn load(&mut self, reg: Gpr, mem: Mem) {
         self.note(|| format!("mov {}, {}", GPR_NAMES[usize::from(reg)], memory_text(mem)));
         self.gpr(true, 0x8b, reg, Rm::Mem(mem));
-    }
-
-    /// `mov reg, from`, 64 bits.
-    pub fn copy(&mut self, reg: Gpr, from: Gpr) {
-        self.note(|| format!("mov {}, {}", GPR_NAMES[usize::from(reg)], GPR_NAMES[usize::from(from)]));
-        self.gpr(true, 0x8b, reg, Rm::Reg(from));
     }
 
     /// `lea reg, [mem]`.
@@ -634,3 +603,6 @@ fn vector_text(op: &Op, width: Width, reg: u8, vvvv: u8, rm: Rm, imm: Option<u8>
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,7 +154,11 @@ impl Function<'_> {
         let done = self.a.asm.label();
         self.a.asm.test(RSI);
         self.a.asm.jump_if(Cond::Zero, done);
-        if g.is_wide() { self.masked_tail(sums, &accumulators)? } else { self.copied_tail(lanes, &accumulators)? }
+        if g.is_wide() {
+            self.masked_tail(sums, &accumulators)?
+        } else {
+            self.copied_tail(lanes, &accumulators)?
+        }
         self.a.asm.bind(done);
         self.close_folds(&accumulators)?;
         self.a.asm.zero_upper();
@@ -289,7 +293,8 @@ impl Function<'_> {
         let head = asm.label();
         asm.bind(head);
         let stream = Mem { index: Some((RCX, scale)), ..Mem::at(asm::R8, 0) };
-        let buffer = Mem { index: Some((RCX, scale)), ..Mem::at(RDI, self.a.area.tails + n as i32 * self.a.area.tail_step) };
+        let buffer =
+            Mem { index: Some((RCX, scale)), ..Mem::at(RDI, self.a.area.tails + n as i32 * self.a.area.tail_step) };
         let (from, to) = if into { (stream, buffer) } else { (buffer, stream) };
         asm.load_element(asm::R9, from, size);
         asm.store_element(to, asm::R9, size);
@@ -355,10 +360,8 @@ impl Function<'_> {
             }
             NodeOp::Two(op) => {
                 let (mut x, mut y) = (args[0], args[1]);
-                let swaps = matches!(
-                    op,
-                    asm::ADDPS | asm::MULPS | asm::PADDD | asm::PMULLD | asm::PAND | asm::POR | asm::PXOR
-                );
+                let swaps =
+                    matches!(op, asm::ADDPS | asm::MULPS | asm::PADDD | asm::PMULLD | asm::PAND | asm::POR | asm::PXOR);
                 if swaps && self.a.register_of(x).is_none() && self.a.register_of(y).is_some() {
                     (x, y) = (y, x);
                 }

@@ -125,6 +125,17 @@ pub(super) enum FoldOp {
     All,
 }
 
+impl FoldOp {
+    /// Vector registers of an accumulator, at the level that has the fewest.
+    pub const fn registers(self) -> usize {
+        match self {
+            FoldOp::Sum | FoldOp::Prod => 4,
+            FoldOp::Max | FoldOp::Min => 2,
+            FoldOp::IntMax | FoldOp::IntMin | FoldOp::Any | FoldOp::All => 1,
+        }
+    }
+}
+
 /// A fold of a node into an accumulator in memory.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Fold {

@@ -3,6 +3,7 @@
 //! Levels alternate: primitives that need no cluster, then the operations that need only those, and so on.
 //! Values that cross go through slots.
 
+use super::graph::FoldOp;
 use super::record::{fold_op, has_dtype, has_op};
 use crate::cpu::analysis::{Facts, Keep, slot_dtype};
 use crate::cpu::normal::{Normal, VectorAxis};
@@ -101,6 +102,8 @@ struct Planner<'a> {
     levels: HashMap<ValueId, usize>,
 }
 
+/// Registers for the accumulators of a stage's reductions; more of them are left to primitives.
+const FOLD_REGISTERS: usize = 8;
 /// Levels of clusters are odd.
 const FIRST_CLUSTER: usize = 1;
 
@@ -141,9 +144,8 @@ impl<'a> Planner<'a> {
                 if self.outlives(v) || self.kept_here(v) { Kind::Prim } else { Kind::Load }
             }
             Inst::Op(op, args) => {
-                let known = args.iter().all(|&a| {
-                    has_dtype(k.value(a).dtype) && has_dtype(k.value(self.facts.canon(a)).dtype)
-                });
+                let known =
+                    args.iter().all(|&a| has_dtype(k.value(a).dtype) && has_dtype(k.value(self.facts.canon(a)).dtype));
                 if known && has_op(*op, k.value(args[0]).dtype, value.dtype) { Kind::Lanes } else { Kind::Prim }
             }
             _ => Kind::Prim,
@@ -190,18 +192,26 @@ impl<'a> Planner<'a> {
             _ => None,
         };
         let mut folds = Vec::new();
+        let mut room = FOLD_REGISTERS;
         for (i, reduce) in stage.reduces.iter().enumerate() {
-            let fits = self.normal.axis == VectorAxis::Inner && fold_op(reduce.op, k.value(reduce.value).dtype).is_some();
-            match home(self.facts.canon(reduce.value)).filter(|_| fits) {
-                Some(level) => clusters.entry(level).or_default().folds.push(i),
-                None => folds.push(i),
+            let need = fold_op(reduce.op, k.value(reduce.value).dtype)
+                .filter(|_| self.normal.axis == VectorAxis::Inner)
+                .map(FoldOp::registers)
+                .filter(|&need| need <= room);
+            match (need, home(self.facts.canon(reduce.value))) {
+                (Some(need), Some(level)) => {
+                    room -= need;
+                    clusters.entry(level).or_default().folds.push(i);
+                }
+                _ => folds.push(i),
             }
         }
         let mut stores = Vec::new();
         for (i, store) in stage.stores.iter().enumerate() {
             let contiguous = store.index.strides[self.axis] == 1;
             let safe = |level: usize| {
-                !self.facts.is_read(k, store.param) || (level == last_cluster && top <= last_cluster && folds.is_empty())
+                !self.facts.is_read(k, store.param)
+                    || (level == last_cluster && top <= last_cluster && folds.is_empty())
             };
             let dtype = k.params[store.param as usize].dtype;
             match home(self.facts.canon(store.value)).filter(|&l| contiguous && has_dtype(dtype) && safe(l)) {
@@ -260,9 +270,8 @@ impl<'a> Planner<'a> {
             slot_bytes += cluster.results.iter().filter(|&&v| !self.kept_here(v)).map(|&v| bytes(v)).sum::<usize>();
             steps.push(Step::Cluster(cluster));
         }
-        let fused_sums = |c: &Cluster| {
-            c.folds.iter().any(|&i| matches!(stage.reduces[i].op, ReduceOp::Sum | ReduceOp::Prod))
-        };
+        let fused_sums =
+            |c: &Cluster| c.folds.iter().any(|&i| matches!(stage.reduces[i].op, ReduceOp::Sum | ReduceOp::Prod));
         let mut plan = StagePlan { steps, stores, folds, slot_bytes, sums: false };
         let sums = plan.clusters().any(fused_sums);
         plan.sums = sums;

@@ -9,6 +9,7 @@ use super::graph::{EQ, Ext, Fold, FoldOp, Graph, Id, LE, LT, NE, NOT_GE, NOT_LE,
 use super::plan::Cluster;
 use crate::cpu::analysis::{Facts, is_16_bit_float, is_exact, slot_dtype};
 use crate::cpu::lanes::Lanes;
+use crate::cpu::math;
 use std::collections::HashMap;
 use torsh_ir::kernel::{Inst, Kernel, Stage, ValueId};
 use torsh_ir::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
@@ -47,8 +48,9 @@ pub(super) fn has_op(op: ScalarOp, from: DType, to: DType) -> bool {
             UnOp::Abs => true,
             UnOp::Not => !from.is_float(),
             UnOp::Floor | UnOp::Ceil | UnOp::Round | UnOp::Trunc => from.is_float(),
-            UnOp::Sqrt | UnOp::Rsqrt | UnOp::Recip => from.is_float(),
-            _ => false,
+            // These hold for moderate arguments only; the primitives know what to do beyond.
+            UnOp::Sin | UnOp::Cos | UnOp::Tan => false,
+            _ => from.is_float(),
         },
         ScalarOp::Bin(bin) => match bin {
             BinOp::Add | BinOp::Mul | BinOp::Max | BinOp::Min => true,
@@ -363,7 +365,25 @@ impl Recorder<'_> {
                     let one = g.f(1.0);
                     g.div(one, x)
                 }
-                other => return Err(missing(other.name())),
+                UnOp::Exp => math::exp(g, x),
+                UnOp::Exp2 => math::exp2(g, x),
+                UnOp::Expm1 => math::expm1(g, x),
+                UnOp::Log => math::log(g, x),
+                UnOp::Log2 => math::log2(g, x),
+                UnOp::Log10 => math::log10(g, x),
+                UnOp::Log1p => math::log1p(g, x),
+                UnOp::Asin => math::asin(g, x),
+                UnOp::Acos => math::acos(g, x),
+                UnOp::Atan => math::atan(g, x),
+                UnOp::Sinh => math::sinh(g, x),
+                UnOp::Cosh => math::cosh(g, x),
+                UnOp::Tanh => math::tanh(g, x),
+                UnOp::Asinh => math::asinh(g, x),
+                UnOp::Acosh => math::acosh(g, x),
+                UnOp::Atanh => math::atanh(g, x),
+                UnOp::Erf => math::erf(g, x),
+                UnOp::Sigmoid => math::sigmoid(g, x),
+                UnOp::Sin | UnOp::Cos | UnOp::Tan | UnOp::Not => return Err(missing(op.name())),
             });
         }
         Ok(match op {

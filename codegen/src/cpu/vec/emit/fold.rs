@@ -295,4 +295,3 @@ impl Function<'_> {
         asm.bind(done);
     }
 }
-
