@@ -71,7 +71,18 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;
     program.stats.nodes = graph.len();
     program.stats.passes = driver.times;
+    if env::log().time {
+        env::say(&times(&program));
+    }
     Ok(program)
+}
+
+/// A line on the time that each pass took.
+fn times(program: &Program) -> String {
+    let stats = &program.stats;
+    let total: f64 = stats.passes.iter().map(|p| p.1).sum();
+    let passes: Vec<String> = stats.passes.iter().map(|(name, s)| format!("{name} {:.2}", s * 1e3)).collect();
+    format!("compiled {} nodes to {} steps in {:.2} ms: {}", stats.nodes, stats.kernels, total * 1e3, passes.join(", "))
 }
 
 struct Driver<'o> {

@@ -19,7 +19,7 @@ use torsh_ir::exec::{BufferRef, Executable};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
-use torsh_ir::{Error, ErrorKind, Result};
+use torsh_ir::{Error, ErrorKind, Result, env};
 
 /// Work below this is not worth waking threads for; above, each thread gets at least so much.
 const SERIAL_NS: f64 = 20_000.0;
@@ -87,6 +87,10 @@ impl CpuExecutable {
         let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
+        if env::log().time {
+            let (n, bytes) = (kernels.len(), code.bytes());
+            env::say(&format!("generated {n} kernels, {bytes} bytes, in {:.2} ms", seconds * 1e3));
+        }
         Ok(CpuExecutable {
             shared,
             program,
@@ -310,11 +314,19 @@ impl Executable for CpuExecutable {
         let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
+        let mut log = env::log().steps.then(Vec::new);
         for (i, action) in self.actions.iter().enumerate() {
             if self.interruptible && overwritten.is_none_or(|first| i <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
+            let start = Instant::now();
             run.step(action).map_err(|e| self.blame(e, i))?;
+            if let Some(log) = &mut log {
+                log.push(self.step_line(i, start.elapsed().as_secs_f64()));
+            }
+        }
+        if let Some(log) = log {
+            env::say(&format!("ran {} steps on {threads} threads\n{}", self.actions.len(), log.concat()));
         }
         self.outputs(inputs, &made, &in_place)
     }
@@ -328,6 +340,17 @@ fn span(loan: &Loan) -> Result<Span> {
 type Made = Vec<Option<Arc<CpuBuffer>>>;
 
 impl CpuExecutable {
+    /// What step `i` took and what it is, for the log.
+    fn step_line(&self, i: usize, seconds: f64) -> String {
+        let step = &self.program.steps[i];
+        let what = match &step.op {
+            StepOp::Kernel { kernel, .. } => format!("kernel {:?}x{:?}", kernel.grid, kernel.inner),
+            StepOp::Dot(d) => format!("dot {:?} {}x{}x{}", d.batch, d.m, d.k, d.n),
+            StepOp::Lib { call, out, .. } => format!("{call:?} {}", self.program.buffers[out.0 as usize].ty),
+        };
+        format!("  {:>10.1} us  {i:>4} {what}  {}\n", seconds * 1e6, step.ops.join(" "))
+    }
+
     /// Adds what the user wrote to an error of step `i`.
     fn blame(&self, e: Error, i: usize) -> Error {
         let step = &self.program.steps[i];
