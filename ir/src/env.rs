@@ -30,6 +30,7 @@ table! {
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, avx2 or avx512.";
+    JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
     LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run).";
     SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: block, inline or auto.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
@@ -150,6 +151,11 @@ pub fn fusion() -> bool {
 pub fn interpret() -> bool {
     flag(INTERPRET).unwrap_or(false)
 }
+/// [`JOIN`].
+pub fn join() -> bool {
+    flag(JOIN).unwrap_or(true)
+}
+
 /// What [`LOG`] asks for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct Log {

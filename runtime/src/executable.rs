@@ -1,5 +1,8 @@
 //! A loaded program and its runs.
 //!
+//! Steps run in units (see [`crate::units`]): one by one, as the chain of a product and the kernels on its rows, or
+//! as a region of independent kernels.
+//!
 //! A run first takes all memory that it will need, so that it cannot fail for want of it halfway; then it
 //! binds buffers to memory; then it runs the steps. A donated input is overwritten in place only if `run`
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
@@ -9,13 +12,16 @@ use crate::lib_calls::{self, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
+use crate::sys::par::SERIAL;
 use crate::sys::slices::elements_mut;
+use crate::units::{self, OnRows, Unit};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::Options;
-use torsh_ir::exec::{BufferRef, Executable};
+use torsh_ir::exec::{BufferRef, Executable, StepDetail};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
@@ -55,8 +61,8 @@ pub(crate) struct CpuExecutable {
     constant_bytes: usize,
     /// Per input: the first step that overwrites it, if donated.
     first_write: Vec<Option<usize>>,
-    /// What a run on as many threads as there were at load time needs.
-    sizing: Sizing,
+    /// What a run needs, for the number of threads that the last run had.
+    sizing: Mutex<Arc<Sizing>>,
     /// The program takes long enough to ask for interrupts.
     interruptible: bool,
     /// The last step that can fail.
@@ -84,7 +90,7 @@ impl CpuExecutable {
         }
         let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
-        let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
+        let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), shared.join);
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         if env::log().time {
@@ -101,7 +107,7 @@ impl CpuExecutable {
             constant_bytes,
             first_write,
             last_fallible,
-            sizing,
+            sizing: Mutex::new(Arc::new(sizing)),
             interruptible,
             seconds,
         })
@@ -223,24 +229,41 @@ struct Run<'a> {
 /// How a program is spread over threads, and the scratch memory for that.
 struct Sizing {
     threads: usize,
-    /// Per kernel: how many threads, and the parts.
-    kernels: Vec<(usize, Vec<Part>)>,
+    units: Vec<Spread>,
     scratch_bytes: usize,
     /// Slices for the tiles of products, and bytes of each.
     tiles: (usize, usize),
 }
 
+/// A unit with its work cut up.
+struct Spread {
+    unit: Unit,
+    /// Threads that work on it, and the scratch of each; library calls see to themselves.
+    workers: usize,
+    scratch_each: usize,
+    pieces: Vec<Piece>,
+}
+
+/// What one thread does at a time.
+enum Piece {
+    /// A part of the kernel of a step.
+    Part(usize, Part),
+    /// Rows of one matrix of a product, and whatever runs on them.
+    Panel(usize, Range<usize>),
+}
+
 impl Sizing {
-    fn new(program: &Program, kernels: &[KernelFn], threads: usize) -> Sizing {
-        let mut sizing =
-            Sizing { threads, kernels: Vec::with_capacity(kernels.len()), scratch_bytes: 0, tiles: (0, 0) };
-        for kernel in kernels {
-            let workers = workers(kernel, threads);
-            let parts = parts(kernel, workers);
-            // `for_each` numbers its workers below both counts.
-            let need = scratch_each(kernel).saturating_mul(workers.min(parts.len()));
-            sizing.scratch_bytes = sizing.scratch_bytes.max(need);
-            sizing.kernels.push((workers, parts));
+    fn new(program: &Program, actions: &[Action], kernels: &[KernelFn], threads: usize, join: bool) -> Sizing {
+        let kernel = |step: usize| match actions.get(step) {
+            Some(Action::Kernel { kernel, .. }) => kernels.get(*kernel),
+            _ => None,
+        };
+        let found = units::find(program, &|step| kernel(step).map(KernelFn::info), threads, join);
+        let mut sizing = Sizing { threads, units: Vec::with_capacity(found.len()), scratch_bytes: 0, tiles: (0, 0) };
+        for unit in found {
+            let spread = Spread::new(program, unit, &kernel, threads);
+            sizing.scratch_bytes = sizing.scratch_bytes.max(spread.scratch_each.saturating_mul(spread.workers));
+            sizing.units.push(spread);
         }
         for step in &program.steps {
             if let StepOp::Dot(dot) = &step.op {
@@ -251,6 +274,48 @@ impl Sizing {
             }
         }
         sizing
+    }
+}
+
+impl Spread {
+    fn new<'k>(
+        program: &Program,
+        unit: Unit,
+        kernel: &dyn Fn(usize) -> Option<&'k KernelFn>,
+        threads: usize,
+    ) -> Spread {
+        let functions: Vec<(usize, &KernelFn)> =
+            unit.steps().filter_map(|step| kernel(step).map(|k| (step, k))).collect();
+        let scratch_each = functions.iter().map(|(_, k)| scratch_each(k)).max().unwrap_or(0);
+        let mut spread = Spread { unit, workers: 1, scratch_each, pieces: Vec::new() };
+        if let Unit::Chain { dot, .. } = &spread.unit
+            && let StepOp::Dot(step) = &program.steps[*dot].op
+        {
+            let dtype = program.buffers[step.out.0 as usize].ty.dtype;
+            spread.workers = lib_calls::workers(step, dtype, threads);
+            let batches: usize = step.batch.iter().product();
+            let rows = if spread.workers > 1 {
+                step.m.div_ceil((spread.workers * PARTS_PER_THREAD).div_ceil(batches)).next_multiple_of(16)
+            } else {
+                step.m
+            };
+            for batch in 0..batches {
+                let cut = (0..step.m).step_by(rows.max(1)).map(|row| row..(row + rows).min(step.m));
+                spread.pieces.extend(cut.map(|rows| Piece::Panel(batch, rows)));
+            }
+            return spread;
+        }
+        let all: f64 = functions.iter().map(|(_, k)| k.info().cost_ns).sum();
+        spread.workers = workers(all, threads);
+        for (step, kernel) in functions {
+            let share = if all > 0.0 { kernel.info().cost_ns / all } else { 1.0 };
+            let wanted = ((spread.workers * PARTS_PER_THREAD) as f64 * share).ceil() as usize;
+            let wanted = if spread.workers <= 1 { 1 } else { wanted.max(1) };
+            spread.pieces.extend(parts(kernel, wanted, spread.workers).into_iter().map(|p| Piece::Part(step, p)));
+        }
+        // `for_each` numbers its workers below both counts.
+        spread.workers = spread.workers.min(spread.pieces.len());
+        spread
     }
 }
 
@@ -291,19 +356,39 @@ impl Executable for CpuExecutable {
         jit::listing(&self.shared.isa, &self.shared.symbols, &kernels).unwrap_or_else(|e| e.to_string())
     }
 
+    fn details(&self) -> Vec<StepDetail> {
+        let sizing = self.sizing(self.shared.threads.count());
+        let mut details = Vec::with_capacity(self.actions.len());
+        for (unit, spread) in sizing.units.iter().enumerate() {
+            let together = spread.unit.name();
+            for step in spread.unit.steps() {
+                let detail = |schedule, reason, threads, cost_ns| StepDetail {
+                    schedule,
+                    reason,
+                    threads,
+                    unit,
+                    together,
+                    cost_ns,
+                };
+                details.push(match &self.actions[step] {
+                    Action::Kernel { kernel, .. } => {
+                        let info = self.code.kernels()[*kernel].info();
+                        detail(info.schedule.name(), info.reason, spread.workers, info.cost_ns)
+                    }
+                    Action::Dot(_) | Action::Lib { .. } => detail("library", "not generated", sizing.threads, 0.0),
+                });
+            }
+        }
+        details
+    }
+
     fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
         self.check_inputs(inputs)?;
         let held = self.hold_inputs(inputs)?;
         let in_place = self.in_place(inputs);
         let made = self.allocate(&held, &in_place)?;
         let threads = self.shared.threads.count();
-        let other: Sizing;
-        let sizing = if self.sizing.threads == threads {
-            &self.sizing
-        } else {
-            other = Sizing::new(&self.program, self.code.kernels(), threads);
-            &other
-        };
+        let sizing = &*self.sizing(threads);
         let pool = &self.shared.pool;
         let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
         let (count, each) = sizing.tiles;
@@ -314,19 +399,21 @@ impl Executable for CpuExecutable {
         let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
-        let mut log = env::log().steps.then(Vec::new);
-        for (i, action) in self.actions.iter().enumerate() {
-            if self.interruptible && overwritten.is_none_or(|first| i <= first) && interrupted() {
+        let mut log = env::log().steps.then(String::new);
+        for spread in &sizing.units {
+            let steps = spread.unit.steps();
+            if self.interruptible && overwritten.is_none_or(|first| steps.start <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
             let start = Instant::now();
-            run.step(action).map_err(|e| self.blame(e, i))?;
+            run.unit(spread).map_err(|e| self.blame(e, steps.start))?;
             if let Some(log) = &mut log {
-                log.push(self.step_line(i, start.elapsed().as_secs_f64()));
+                self.log_unit(log, &spread.unit, start.elapsed().as_secs_f64());
             }
         }
         if let Some(log) = log {
-            env::say(&format!("ran {} steps on {threads} threads\n{}", self.actions.len(), log.concat()));
+            let (steps, units) = (self.actions.len(), sizing.units.len());
+            env::say(&format!("ran {steps} steps in {units} units on {threads} threads\n{log}"));
         }
         self.outputs(inputs, &made, &in_place)
     }
@@ -340,15 +427,30 @@ fn span(loan: &Loan) -> Result<Span> {
 type Made = Vec<Option<Arc<CpuBuffer>>>;
 
 impl CpuExecutable {
-    /// What step `i` took and what it is, for the log.
-    fn step_line(&self, i: usize, seconds: f64) -> String {
-        let step = &self.program.steps[i];
-        let what = match &step.op {
-            StepOp::Kernel { kernel, .. } => format!("kernel {:?}x{:?}", kernel.grid, kernel.inner),
-            StepOp::Dot(d) => format!("dot {:?} {}x{}x{}", d.batch, d.m, d.k, d.n),
-            StepOp::Lib { call, out, .. } => format!("{call:?} {}", self.program.buffers[out.0 as usize].ty),
-        };
-        format!("  {:>10.1} us  {i:>4} {what}  {}\n", seconds * 1e6, step.ops.join(" "))
+    /// How runs on `threads` threads are spread.
+    fn sizing(&self, threads: usize) -> Arc<Sizing> {
+        let mut last = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.threads != threads {
+            let join = self.shared.join;
+            *last = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, join));
+        }
+        last.clone()
+    }
+
+    /// What a unit took and what it is, for the log.
+    fn log_unit(&self, log: &mut String, unit: &Unit, seconds: f64) {
+        let mut time = format!("{:>10.1} us", seconds * 1e6);
+        for i in unit.steps() {
+            let step = &self.program.steps[i];
+            let what = match &step.op {
+                StepOp::Kernel { kernel, .. } => format!("kernel {:?}x{:?}", kernel.grid, kernel.inner),
+                StepOp::Dot(d) => format!("dot {:?} {}x{}x{}", d.batch, d.m, d.k, d.n),
+                StepOp::Lib { call, out, .. } => format!("{call:?} {}", self.program.buffers[out.0 as usize].ty),
+            };
+            log.push_str(&format!("  {time} {i:>5} {what}: {}\n", step.ops.join(" ")));
+            // The rest of a unit is in the first line's time.
+            time = format!("{:>13}", if matches!(unit, Unit::Chain { .. }) { "on its rows" } else { "with it" });
+        }
     }
 
     /// Adds what the user wrote to an error of step `i`.
@@ -492,30 +594,28 @@ fn overlap() -> Error {
     Error::internal("a library call whose result overlaps an operand")
 }
 
-/// How many threads a kernel is worth.
-fn workers(kernel: &KernelFn, threads: usize) -> usize {
-    let ns = kernel.info().cost_ns;
+/// How many threads so much work is worth.
+fn workers(ns: f64, threads: usize) -> usize {
     if ns < SERIAL_NS { 1 } else { threads.min((ns / THREAD_NS) as usize).max(1) }
 }
 
-/// Cuts a kernel into parts: rows, and columns too where rows are few.
-fn parts(kernel: &KernelFn, workers: usize) -> Vec<Part> {
+/// Cuts a kernel into about `wanted` parts for `workers` threads: rows, and columns too where rows are few.
+fn parts(kernel: &KernelFn, wanted: usize, workers: usize) -> Vec<Part> {
     let info = kernel.info();
     if info.rows == 0 || (info.splits_columns && info.cols == 0) {
         return Vec::new();
     }
-    if workers <= 1 {
+    if wanted <= 1 {
         return vec![Part { rows: 0..info.rows, cols: 0..info.cols }];
     }
-    let wanted = workers * PARTS_PER_THREAD;
     let mut row_step = info.rows.div_ceil(wanted).next_multiple_of(info.row_block.max(1));
     let mut col_step = info.cols.max(1);
     let row_parts = info.rows.div_ceil(row_step);
     if info.splits_columns && row_parts < wanted {
         col_step = info.cols.div_ceil(wanted.div_ceil(row_parts)).max(MIN_PART_COLS).next_multiple_of(512);
-    } else if row_parts < workers {
+    } else if row_parts < workers.min(wanted) {
         // Blocks of rows are too few: cut them.
-        row_step = info.rows.div_ceil(workers).max(1);
+        row_step = info.rows.div_ceil(workers.min(wanted)).max(1);
     }
     let mut parts = Vec::new();
     for row in (0..info.rows).step_by(row_step) {
@@ -537,11 +637,18 @@ impl Run<'_> {
         found.ok_or_else(|| Error::internal(format!("no buffer b{}", buf.0)))
     }
 
-    fn step(&self, action: &Action) -> Result<()> {
-        match action {
-            Action::Kernel { kernel, args } => self.kernel(*kernel, args),
-            Action::Dot(dot) => self.dot(dot),
-            Action::Lib { call, args, out } => self.lib(call, args, *out),
+    fn unit(&self, spread: &Spread) -> Result<()> {
+        match &spread.unit {
+            Unit::Step(step) => match &self.exe.actions[*step] {
+                Action::Kernel { .. } => self.kernels(spread),
+                Action::Dot(dot) => self.dot(dot),
+                Action::Lib { call, args, out } => self.lib(call, args, *out),
+            },
+            Unit::Region(_) => self.kernels(spread),
+            Unit::Chain { dot, kernels } => match &self.exe.actions[*dot] {
+                Action::Dot(dot) => self.chain(spread, dot, kernels),
+                _ => Err(Error::internal("a chain without a product")),
+            },
         }
     }
 
@@ -589,23 +696,103 @@ impl Run<'_> {
         self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }
 
-    fn kernel(&self, kernel: usize, args: &[BufId]) -> Result<()> {
-        let (workers, parts) = &self.sizing.kernels[kernel];
-        let kernel = &self.exe.code.kernels()[kernel];
-        let each = scratch_each(kernel);
-        let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+    /// The memory of each parameter of a step's kernel.
+    fn bound(&self, step: usize) -> Result<Bound<'_>> {
+        match &self.exe.actions[step] {
+            Action::Kernel { kernel, args } => {
+                let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+                Ok(Bound { kernel: &self.exe.code.kernels()[*kernel], args })
+            }
+            _ => Err(Error::internal(format!("step {step} is no kernel"))),
+        }
+    }
+
+    /// The scratch of one worker of a unit.
+    fn scratch(&self, spread: &Spread, worker: usize) -> Option<Span> {
+        let start = worker * spread.scratch_each;
+        self.scratch.slice(start..start + spread.scratch_each)
+    }
+
+    fn kernels(&self, spread: &Spread) -> Result<()> {
+        let steps = spread.unit.steps();
+        let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<Vec<Bound<'_>>>>()?;
         let failed = AtomicBool::new(false);
-        self.exe.shared.threads.for_each(*workers, parts.len(), |worker, part| {
-            let start = worker * each;
-            let scratch = self.scratch.slice(start..start + each);
-            let done = scratch.is_some_and(|scratch| kernel.call(&args, &parts[part], &scratch));
-            if !done {
-                failed.store(true, Ordering::Relaxed);
+        self.exe.shared.threads.for_each(spread.workers, spread.pieces.len(), |worker, piece| {
+            let done = match (&spread.pieces[piece], self.scratch(spread, worker)) {
+                (Piece::Part(step, part), Some(scratch)) => bound[step - steps.start].call(part, &scratch),
+                _ => false,
+            };
+            failed.fetch_or(!done, Ordering::Relaxed);
+        });
+        if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
+    }
+
+    /// A product panel by panel, and the kernels on the rows of each.
+    fn chain(&self, spread: &Spread, dot: &DotStep, kernels: &[OnRows]) -> Result<()> {
+        let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
+        let operands = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
+        let out = self.span(dot.out)?;
+        let mut bound = Vec::with_capacity(kernels.len());
+        for on in kernels {
+            bound.push((on, self.bound(on.step)?));
+        }
+        let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.sizing.tiles.1;
+        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
+        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
+        let row_bytes = dot.n * dtype.size();
+        let panel = |worker: usize, batch: usize, rows: &Range<usize>| -> Result<()> {
+            let (panel, all) = (lib_calls::panel(dot, batch, rows.clone()), batch * dot.m);
+            let all = all + rows.start..all + rows.end;
+            let mut to = out.slice(all.start * row_bytes..all.end * row_bytes).ok_or_else(too_small)?;
+            match views(&operands, &mut to) {
+                Some((seen, to)) => match seen[..] {
+                    [View::Bytes(lhs), View::Bytes(rhs)] => {
+                        lib_calls::dot(&panel, dtype, (lhs, rhs), to, &tiles, &SERIAL)?;
+                    }
+                    _ => return Err(overlap()),
+                },
+                None => return Err(overlap()),
+            }
+            let scratch = self.scratch(spread, worker).ok_or_else(too_small)?;
+            for (on, bound) in &bound {
+                let own = all.start * on.per_row..all.end * on.per_row;
+                let info = bound.kernel.info();
+                let part = if on.columns {
+                    Part { rows: 0..info.rows, cols: own }
+                } else {
+                    Part { rows: own, cols: 0..info.cols }
+                };
+                if !bound.call(&part, &scratch) {
+                    return Err(too_small());
+                }
+            }
+            Ok(())
+        };
+        let failed = Mutex::new(None);
+        self.exe.shared.threads.for_each(spread.workers, spread.pieces.len(), |worker, piece| {
+            if let Piece::Panel(batch, rows) = &spread.pieces[piece]
+                && let Err(e) = panel(worker, *batch, rows)
+            {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
             }
         });
-        if failed.load(Ordering::Relaxed) {
-            return Err(Error::internal("a kernel was called on memory that is too small"));
-        }
-        Ok(())
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
+}
+
+/// A kernel with its arguments.
+struct Bound<'a> {
+    kernel: &'a KernelFn,
+    args: Vec<Span>,
+}
+
+impl Bound<'_> {
+    fn call(&self, part: &Part, scratch: &Span) -> bool {
+        self.kernel.call(&self.args, part, scratch)
+    }
+}
+
+fn too_small() -> Error {
+    Error::internal("a kernel was called on memory that is too small")
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub schedule: Schedule,
     /// Worker threads; as many as the process may use when `None`.
     pub threads: Option<usize>,
+    /// Runs each step by itself: no kernels on the rows of a product while it is computed, no joint regions.
+    pub separate: bool,
     /// Cap on memory in bytes; three quarters of what there is when `None`.
     pub memory_limit: Option<u64>,
 }
@@ -35,6 +37,7 @@ impl Config {
             isa: env::isa(),
             schedule: Schedule::parse(env::schedule())?,
             threads: env::threads(),
+            separate: !env::join(),
             memory_limit: env::max_memory(),
         })
     }
@@ -62,6 +65,7 @@ pub(crate) struct Shared {
     pub level: &'static str,
     pub symbols: Arc<Symbols>,
     pub schedule: Schedule,
+    pub join: bool,
     pub l1_bytes: usize,
     pub l2_bytes: usize,
 }
@@ -90,6 +94,7 @@ impl CpuExecutor {
                 level,
                 symbols: symbols(level),
                 schedule: config.schedule,
+                join: !config.separate,
                 l1_bytes,
                 l2_bytes,
             }),

@@ -148,6 +148,12 @@ struct FrameSize {
     rows: usize,
 }
 
+/// The form of a kernel that [`emit`] cuts into rows and columns: rows are the points of its grid in row-major
+/// order, columns those of its inner axes. Callers prove from it what a range of rows touches.
+pub fn normal_form(kernel: &Kernel) -> Kernel {
+    normal::normalise(kernel).kernel
+}
+
 /// Emits `kernel` into `module` as function `name`. The kernel must satisfy its verifier.
 pub fn emit<M: Module>(
     module: &mut M,

@@ -106,6 +106,35 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, threads: usize) -> (usize, u
     (threads.min(strips), TileSizes::of(step).all())
 }
 
+/// How many threads may compute panels of a product at the same time.
+pub(crate) fn workers(step: &DotStep, dtype: DType, threads: usize) -> usize {
+    if is_small(step) {
+        1
+    } else if matches!(dtype, DType::F16 | DType::BF16) {
+        scratch(step, dtype, threads).0.max(1)
+    } else {
+        threads
+    }
+}
+
+/// The product of some rows of the left matrices of one batch.
+pub(crate) fn panel(step: &DotStep, batch: usize, rows: std::ops::Range<usize>) -> DotStep {
+    let mut panel = step.clone();
+    let mut left = batch;
+    for axis in (0..step.batch.len()).rev() {
+        let at = (left % step.batch[axis]) as i64;
+        panel.lhs.offset += at * step.lhs.batch_strides[axis];
+        panel.rhs.offset += at * step.rhs.batch_strides[axis];
+        left /= step.batch[axis];
+    }
+    panel.lhs.offset += rows.start as i64 * step.lhs.row_stride;
+    panel.m = rows.len();
+    panel.batch.clear();
+    panel.lhs.batch_strides.clear();
+    panel.rhs.batch_strides.clear();
+    panel
+}
+
 fn is_small(step: &DotStep) -> bool {
     let one = step.m.saturating_mul(step.n).saturating_mul(step.k);
     step.batch.iter().fold(one, |n, &b| n.saturating_mul(b)) < GRAIN

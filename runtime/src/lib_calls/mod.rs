@@ -12,7 +12,7 @@ mod scan;
 mod tests;
 
 pub(crate) use crate::sys::par::Par;
-pub(crate) use dot::{dot, scratch};
+pub(crate) use dot::{dot, panel, scratch, workers};
 
 use torsh_ir::program::LibCall;
 use torsh_ir::shape::Type;
