@@ -8,15 +8,12 @@
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
 use crate::executor::{Shared, interrupted};
-use crate::lib_calls::{self, Par};
+use crate::lib_calls::{self, Epilogue, Means, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
-use crate::sys::par::SERIAL;
-use crate::sys::slices::elements_mut;
 use crate::units::{self, OnRows, Unit};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -90,7 +87,7 @@ impl CpuExecutable {
         }
         let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
-        let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), shared.join);
+        let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), &shared);
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         if env::log().time {
@@ -185,6 +182,17 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
             StepOp::Lib { call, args, out } => Action::Lib { call: call.clone(), args: args.clone(), out: *out },
         });
     }
+    // Longest first: shorter kernels of the same kind run on the code of a longer one.
+    let mut order: Vec<usize> = (0..kernels.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(kernels[i].0.row_len()));
+    let mut place = vec![0; kernels.len()];
+    order.iter().enumerate().for_each(|(to, &from)| place[from] = to);
+    for action in &mut actions {
+        if let Action::Kernel { kernel, .. } = action {
+            *kernel = place[*kernel];
+        }
+    }
+    let kernels = order.into_iter().map(|i| kernels[i].clone()).collect();
     (kernels, actions)
 }
 
@@ -222,8 +230,8 @@ struct Run<'a> {
     spans: Vec<Span>,
     scratch: Span,
     sizing: &'a Sizing,
-    /// Memory for the tiles of products.
-    tiles: Mutex<Vec<Loan>>,
+    /// Scratch memory of products.
+    packed: Mutex<Loan>,
 }
 
 /// How a program is spread over threads, and the scratch memory for that.
@@ -231,78 +239,50 @@ struct Sizing {
     threads: usize,
     units: Vec<Spread>,
     scratch_bytes: usize,
-    /// Slices for the tiles of products, and bytes of each.
-    tiles: (usize, usize),
+    /// Scratch memory of the product that needs most.
+    packed_bytes: usize,
 }
 
 /// A unit with its work cut up.
 struct Spread {
     unit: Unit,
-    /// Threads that work on it, and the scratch of each; library calls see to themselves.
+    /// Threads that work on it, and the scratch of each for its kernels.
     workers: usize,
     scratch_each: usize,
-    pieces: Vec<Piece>,
-}
-
-/// What one thread does at a time.
-enum Piece {
-    /// A part of the kernel of a step.
-    Part(usize, Part),
-    /// Rows of one matrix of a product, and whatever runs on them.
-    Panel(usize, Range<usize>),
+    /// The parts of its kernels, by step; a product sees to itself and to what runs on its rows.
+    parts: Vec<(usize, Part)>,
 }
 
 impl Sizing {
-    fn new(program: &Program, actions: &[Action], kernels: &[KernelFn], threads: usize, join: bool) -> Sizing {
+    fn new(program: &Program, actions: &[Action], kernels: &[KernelFn], threads: usize, shared: &Shared) -> Sizing {
         let kernel = |step: usize| match actions.get(step) {
             Some(Action::Kernel { kernel, .. }) => kernels.get(*kernel),
             _ => None,
         };
-        let found = units::find(program, &|step| kernel(step).map(KernelFn::info), threads, join);
-        let mut sizing = Sizing { threads, units: Vec::with_capacity(found.len()), scratch_bytes: 0, tiles: (0, 0) };
+        let found = units::find(program, &|step| kernel(step).map(KernelFn::info), threads, shared.join);
+        let mut sizing = Sizing { threads, units: Vec::with_capacity(found.len()), scratch_bytes: 0, packed_bytes: 0 };
         for unit in found {
-            let spread = Spread::new(program, unit, &kernel, threads);
+            if let StepOp::Dot(dot) = &program.steps[unit.steps().start].op {
+                let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
+                let hook = matches!(unit, Unit::Chain { .. });
+                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads, hook);
+                sizing.packed_bytes = sizing.packed_bytes.max(bytes);
+            }
+            let spread = Spread::new(unit, &kernel, threads);
             sizing.scratch_bytes = sizing.scratch_bytes.max(spread.scratch_each.saturating_mul(spread.workers));
             sizing.units.push(spread);
-        }
-        for step in &program.steps {
-            if let StepOp::Dot(dot) = &step.op {
-                let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let (count, each) = lib_calls::scratch(dot, dtype, threads);
-                let (most, largest) = sizing.tiles;
-                sizing.tiles = (most.max(count), largest.max(each * size_of::<f32>()));
-            }
         }
         sizing
     }
 }
 
 impl Spread {
-    fn new<'k>(
-        program: &Program,
-        unit: Unit,
-        kernel: &dyn Fn(usize) -> Option<&'k KernelFn>,
-        threads: usize,
-    ) -> Spread {
+    fn new<'k>(unit: Unit, kernel: &dyn Fn(usize) -> Option<&'k KernelFn>, threads: usize) -> Spread {
         let functions: Vec<(usize, &KernelFn)> =
             unit.steps().filter_map(|step| kernel(step).map(|k| (step, k))).collect();
         let scratch_each = functions.iter().map(|(_, k)| scratch_each(k)).max().unwrap_or(0);
-        let mut spread = Spread { unit, workers: 1, scratch_each, pieces: Vec::new() };
-        if let Unit::Chain { dot, .. } = &spread.unit
-            && let StepOp::Dot(step) = &program.steps[*dot].op
-        {
-            let dtype = program.buffers[step.out.0 as usize].ty.dtype;
-            spread.workers = lib_calls::workers(step, dtype, threads);
-            let batches: usize = step.batch.iter().product();
-            let rows = if spread.workers > 1 {
-                step.m.div_ceil((spread.workers * PARTS_PER_THREAD).div_ceil(batches)).next_multiple_of(16)
-            } else {
-                step.m
-            };
-            for batch in 0..batches {
-                let cut = (0..step.m).step_by(rows.max(1)).map(|row| row..(row + rows).min(step.m));
-                spread.pieces.extend(cut.map(|rows| Piece::Panel(batch, rows)));
-            }
+        let mut spread = Spread { unit, workers: threads, scratch_each, parts: Vec::new() };
+        if matches!(spread.unit, Unit::Chain { .. }) {
             return spread;
         }
         let all: f64 = functions.iter().map(|(_, k)| k.info().cost_ns).sum();
@@ -311,10 +291,10 @@ impl Spread {
             let share = if all > 0.0 { kernel.info().cost_ns / all } else { 1.0 };
             let wanted = ((spread.workers * PARTS_PER_THREAD) as f64 * share).ceil() as usize;
             let wanted = if spread.workers <= 1 { 1 } else { wanted.max(1) };
-            spread.pieces.extend(parts(kernel, wanted, spread.workers).into_iter().map(|p| Piece::Part(step, p)));
+            spread.parts.extend(parts(kernel, wanted, spread.workers).into_iter().map(|part| (step, part)));
         }
         // `for_each` numbers its workers below both counts.
-        spread.workers = spread.workers.min(spread.pieces.len());
+        spread.workers = spread.workers.min(spread.parts.len());
         spread
     }
 }
@@ -391,12 +371,11 @@ impl Executable for CpuExecutable {
         let sizing = &*self.sizing(threads);
         let pool = &self.shared.pool;
         let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
-        let (count, each) = sizing.tiles;
-        let tiles = (0..count).map(|_| pool.take(each, &|| "the tiles of a matrix product".to_string()));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<Loan>>>()?);
+        let packed = pool.take(sizing.packed_bytes, &|| "scratch memory of a matrix product".to_string())?;
+        let packed = Mutex::new(packed);
         let arena = pool.take(self.program.arena_bytes, &|| "the arena of a program".to_string())?;
         let spans = self.bind(&held, &made, &in_place, &arena)?;
-        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
+        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, packed };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
         let mut log = env::log().steps.then(String::new);
@@ -431,8 +410,7 @@ impl CpuExecutable {
     fn sizing(&self, threads: usize) -> Arc<Sizing> {
         let mut last = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
         if last.threads != threads {
-            let join = self.shared.join;
-            *last = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, join));
+            *last = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, &self.shared));
         }
         last.clone()
     }
@@ -641,7 +619,7 @@ impl Run<'_> {
         match &spread.unit {
             Unit::Step(step) => match &self.exe.actions[*step] {
                 Action::Kernel { .. } => self.kernels(spread),
-                Action::Dot(dot) => self.dot(dot),
+                Action::Dot(dot) => self.dot(dot, None),
                 Action::Lib { call, args, out } => self.lib(call, args, *out),
             },
             Unit::Region(_) => self.kernels(spread),
@@ -661,19 +639,19 @@ impl Run<'_> {
         call(&Par { threads: self.sizing.threads, run: &run })
     }
 
-    fn dot(&self, dot: &DotStep) -> Result<()> {
+    /// A product. `hook` is called with rows of its result that are complete.
+    fn dot(&self, dot: &DotStep, hook: Option<&Epilogue<'_>>) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
         let mut out = self.span(dot.out)?;
-        let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = self.sizing.tiles.1;
-        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
+        let level = self.exe.shared.product_level;
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = packed.bytes_mut(self.sizing.packed_bytes);
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
-                [View::Bytes(lhs), View::Bytes(rhs)] => {
-                    self.with_threads(|par| lib_calls::dot(dot, dtype, (lhs, rhs), out, &tiles, par))
-                }
+                [View::Bytes(lhs), View::Bytes(rhs)] => self.with_threads(|par| {
+                    lib_calls::dot(dot, dtype, (lhs, rhs), out, hook, &mut Means { level, scratch, par })
+                }),
                 _ => Err(overlap()),
             },
             None => Err(overlap()),
@@ -717,67 +695,39 @@ impl Run<'_> {
         let steps = spread.unit.steps();
         let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<Vec<Bound<'_>>>>()?;
         let failed = AtomicBool::new(false);
-        self.exe.shared.threads.for_each(spread.workers, spread.pieces.len(), |worker, piece| {
-            let done = match (&spread.pieces[piece], self.scratch(spread, worker)) {
-                (Piece::Part(step, part), Some(scratch)) => bound[step - steps.start].call(part, &scratch),
-                _ => false,
-            };
+        self.exe.shared.threads.for_each(spread.workers, spread.parts.len(), |worker, part| {
+            let (step, part) = &spread.parts[part];
+            let scratch = self.scratch(spread, worker);
+            let done = scratch.is_some_and(|scratch| bound[step - steps.start].call(part, &scratch));
             failed.fetch_or(!done, Ordering::Relaxed);
         });
         if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
     }
 
-    /// A product panel by panel, and the kernels on the rows of each.
+    /// A product, and its kernels on each panel of rows that is complete.
     fn chain(&self, spread: &Spread, dot: &DotStep, kernels: &[OnRows]) -> Result<()> {
-        let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
-        let operands = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
-        let out = self.span(dot.out)?;
         let mut bound = Vec::with_capacity(kernels.len());
         for on in kernels {
             bound.push((on, self.bound(on.step)?));
         }
-        let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = self.sizing.tiles.1;
-        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
-        let row_bytes = dot.n * dtype.size();
-        let panel = |worker: usize, batch: usize, rows: &Range<usize>| -> Result<()> {
-            let (panel, all) = (lib_calls::panel(dot, batch, rows.clone()), batch * dot.m);
-            let all = all + rows.start..all + rows.end;
-            let mut to = out.slice(all.start * row_bytes..all.end * row_bytes).ok_or_else(too_small)?;
-            match views(&operands, &mut to) {
-                Some((seen, to)) => match seen[..] {
-                    [View::Bytes(lhs), View::Bytes(rhs)] => {
-                        lib_calls::dot(&panel, dtype, (lhs, rhs), to, &tiles, &SERIAL)?;
-                    }
-                    _ => return Err(overlap()),
-                },
-                None => return Err(overlap()),
-            }
-            let scratch = self.scratch(spread, worker).ok_or_else(too_small)?;
-            for (on, bound) in &bound {
-                let own = all.start * on.per_row..all.end * on.per_row;
-                let info = bound.kernel.info();
-                let part = if on.columns {
-                    Part { rows: 0..info.rows, cols: own }
-                } else {
-                    Part { rows: own, cols: 0..info.cols }
+        let failed = AtomicBool::new(false);
+        self.dot(
+            dot,
+            Some(&|worker, rows| {
+                let run = |(on, kernel): &(&OnRows, Bound<'_>)| {
+                    let own = rows.start * on.per_row..rows.end * on.per_row;
+                    let info = kernel.kernel.info();
+                    let part = if on.columns {
+                        Part { rows: 0..info.rows, cols: own }
+                    } else {
+                        Part { rows: own, cols: 0..info.cols }
+                    };
+                    self.scratch(spread, worker).is_some_and(|scratch| kernel.call(&part, &scratch))
                 };
-                if !bound.call(&part, &scratch) {
-                    return Err(too_small());
-                }
-            }
-            Ok(())
-        };
-        let failed = Mutex::new(None);
-        self.exe.shared.threads.for_each(spread.workers, spread.pieces.len(), |worker, piece| {
-            if let Piece::Panel(batch, rows) = &spread.pieces[piece]
-                && let Err(e) = panel(worker, *batch, rows)
-            {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-            }
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+                failed.fetch_or(!bound.iter().all(run), Ordering::Relaxed);
+            }),
+        )?;
+        if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
     }
 }
 

@@ -111,6 +111,7 @@ impl<'a> Case<'a> {
             "verify" => parse(self.source).map(|_| String::new()),
             "verify error" => refused(text::parse_unchecked(self.source).and_then(|g| verify::graph(&g))),
             "simplify" => pass(self.source, simplify::run, Tolerance::EXACT),
+            "split" => pass(self.source, split::run, Tolerance::EXACT),
             "decompose" => pass(self.source, decompose::expand, Tolerance::EXACT),
             "grad" => {
                 let graph = gradients(parse(self.source)?).map_err(words)?;

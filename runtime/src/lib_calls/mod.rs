@@ -11,8 +11,9 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::sys::gemm::{Level, Means};
 pub(crate) use crate::sys::par::Par;
-pub(crate) use dot::{dot, panel, scratch, workers};
+pub(crate) use dot::{Epilogue, dot, scratch};
 
 use torsh_ir::program::LibCall;
 use torsh_ir::shape::Type;

@@ -1,6 +1,6 @@
 //! Library calls against the interpreter, serial and on threads.
 
-use super::{Arg, Par, dot, run, scratch};
+use super::{Arg, Level, Means, Par, dot, run, scratch};
 use crate::sys::par::SERIAL;
 use torsh_ir::interp::{HostTensor, run_program};
 use torsh_ir::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp};
@@ -63,10 +63,9 @@ fn multiply(
     out: &mut [u8],
     par: &Par<'_>,
 ) -> torsh_ir::Result<()> {
-    let (count, each) = scratch(step, dtype, par.threads);
-    let mut memory = vec![vec![f32::NAN; each]; count];
-    let tiles = std::sync::Mutex::new(memory.iter_mut().map(Vec::as_mut_slice).collect());
-    dot(step, dtype, operands, out, &tiles, par)
+    let level = Level::of(crate::sys::prims::detect()?);
+    let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads, false)];
+    dot(step, dtype, operands, out, None, &mut Means { level, scratch: &mut memory, par })
 }
 
 /// Bytes aligned as buffers are.

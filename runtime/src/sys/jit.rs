@@ -74,8 +74,16 @@ fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>,
         return Err(Error::internal("a module was finalised twice"));
     };
     let mut ctx = cranelift::codegen::Context::new();
-    let mut all = Vec::with_capacity(kernels.len());
+    let mut all: Vec<Emitted> = Vec::with_capacity(kernels.len());
+    let mut lines: HashMap<(Kernel, &[(u32, u32)]), usize> = HashMap::new();
     for (i, (kernel, options)) in kernels.iter().enumerate() {
+        if let Some(line) = line(kernel) {
+            let first = *lines.entry((line, options.aliases.as_slice())).or_insert(i);
+            if let Some(shorter) = all.get(first).and_then(|longer| shorter(longer, kernel)) {
+                all.push(shorter);
+                continue;
+            }
+        }
         let emitted =
             cpu::emit(module, &mut ctx, &format!("kernel{i}"), kernel, options).map_err(|e| e.with_op(&kernel.name))?;
         // A symbol without an address would be a panic at finalisation.
@@ -85,6 +93,29 @@ fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>,
         all.push(emitted);
     }
     Ok(all)
+}
+
+/// What a kernel computes at each point of a line, whatever its length; `None` for other kernels.
+fn line(kernel: &Kernel) -> Option<Kernel> {
+    if !kernel.is_map() || !kernel.grid.is_empty() || kernel.inner.len() != 1 {
+        return None;
+    }
+    let mut line = kernel.clone();
+    line.name.clear();
+    line.inner[0] = 0;
+    line.params.iter_mut().for_each(|p| p.numel = 0);
+    Some(line)
+}
+
+/// The code of a longer line, used for a shorter one: its columns are the first ones of the longer, at the same
+/// addresses, and a call computes no others.
+fn shorter(longer: &Emitted, kernel: &Kernel) -> Option<Emitted> {
+    let cols = kernel.row_len();
+    if !longer.splits_columns || longer.rows != 1 || longer.cols < cols || cols == 0 {
+        return None;
+    }
+    let cost_ns = longer.cost_ns * cols as f64 / longer.cols as f64;
+    Some(Emitted { cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() })
 }
 
 impl Code {
@@ -103,7 +134,9 @@ impl Code {
             let address = module.get_finalized_function(emitted.func);
             let sizes = kernel.params.iter().map(|p| p.numel.saturating_mul(p.dtype.size())).collect();
             // SAFETY: the address is that of a function that `cpu::emit` gave the signature of
-            // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it.
+            // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it. It was emitted for
+            // this kernel, or for a longer line with the same index maps (`line`): called for the columns of this
+            // kernel only, it goes to the addresses that this kernel's verifier has bounded.
             functions.push(unsafe { KernelFn::new(address, emitted, sizes) });
         }
         Ok(Code { module: building.0.take(), kernels: functions, bytes })
