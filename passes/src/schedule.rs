@@ -10,8 +10,7 @@
 
 use crate::fuse::items::{ItemId, Items, What};
 use crate::lower::{self, Lowered, Step, Work};
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use torsh_ir::error::Result;
 use torsh_ir::kernel::{Inst, Value};
 use torsh_ir::program::LibCall;
@@ -69,6 +68,8 @@ struct Dag<'a> {
     /// Steps that read an item's buffer.
     readers: HashMap<ItemId, Vec<usize>>,
     outputs: HashSet<ItemId>,
+    /// Of each product, the kernels that walk its rows.
+    followers: Vec<Vec<usize>>,
 }
 
 impl<'a> Dag<'a> {
@@ -91,6 +92,7 @@ impl<'a> Dag<'a> {
             maker,
             readers,
             outputs,
+            followers: vec![Vec::new(); n + 1],
         };
         for (s, step) in steps.iter().enumerate() {
             for &r in &step.reads {
@@ -103,6 +105,9 @@ impl<'a> Dag<'a> {
                     dag.edge(w, s);
                 }
             }
+        }
+        for s in (0..n).filter(|&s| matches!(steps[s].work, Work::Dot(..))) {
+            dag.followers[s] = dag.succs[s].iter().copied().filter(|&t| dag.follows(t, s)).collect();
         }
         dag
     }
@@ -207,24 +212,48 @@ impl<'a> Dag<'a> {
         matches && kernel.values.iter().all(along)
     }
 
-    /// Operands first, and what follows a product right behind it; otherwise as the steps stand.
+    /// Operands first, and what follows a product right behind it; otherwise as the steps stand. A product whose
+    /// followers wait for something else, such as the gradient of a weight that is still read, waits with them
+    /// where anything else can run.
     fn program_order(&self) -> Vec<usize> {
         let mut waiting = self.waiting();
-        let mut ready: BinaryHeap<Reverse<usize>> =
-            waiting.iter().enumerate().filter(|w| *w.1 == 0).map(|w| Reverse(w.0)).collect();
+        let mut ready = BTreeSet::new();
+        let mut deferred = BTreeSet::new();
+        (0..waiting.len()).filter(|&s| waiting[s] == 0).for_each(|s| {
+            if self.is_early(s, &waiting) {
+                deferred.insert(s)
+            } else {
+                ready.insert(s)
+            };
+        });
         let mut order = Vec::with_capacity(self.steps.len());
         let mut behind = Behind::default();
-        while let Some(s) = behind.next().or_else(|| ready.pop().map(|r| r.0)) {
+        while let Some(s) = behind.next().or_else(|| ready.pop_first()).or_else(|| deferred.pop_first()) {
             order.push(s);
             behind.ran(self, s);
             for &t in &self.succs[s] {
                 waiting[t] -= 1;
                 if waiting[t] == 0 && !behind.takes(self, t) {
-                    ready.push(Reverse(t));
+                    if self.is_early(t, &waiting) {
+                        deferred.insert(t)
+                    } else {
+                        ready.insert(t)
+                    };
+                }
+                for &p in self.preds[t].iter().filter(|_| waiting[t] == 1) {
+                    if deferred.contains(&p) && !self.is_early(p, &waiting) {
+                        deferred.remove(&p);
+                        ready.insert(p);
+                    }
                 }
             }
         }
         order
+    }
+
+    /// True for a product whose followers cannot run right behind it yet.
+    fn is_early(&self, step: usize, waiting: &[usize]) -> bool {
+        self.followers[step].iter().any(|&t| waiting[t] > 1)
     }
 
     /// Bytes of an item's buffer when it is neither an input nor an output.
@@ -249,7 +278,8 @@ impl<'a> Dag<'a> {
                 Some(s) => s,
                 None if ready.is_empty() => break,
                 None => {
-                    let best = (0..ready.len()).min_by_key(|&i| (live.change(self, ready[i]), ready[i])).unwrap_or(0);
+                    let key = |&i: &usize| (self.is_early(ready[i], &waiting), live.change(self, ready[i]), ready[i]);
+                    let best = (0..ready.len()).min_by_key(key).unwrap_or(0);
                     ready.swap_remove(best)
                 }
             };

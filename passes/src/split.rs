@@ -3,7 +3,8 @@
 //! Needs: no composites. Leaves: the same results; a sum of a great many values, into few results or along
 //! columns that are few, becomes sums over a fixed number of chunks and a sum of those. The number depends on the
 //! shape alone, so that the bits depend on nothing else: not on threads, fusion, or what stands around the fold.
-//! Sums of floats are carried from step to step in float64, in which they accumulate anyway.
+//! Each sum accumulates in float64 as ever; what is carried between the steps has the precision of the dtype, or
+//! float32 for 16-bit floats. So a large sum is rounded once per chunk and once more at the end.
 
 use crate::rebuild;
 use torsh_ir::attr::AttrsExt;
@@ -21,8 +22,14 @@ const LARGE: usize = 1 << 17;
 const FEW_ROWS: usize = 8;
 /// Columns that make two blocks of vectors.
 const FEW_COLUMNS: usize = 1024;
-/// The number of chunks: the largest divisor of an extent between these.
+/// The number of chunks: the largest divisor of an extent between these, ...
 const CHUNKS: std::ops::RangeInclusive<usize> = 8..=64;
+/// ... or, along rows, the whole extent up to this: then other kernels over the same rows take the first step in.
+const MAX_ROWS: usize = 4096;
+/// Values of a chunk, at least.
+const CHUNK: usize = 256;
+/// Rows of a chunk of columns, at least.
+const COLUMN_CHUNK: usize = 8;
 
 /// Splits large folds.
 pub fn run(graph: Graph) -> Result<Graph> {
@@ -55,7 +62,7 @@ pub fn run(graph: Graph) -> Result<Graph> {
 struct Cut {
     dim: usize,
     chunks: usize,
-    /// Folded in float64 between the steps.
+    /// Carried between the steps in float32.
     wide: bool,
 }
 
@@ -64,7 +71,7 @@ fn cut(graph: &Graph, id: NodeId) -> Option<Cut> {
     let Kind::Reduce(op) = node.op.kind else { return None };
     let dtype = node.ty.dtype;
     let wide = match op {
-        ReduceOp::Sum => dtype.is_float() && dtype != DType::F64,
+        ReduceOp::Sum => matches!(dtype, DType::F16 | DType::BF16),
         ReduceOp::Max | ReduceOp::Min | ReduceOp::Any | ReduceOp::All => false,
         ReduceOp::Prod | ReduceOp::ArgMax | ReduceOp::ArgMin => return None,
     };
@@ -76,7 +83,15 @@ fn cut(graph: &Graph, id: NodeId) -> Option<Cut> {
     if shape.numel() < LARGE || results >= if columns { FEW_COLUMNS } else { FEW_ROWS } {
         return None;
     }
-    let chunks = |d: usize| CHUNKS.rev().find(|&c| shape[d].is_multiple_of(c));
+    let chunk = shape.numel() / results.max(1);
+    let chunks = |d: usize| {
+        let extent = shape[d];
+        if !columns && *CHUNKS.start() <= extent && extent <= MAX_ROWS && chunk / extent >= CHUNK {
+            return Some(extent);
+        }
+        let most = if columns { extent / COLUMN_CHUNK } else { extent };
+        CHUNKS.rev().find(|&c| c <= most && extent.is_multiple_of(c))
+    };
     let mut sorted = dims;
     sorted.sort_unstable();
     sorted.into_iter().find_map(|dim| Some(Cut { dim, chunks: chunks(dim)?, wide }))
@@ -92,7 +107,7 @@ fn in_two(builder: &Builder, node: &Node, shape: &Shape, x: NodeId, cut: &Cut) -
     let (name, dtype) = (node.op.name, node.ty.dtype);
     let mut x = builder.val(x).reshape(&split);
     if cut.wide {
-        x = x.cast(DType::F64);
+        x = x.cast(DType::F32);
     }
     let mut all = x.reduce(name, &dims).reduce(name, &[cut.dim]);
     if cut.wide {

@@ -33,7 +33,7 @@ use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::limits::Limits;
 use torsh_ir::op::{Tolerance, Values};
 use torsh_ir::{Attr, Builder, Result, env, text, verify};
-use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify};
+use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify, split};
 
 /// All test files below a folder, sorted.
 pub fn files(root: &Path) -> Vec<PathBuf> {

@@ -176,3 +176,31 @@ fn independent_kernels_share_a_region() {
 }";
     assert_eq!(check(text, &[]), "rrr");
 }
+
+#[test]
+fn kernels_that_differ_in_length_share_their_code() {
+    let program = |sizes: &[usize]| {
+        let mut text = "graph {\n".to_string();
+        for (i, n) in sizes.iter().enumerate() {
+            text += &format!("  %{i}: f32[{n}] = input(index={i})\n");
+        }
+        for (i, n) in sizes.iter().enumerate() {
+            text += &format!("  %{}: f32[{n}] = tanh(%{i})\n", sizes.len() + i);
+        }
+        let outputs: Vec<String> = (0..sizes.len()).map(|i| format!("%{}", sizes.len() + i)).collect();
+        text += &format!("  return {}\n}}", outputs.join(", "));
+        let graph = parse(&text).expect("a graph");
+        (compile(&graph, &Options { fusion: true, verify: true, ..Options::default() }).expect("a program"), graph)
+    };
+    let exec = executor(2, false);
+    let bytes = |sizes: &[usize]| exec.load(Arc::new(program(sizes).0)).expect("it loads").code_bytes();
+    assert_eq!(bytes(&[70_000]), bytes(&[5_000, 70_000, 9_999]));
+    // Each length is computed to its own end and no further.
+    let (together, graph) = program(&[5_000, 70_000, 9_999]);
+    let inputs = inputs(&graph);
+    let (got, _) = run(&exec, &together, &inputs);
+    for (i, n) in [5_000, 70_000, 9_999].into_iter().enumerate() {
+        let (alone, _) = run(&exec, &program(&[n]).0, &inputs[i..=i]);
+        assert_eq!(got[i], alone[0]);
+    }
+}
