@@ -4,7 +4,7 @@
 use crate::limits::Limits;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 /// One environment variable.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -30,6 +30,8 @@ table! {
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, avx2 or avx512.";
+    JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
+    LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run).";
     SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
     VERIFY = "TORSH_VERIFY", "1 in debug builds, else 0", "1 runs the verifier and a text round trip after each pass.";
@@ -149,6 +151,43 @@ pub fn fusion() -> bool {
 pub fn interpret() -> bool {
     flag(INTERPRET).unwrap_or(false)
 }
+/// [`JOIN`].
+pub fn join() -> bool {
+    flag(JOIN).unwrap_or(true)
+}
+
+/// What [`LOG`] asks for.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Log {
+    /// Seconds per pass of each compilation.
+    pub time: bool,
+    /// Microseconds per step of each run.
+    pub steps: bool,
+}
+
+fn parse_log(value: &str) -> Option<Log> {
+    let mut log = Log::default();
+    for word in value.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+        match word.to_ascii_lowercase().as_str() {
+            "time" => log.time = true,
+            "steps" => log.steps = true,
+            _ => return None,
+        }
+    }
+    Some(log)
+}
+
+/// [`LOG`], read once: every run asks.
+pub fn log() -> Log {
+    static READ: OnceLock<Log> = OnceLock::new();
+    *READ.get_or_init(|| read(LOG, "words of time and steps, separated by commas,", parse_log).unwrap_or_default())
+}
+
+/// Writes what [`log`] asks for.
+pub fn say(text: &str) {
+    eprintln!("torsh: {text}");
+}
+
 /// [`ISA`].
 pub fn isa() -> Option<&'static str> {
     word(ISA, &["portable", "avx2", "avx512", "neon"])
@@ -209,6 +248,13 @@ mod tests {
             assert_eq!(parse_bytes(bad), None, "{bad}");
         }
         assert_eq!((parse_flag("ON"), parse_flag("0"), parse_flag("2")), (Some(true), Some(false), None));
+    }
+
+    #[test]
+    fn logs_are_words() {
+        assert_eq!(parse_log("time, steps"), Some(Log { time: true, steps: true }));
+        assert_eq!(parse_log("Time"), Some(Log { time: true, steps: false }));
+        assert_eq!(parse_log("all"), None);
     }
 
     #[test]

@@ -96,6 +96,24 @@ pub trait Executor: Send + Sync {
     fn threads(&self) -> usize;
 }
 
+/// How one step of a loaded program runs, for `explain()`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StepDetail {
+    /// How its code was written: a schedule, or `library`.
+    pub schedule: &'static str,
+    /// Why so.
+    pub reason: &'static str,
+    /// Threads that work on it.
+    pub threads: usize,
+    /// Number of the unit that it runs in; steps of one unit run together.
+    pub unit: usize,
+    /// What the unit is: `step`, `chain` (kernels on the rows of a product while these are in cache) or `region`
+    /// (independent kernels side by side).
+    pub together: &'static str,
+    /// Nanoseconds that the cost model expects on one core; 0 where it has no opinion.
+    pub cost_ns: f64,
+}
+
 /// A loaded program. May be run from several threads at once.
 pub trait Executable: Send + Sync {
     /// The program.
@@ -106,6 +124,10 @@ pub trait Executable: Send + Sync {
     fn codegen_seconds(&self) -> f64;
     /// Text of the generated code, for `TORSH_DUMP` and `explain()`.
     fn listing(&self) -> String;
+    /// How each step runs; empty where nothing is known.
+    fn details(&self) -> Vec<StepDetail> {
+        Vec::new()
+    }
     /// Runs on one buffer per input, in order, and returns one buffer per output. A donated input is
     /// written in place when `inputs` holds its only reference; then that entry is left holding the
     /// output. On error nothing in `inputs` has been changed.

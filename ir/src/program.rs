@@ -232,6 +232,8 @@ pub struct Stats {
     pub bytes_moved: u64,
     /// Floating point operations of all steps.
     pub flops: u64,
+    /// Bytes and floating point operations of each step.
+    pub steps: Vec<(u64, u64)>,
     /// Seconds per pass, in order.
     pub passes: Vec<(&'static str, f64)>,
     /// Why fusion stopped where it did, a line each.

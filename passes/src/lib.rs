@@ -14,6 +14,7 @@ pub mod plan;
 mod rebuild;
 pub mod schedule;
 pub mod simplify;
+pub mod split;
 mod stats;
 
 pub use pipeline::{Options, compile};

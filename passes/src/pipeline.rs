@@ -4,7 +4,7 @@
 //! [`Options::verify`] is set, runs the verifier and checks that printing and parsing give the graph back.
 //! The graph is always verified at the door.
 
-use crate::{decompose, fuse, limits, lower, plan, schedule, simplify};
+use crate::{decompose, fuse, limits, lower, plan, schedule, simplify, split};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,6 +60,8 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("simplify", g, simplify::run)?;
     g = driver.pass("decompose", g, decompose::expand)?;
     g = driver.pass("simplify_primitives", g, simplify::run)?;
+    // After the rules, which know folds as they were written; whatever is fused, so that the bits are the same.
+    g = driver.pass("split", g, split::run)?;
     // Decompositions have intermediates of their own.
     g = driver.pass("limits_primitives", g, limits::run)?;
     let fused = driver.time("fuse", || fuse::run(&g, options.fusion))?;
@@ -71,7 +73,18 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;
     program.stats.nodes = graph.len();
     program.stats.passes = driver.times;
+    if env::log().time {
+        env::say(&times(&program));
+    }
     Ok(program)
+}
+
+/// A line on the time that each pass took.
+fn times(program: &Program) -> String {
+    let stats = &program.stats;
+    let total: f64 = stats.passes.iter().map(|p| p.1).sum();
+    let passes: Vec<String> = stats.passes.iter().map(|(name, s)| format!("{name} {:.2}", s * 1e3)).collect();
+    format!("compiled {} nodes to {} steps in {:.2} ms: {}", stats.nodes, stats.kernels, total * 1e3, passes.join(", "))
 }
 
 struct Driver<'o> {
@@ -168,7 +181,7 @@ mod tests {
         let _ = compile(&graph(), &Options { verify: true, dump: Some(dump), ..Options::default() });
         let seen = seen.lock().unwrap();
         let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(5).collect();
-        assert_eq!(names, ["limits", "simplify", "decompose", "simplify_primitives", "limits_primitives"]);
+        assert_eq!(names, ["limits", "simplify", "decompose", "simplify_primitives", "split"]);
         assert!(seen[1].1.contains("softmax") && !seen[2].1.contains("softmax"));
     }
 

@@ -5,13 +5,14 @@
 //! of donated inputs, the readers of such an input come before the writers of its output, and every step
 //! that may refuse an index comes before them too; a pair for which that is impossible is left alone (the
 //! memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
-//! other readers of its source, so that both can be one buffer.
+//! other readers of its source, so that both can be one buffer. Kernels that walk the rows of a product come
+//! right behind it, so that the runtime can run them on rows that are still in cache.
 
 use crate::fuse::items::{ItemId, Items, What};
 use crate::lower::{self, Lowered, Step, Work};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use torsh_ir::error::Result;
+use torsh_ir::kernel::{Inst, Value};
 use torsh_ir::program::LibCall;
 
 /// Programs of more steps keep their own order: the search for a better one is quadratic.
@@ -67,6 +68,8 @@ struct Dag<'a> {
     /// Steps that read an item's buffer.
     readers: HashMap<ItemId, Vec<usize>>,
     outputs: HashSet<ItemId>,
+    /// Of each product, the kernels that walk its rows.
+    followers: Vec<Vec<usize>>,
 }
 
 impl<'a> Dag<'a> {
@@ -89,6 +92,7 @@ impl<'a> Dag<'a> {
             maker,
             readers,
             outputs,
+            followers: vec![Vec::new(); n + 1],
         };
         for (s, step) in steps.iter().enumerate() {
             for &r in &step.reads {
@@ -101,6 +105,9 @@ impl<'a> Dag<'a> {
                     dag.edge(w, s);
                 }
             }
+        }
+        for s in (0..n).filter(|&s| matches!(steps[s].work, Work::Dot(..))) {
+            dag.followers[s] = dag.succs[s].iter().copied().filter(|&t| dag.follows(t, s)).collect();
         }
         dag
     }
@@ -189,22 +196,64 @@ impl<'a> Dag<'a> {
         self.preds.iter().map(Vec::len).collect()
     }
 
-    /// Operands first, otherwise as the steps stand.
+    /// True for kernels that walk the rows of the product that step `dot` computes: the runtime can run them on
+    /// each panel of rows while it is in cache, if they come right behind it.
+    fn follows(&self, step: usize, dot: usize) -> bool {
+        let (Some(step), Some(dot)) = (self.steps.get(step), self.steps.get(dot)) else { return false };
+        let (Work::Kernel(kernel, args), Work::Dot(spec, _)) = (&step.work, &dot.work) else { return false };
+        let rows = spec.batch.iter().fold(spec.m, |n, &b| n.saturating_mul(b));
+        let matches = kernel.is_map() || kernel.rows().is_multiple_of(rows.max(1));
+        let along = |v: &Value| match &v.inst {
+            Inst::Load { param, index } if args.get(*param as usize) == dot.makes.first() => {
+                index.strides.last().is_none_or(|&s| s == 1)
+            }
+            _ => true,
+        };
+        matches && kernel.values.iter().all(along)
+    }
+
+    /// Operands first, and what follows a product right behind it; otherwise as the steps stand. A product whose
+    /// followers wait for something else, such as the gradient of a weight that is still read, waits with them
+    /// where anything else can run.
     fn program_order(&self) -> Vec<usize> {
         let mut waiting = self.waiting();
-        let mut ready: BinaryHeap<Reverse<usize>> =
-            waiting.iter().enumerate().filter(|w| *w.1 == 0).map(|w| Reverse(w.0)).collect();
+        let mut ready = BTreeSet::new();
+        let mut deferred = BTreeSet::new();
+        (0..waiting.len()).filter(|&s| waiting[s] == 0).for_each(|s| {
+            if self.is_early(s, &waiting) {
+                deferred.insert(s)
+            } else {
+                ready.insert(s)
+            };
+        });
         let mut order = Vec::with_capacity(self.steps.len());
-        while let Some(Reverse(s)) = ready.pop() {
+        let mut behind = Behind::default();
+        while let Some(s) = behind.next().or_else(|| ready.pop_first()).or_else(|| deferred.pop_first()) {
             order.push(s);
+            behind.ran(self, s);
             for &t in &self.succs[s] {
                 waiting[t] -= 1;
-                if waiting[t] == 0 {
-                    ready.push(Reverse(t));
+                if waiting[t] == 0 && !behind.takes(self, t) {
+                    if self.is_early(t, &waiting) {
+                        deferred.insert(t)
+                    } else {
+                        ready.insert(t)
+                    };
+                }
+                for &p in self.preds[t].iter().filter(|_| waiting[t] == 1) {
+                    if deferred.contains(&p) && !self.is_early(p, &waiting) {
+                        deferred.remove(&p);
+                        ready.insert(p);
+                    }
                 }
             }
         }
         order
+    }
+
+    /// True for a product whose followers cannot run right behind it yet.
+    fn is_early(&self, step: usize, waiting: &[usize]) -> bool {
+        self.followers[step].iter().any(|&t| waiting[t] > 1)
     }
 
     /// Bytes of an item's buffer when it is neither an input nor an output.
@@ -223,14 +272,23 @@ impl<'a> Dag<'a> {
         let mut live = Live::new(self);
         let mut ready: Vec<usize> = (0..waiting.len()).filter(|&s| waiting[s] == 0).collect();
         let mut order = Vec::with_capacity(self.steps.len());
-        while !ready.is_empty() {
-            let best = (0..ready.len()).min_by_key(|&i| (live.change(self, ready[i]), ready[i])).unwrap_or(0);
-            let s = ready.swap_remove(best);
+        let mut behind = Behind::default();
+        loop {
+            let s = match behind.next() {
+                Some(s) => s,
+                None if ready.is_empty() => break,
+                None => {
+                    let key = |&i: &usize| (self.is_early(ready[i], &waiting), live.change(self, ready[i]), ready[i]);
+                    let best = (0..ready.len()).min_by_key(key).unwrap_or(0);
+                    ready.swap_remove(best)
+                }
+            };
             order.push(s);
+            behind.ran(self, s);
             live.run(self, s);
             for &t in &self.succs[s] {
                 waiting[t] -= 1;
-                if waiting[t] == 0 {
+                if waiting[t] == 0 && !behind.takes(self, t) {
                     ready.push(t);
                 }
             }
@@ -243,6 +301,39 @@ impl<'a> Dag<'a> {
         let mut live = Live::new(self);
         order.iter().for_each(|&s| live.run(self, s));
         live.peak
+    }
+}
+
+/// Kernels that come right behind a product.
+#[derive(Default)]
+struct Behind {
+    /// The product whose rows are being worked on.
+    dot: Option<usize>,
+    ready: BTreeSet<usize>,
+}
+
+impl Behind {
+    fn next(&mut self) -> Option<usize> {
+        self.ready.pop_first()
+    }
+
+    /// Step `s` has been placed.
+    fn ran(&mut self, dag: &Dag<'_>, s: usize) {
+        let is_dot = dag.steps.get(s).is_some_and(|step| matches!(step.work, Work::Dot(..)));
+        if is_dot {
+            self.dot = Some(s);
+        } else if self.dot.is_some_and(|dot| !dag.follows(s, dot)) {
+            self.dot = None;
+        }
+    }
+
+    /// Takes a step that can run and follows the product.
+    fn takes(&mut self, dag: &Dag<'_>, t: usize) -> bool {
+        let takes = self.dot.is_some_and(|dot| dag.follows(t, dot));
+        if takes {
+            self.ready.insert(t);
+        }
+        takes
     }
 }
 

@@ -14,6 +14,7 @@ pub fn peak(program: &Program) -> usize {
 /// Counts steps, bytes moved and floating point operations.
 pub fn fill(program: &mut Program) {
     let (mut bytes, mut flops) = (0u64, 0u64);
+    let mut steps = Vec::with_capacity(program.steps.len());
     for step in &program.steps {
         let (b, f) = match &step.op {
             StepOp::Kernel { kernel, .. } => (kernel_bytes(kernel), kernel_flops(kernel)),
@@ -36,9 +37,11 @@ pub fn fill(program: &mut Program) {
                 (read.saturating_add(nbytes(program, *out)), 0)
             }
         };
+        steps.push((b, f));
         bytes = bytes.saturating_add(b);
         flops = flops.saturating_add(f);
     }
+    program.stats.steps = steps;
     program.stats.kernels = program.steps.len();
     program.stats.bytes_moved = bytes;
     program.stats.flops = flops;

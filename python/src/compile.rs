@@ -293,8 +293,21 @@ impl Entry {
                 d.set_item("graph_break", py.None())?;
                 let stats = &program.compiled().exe.program().stats;
                 let steps = PyList::empty(py);
-                for step in &program.compiled().exe.program().steps {
+                let details = program.compiled().exe.details();
+                for (i, step) in program.compiled().exe.program().steps.iter().enumerate() {
                     let s = PyDict::new(py);
+                    if let Some(d) = details.get(i) {
+                        s.set_item("schedule", d.schedule)?;
+                        s.set_item("reason", d.reason)?;
+                        s.set_item("threads", d.threads)?;
+                        s.set_item("unit", d.unit)?;
+                        s.set_item("together", d.together)?;
+                        s.set_item("cost_ns", d.cost_ns)?;
+                    }
+                    if let Some((bytes, flops)) = stats.steps.get(i) {
+                        s.set_item("bytes", bytes)?;
+                        s.set_item("flops", flops)?;
+                    }
                     let kind = match &step.op {
                         StepOp::Kernel { .. } => "kernel",
                         StepOp::Dot(_) => "dot",

@@ -98,9 +98,24 @@ class Explanation(dict):
                 f"    {p['kernels_unfused']} -> {p['kernels']} kernels, {p['bytes_moved']} bytes, {p['flops']} flops, "
                 f"peak {p['peak_bytes']} bytes, compiled in {p['compile_seconds'] * 1e3:.1f} ms"
             )
+            passes = ", ".join(f"{name} {seconds * 1e3:.2f}" for name, seconds in p["passes"])
+            lines.append(f"    ms per pass: {passes}, codegen {p['codegen_seconds'] * 1e3:.2f}")
+            unit = None
             for s in p["steps"]:
-                lines.append(f"      {s['kind']}: {' '.join(s['ops'])}  ({s['location']})")
+                joined = s.get("together", "step") != "step" and s["unit"] == unit
+                unit = s.get("unit")
+                lines.append(f"      {_step_text(s, joined)}")
         return "\n".join(lines)
+
+
+def _step_text(s: dict, joined: bool) -> str:
+    """One step of an explanation; `joined` says that it runs together with the one before it."""
+    text = f"{s['kind']}: {' '.join(s['ops'])}"
+    if joined:
+        text = f"{'+ on its rows' if s['together'] == 'chain' else '+ beside it'} {text}"
+    if s["kind"] == "kernel" and "schedule" in s:
+        text += f"  [{s['schedule']}: {s['reason']}; threads {s['threads']}]"
+    return f"{text}  {s.get('bytes', 0)} bytes, {s.get('flops', 0)} flops  ({s['location']})"
 
 
 def _compile_module(module, fullgraph: bool, name: str | None):

@@ -1,24 +1,28 @@
 //! A loaded program and its runs.
 //!
+//! Steps run in units (see [`crate::units`]): one by one, as the chain of a product and the kernels on its rows, or
+//! as a region of independent kernels.
+//!
 //! A run first takes all memory that it will need, so that it cannot fail for want of it halfway; then it
 //! binds buffers to memory; then it runs the steps. A donated input is overwritten in place only if `run`
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
 use crate::executor::{Shared, interrupted};
-use crate::lib_calls::{self, Level, Means, Par};
+use crate::lib_calls::{self, Epilogue, Means, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
+use crate::units::{self, OnRows, Unit};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::{Level, Options};
-use torsh_ir::exec::{BufferRef, Executable};
+use torsh_ir::exec::{BufferRef, Executable, StepDetail};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
-use torsh_ir::{Error, ErrorKind, Result};
+use torsh_ir::{Error, ErrorKind, Result, env};
 
 /// Work below this is not worth waking threads for; above, each thread gets at least so much.
 const SERIAL_NS: f64 = 20_000.0;
@@ -54,8 +58,8 @@ pub(crate) struct CpuExecutable {
     constant_bytes: usize,
     /// Per input: the first step that overwrites it, if donated.
     first_write: Vec<Option<usize>>,
-    /// What a run on as many threads as there were at load time needs.
-    sizing: Sizing,
+    /// What a run needs, for the number of threads that the last run had.
+    sizing: Mutex<Arc<Sizing>>,
     /// The program takes long enough to ask for interrupts.
     interruptible: bool,
     /// The last step that can fail.
@@ -87,9 +91,13 @@ impl CpuExecutable {
         }
         let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
-        let sizing = Sizing::new(&program, code.kernels(), shared.product_level, shared.threads.count());
+        let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), &shared);
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
+        if env::log().time {
+            let (n, bytes) = (kernels.len(), code.bytes());
+            env::say(&format!("generated {n} kernels, {bytes} bytes, in {:.2} ms", seconds * 1e3));
+        }
         Ok(CpuExecutable {
             shared,
             program,
@@ -100,7 +108,7 @@ impl CpuExecutable {
             constant_bytes,
             first_write,
             last_fallible,
-            sizing,
+            sizing: Mutex::new(Arc::new(sizing)),
             interruptible,
             seconds,
         })
@@ -179,6 +187,17 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
             StepOp::Lib { call, args, out } => Action::Lib { call: call.clone(), args: args.clone(), out: *out },
         });
     }
+    // Longest first: shorter kernels of the same kind run on the code of a longer one.
+    let mut order: Vec<usize> = (0..kernels.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(kernels[i].0.row_len()));
+    let mut place = vec![0; kernels.len()];
+    order.iter().enumerate().for_each(|(to, &from)| place[from] = to);
+    for action in &mut actions {
+        if let Action::Kernel { kernel, .. } = action {
+            *kernel = place[*kernel];
+        }
+    }
+    let kernels = order.into_iter().map(|i| kernels[i].clone()).collect();
     (kernels, actions)
 }
 
@@ -223,33 +242,65 @@ struct Run<'a> {
 /// How a program is spread over threads, and the scratch memory for that.
 struct Sizing {
     threads: usize,
-    /// Per kernel: how many threads, and the parts.
-    kernels: Vec<(usize, Vec<Part>)>,
+    units: Vec<Spread>,
     scratch_bytes: usize,
     /// Scratch memory of the product that needs most.
     packed_bytes: usize,
 }
 
+/// A unit with its work cut up.
+struct Spread {
+    unit: Unit,
+    /// Threads that work on it, and the scratch of each for its kernels.
+    workers: usize,
+    scratch_each: usize,
+    /// The parts of its kernels, by step; a product sees to itself and to what runs on its rows.
+    parts: Vec<(usize, Part)>,
+}
+
 impl Sizing {
-    fn new(program: &Program, kernels: &[KernelFn], level: Level, threads: usize) -> Sizing {
-        let mut sizing =
-            Sizing { threads, kernels: Vec::with_capacity(kernels.len()), scratch_bytes: 0, packed_bytes: 0 };
-        for kernel in kernels {
-            let workers = workers(kernel, threads);
-            let parts = parts(kernel, workers);
-            // `for_each` numbers its workers below both counts.
-            let need = scratch_each(kernel).saturating_mul(workers.min(parts.len()));
-            sizing.scratch_bytes = sizing.scratch_bytes.max(need);
-            sizing.kernels.push((workers, parts));
-        }
-        for step in &program.steps {
-            if let StepOp::Dot(dot) = &step.op {
+    fn new(program: &Program, actions: &[Action], kernels: &[KernelFn], threads: usize, shared: &Shared) -> Sizing {
+        let kernel = |step: usize| match actions.get(step) {
+            Some(Action::Kernel { kernel, .. }) => kernels.get(*kernel),
+            _ => None,
+        };
+        let found = units::find(program, &|step| kernel(step).map(KernelFn::info), threads, shared.join);
+        let mut sizing = Sizing { threads, units: Vec::with_capacity(found.len()), scratch_bytes: 0, packed_bytes: 0 };
+        for unit in found {
+            if let StepOp::Dot(dot) = &program.steps[unit.steps().start].op {
                 let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let need = lib_calls::scratch(dot, dtype, level, threads, false);
-                sizing.packed_bytes = sizing.packed_bytes.max(need);
+                let hook = matches!(unit, Unit::Chain { .. });
+                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads, hook);
+                sizing.packed_bytes = sizing.packed_bytes.max(bytes);
             }
+            let spread = Spread::new(unit, &kernel, threads);
+            sizing.scratch_bytes = sizing.scratch_bytes.max(spread.scratch_each.saturating_mul(spread.workers));
+            sizing.units.push(spread);
         }
         sizing
+    }
+}
+
+impl Spread {
+    fn new<'k>(unit: Unit, kernel: &dyn Fn(usize) -> Option<&'k KernelFn>, threads: usize) -> Spread {
+        let functions: Vec<(usize, &KernelFn)> =
+            unit.steps().filter_map(|step| kernel(step).map(|k| (step, k))).collect();
+        let scratch_each = functions.iter().map(|(_, k)| scratch_each(k)).max().unwrap_or(0);
+        let mut spread = Spread { unit, workers: threads, scratch_each, parts: Vec::new() };
+        if matches!(spread.unit, Unit::Chain { .. }) {
+            return spread;
+        }
+        let all: f64 = functions.iter().map(|(_, k)| k.info().cost_ns).sum();
+        spread.workers = workers(all, threads);
+        for (step, kernel) in functions {
+            let share = if all > 0.0 { kernel.info().cost_ns / all } else { 1.0 };
+            let wanted = ((spread.workers * PARTS_PER_THREAD) as f64 * share).ceil() as usize;
+            let wanted = if spread.workers <= 1 { 1 } else { wanted.max(1) };
+            spread.parts.extend(parts(kernel, wanted, spread.workers).into_iter().map(|part| (step, part)));
+        }
+        // `for_each` numbers its workers below both counts.
+        spread.workers = spread.workers.min(spread.parts.len());
+        spread
     }
 }
 
@@ -290,19 +341,39 @@ impl Executable for CpuExecutable {
         jit::listing(&self.shared.isa, &self.shared.symbols, &kernels).unwrap_or_else(|e| e.to_string())
     }
 
+    fn details(&self) -> Vec<StepDetail> {
+        let sizing = self.sizing(self.shared.threads.count());
+        let mut details = Vec::with_capacity(self.actions.len());
+        for (unit, spread) in sizing.units.iter().enumerate() {
+            let together = spread.unit.name();
+            for step in spread.unit.steps() {
+                let detail = |schedule, reason, threads, cost_ns| StepDetail {
+                    schedule,
+                    reason,
+                    threads,
+                    unit,
+                    together,
+                    cost_ns,
+                };
+                details.push(match &self.actions[step] {
+                    Action::Kernel { kernel, .. } => {
+                        let info = self.code.kernels()[*kernel].info();
+                        detail(info.schedule.name(), info.reason, spread.workers, info.cost_ns)
+                    }
+                    Action::Dot(_) | Action::Lib { .. } => detail("library", "not generated", sizing.threads, 0.0),
+                });
+            }
+        }
+        details
+    }
+
     fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
         self.check_inputs(inputs)?;
         let held = self.hold_inputs(inputs)?;
         let in_place = self.in_place(inputs);
         let made = self.allocate(&held, &in_place)?;
         let threads = self.shared.threads.count();
-        let other: Sizing;
-        let sizing = if self.sizing.threads == threads {
-            &self.sizing
-        } else {
-            other = Sizing::new(&self.program, self.code.kernels(), self.shared.product_level, threads);
-            &other
-        };
+        let sizing = &*self.sizing(threads);
         let pool = &self.shared.pool;
         let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
         let packed = pool.take(sizing.packed_bytes, &|| "scratch memory of a matrix product".to_string())?;
@@ -312,11 +383,21 @@ impl Executable for CpuExecutable {
         let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, packed };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
-        for (i, action) in self.actions.iter().enumerate() {
-            if self.interruptible && overwritten.is_none_or(|first| i <= first) && interrupted() {
+        let mut log = env::log().steps.then(String::new);
+        for spread in &sizing.units {
+            let steps = spread.unit.steps();
+            if self.interruptible && overwritten.is_none_or(|first| steps.start <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
-            run.step(action).map_err(|e| self.blame(e, i))?;
+            let start = Instant::now();
+            run.unit(spread).map_err(|e| self.blame(e, steps.start))?;
+            if let Some(log) = &mut log {
+                self.log_unit(log, &spread.unit, start.elapsed().as_secs_f64());
+            }
+        }
+        if let Some(log) = log {
+            let (steps, units) = (self.actions.len(), sizing.units.len());
+            env::say(&format!("ran {steps} steps in {units} units on {threads} threads\n{log}"));
         }
         self.outputs(inputs, &made, &in_place)
     }
@@ -330,6 +411,31 @@ fn span(loan: &Loan) -> Result<Span> {
 type Made = Vec<Option<Arc<CpuBuffer>>>;
 
 impl CpuExecutable {
+    /// How runs on `threads` threads are spread.
+    fn sizing(&self, threads: usize) -> Arc<Sizing> {
+        let mut last = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.threads != threads {
+            *last = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, &self.shared));
+        }
+        last.clone()
+    }
+
+    /// What a unit took and what it is, for the log.
+    fn log_unit(&self, log: &mut String, unit: &Unit, seconds: f64) {
+        let mut time = format!("{:>10.1} us", seconds * 1e6);
+        for i in unit.steps() {
+            let step = &self.program.steps[i];
+            let what = match &step.op {
+                StepOp::Kernel { kernel, .. } => format!("kernel {:?}x{:?}", kernel.grid, kernel.inner),
+                StepOp::Dot(d) => format!("dot {:?} {}x{}x{}", d.batch, d.m, d.k, d.n),
+                StepOp::Lib { call, out, .. } => format!("{call:?} {}", self.program.buffers[out.0 as usize].ty),
+            };
+            log.push_str(&format!("  {time} {i:>5} {what}: {}\n", step.ops.join(" ")));
+            // The rest of a unit is in the first line's time.
+            time = format!("{:>13}", if matches!(unit, Unit::Chain { .. }) { "on its rows" } else { "with it" });
+        }
+    }
+
     /// Adds what the user wrote to an error of step `i`.
     fn blame(&self, e: Error, i: usize) -> Error {
         let step = &self.program.steps[i];
@@ -471,30 +577,28 @@ fn overlap() -> Error {
     Error::internal("a library call whose result overlaps an operand")
 }
 
-/// How many threads a kernel is worth.
-fn workers(kernel: &KernelFn, threads: usize) -> usize {
-    let ns = kernel.info().cost_ns;
+/// How many threads so much work is worth.
+fn workers(ns: f64, threads: usize) -> usize {
     if ns < SERIAL_NS { 1 } else { threads.min((ns / THREAD_NS) as usize).max(1) }
 }
 
-/// Cuts a kernel into parts: rows, and columns too where rows are few.
-fn parts(kernel: &KernelFn, workers: usize) -> Vec<Part> {
+/// Cuts a kernel into about `wanted` parts for `workers` threads: rows, and columns too where rows are few.
+fn parts(kernel: &KernelFn, wanted: usize, workers: usize) -> Vec<Part> {
     let info = kernel.info();
     if info.rows == 0 || (info.splits_columns && info.cols == 0) {
         return Vec::new();
     }
-    if workers <= 1 {
+    if wanted <= 1 {
         return vec![Part { rows: 0..info.rows, cols: 0..info.cols }];
     }
-    let wanted = workers * PARTS_PER_THREAD;
     let mut row_step = info.rows.div_ceil(wanted).next_multiple_of(info.row_block.max(1));
     let mut col_step = info.cols.max(1);
     let row_parts = info.rows.div_ceil(row_step);
     if info.splits_columns && row_parts < wanted {
         col_step = info.cols.div_ceil(wanted.div_ceil(row_parts)).max(MIN_PART_COLS).next_multiple_of(512);
-    } else if row_parts < workers {
+    } else if row_parts < workers.min(wanted) {
         // Blocks of rows are too few: cut them.
-        row_step = info.rows.div_ceil(workers).max(1);
+        row_step = info.rows.div_ceil(workers.min(wanted)).max(1);
     }
     let mut parts = Vec::new();
     for row in (0..info.rows).step_by(row_step) {
@@ -516,11 +620,18 @@ impl Run<'_> {
         found.ok_or_else(|| Error::internal(format!("no buffer b{}", buf.0)))
     }
 
-    fn step(&self, action: &Action) -> Result<()> {
-        match action {
-            Action::Kernel { kernel, args } => self.kernel(*kernel, args),
-            Action::Dot(dot) => self.dot(dot),
-            Action::Lib { call, args, out } => self.lib(call, args, *out),
+    fn unit(&self, spread: &Spread) -> Result<()> {
+        match &spread.unit {
+            Unit::Step(step) => match &self.exe.actions[*step] {
+                Action::Kernel { .. } => self.kernels(spread),
+                Action::Dot(dot) => self.dot(dot, None),
+                Action::Lib { call, args, out } => self.lib(call, args, *out),
+            },
+            Unit::Region(_) => self.kernels(spread),
+            Unit::Chain { dot, kernels } => match &self.exe.actions[*dot] {
+                Action::Dot(dot) => self.chain(spread, dot, kernels),
+                _ => Err(Error::internal("a chain without a product")),
+            },
         }
     }
 
@@ -533,7 +644,8 @@ impl Run<'_> {
         call(&Par { threads: self.sizing.threads, run: &run })
     }
 
-    fn dot(&self, dot: &DotStep) -> Result<()> {
+    /// A product. `hook` is called with rows of its result that are complete.
+    fn dot(&self, dot: &DotStep, hook: Option<&Epilogue<'_>>) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
         let mut out = self.span(dot.out)?;
@@ -543,7 +655,7 @@ impl Run<'_> {
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
                 [View::Bytes(lhs), View::Bytes(rhs)] => self.with_threads(|par| {
-                    lib_calls::dot(dot, dtype, (lhs, rhs), out, None, &mut Means { level, scratch, par })
+                    lib_calls::dot(dot, dtype, (lhs, rhs), out, hook, &mut Means { level, scratch, par })
                 }),
                 _ => Err(overlap()),
             },
@@ -567,23 +679,75 @@ impl Run<'_> {
         self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }
 
-    fn kernel(&self, kernel: usize, args: &[BufId]) -> Result<()> {
-        let (workers, parts) = &self.sizing.kernels[kernel];
-        let kernel = &self.exe.code.kernels()[kernel];
-        let each = scratch_each(kernel);
-        let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
-        let failed = AtomicBool::new(false);
-        self.exe.shared.threads.for_each(*workers, parts.len(), |worker, part| {
-            let start = worker * each;
-            let scratch = self.scratch.slice(start..start + each);
-            let done = scratch.is_some_and(|scratch| kernel.call(&args, &parts[part], &scratch));
-            if !done {
-                failed.store(true, Ordering::Relaxed);
+    /// The memory of each parameter of a step's kernel.
+    fn bound(&self, step: usize) -> Result<Bound<'_>> {
+        match &self.exe.actions[step] {
+            Action::Kernel { kernel, args } => {
+                let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+                Ok(Bound { kernel: &self.exe.code.kernels()[*kernel], args })
             }
-        });
-        if failed.load(Ordering::Relaxed) {
-            return Err(Error::internal("a kernel was called on memory that is too small"));
+            _ => Err(Error::internal(format!("step {step} is no kernel"))),
         }
-        Ok(())
     }
+
+    /// The scratch of one worker of a unit.
+    fn scratch(&self, spread: &Spread, worker: usize) -> Option<Span> {
+        let start = worker * spread.scratch_each;
+        self.scratch.slice(start..start + spread.scratch_each)
+    }
+
+    fn kernels(&self, spread: &Spread) -> Result<()> {
+        let steps = spread.unit.steps();
+        let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<Vec<Bound<'_>>>>()?;
+        let failed = AtomicBool::new(false);
+        self.exe.shared.threads.for_each(spread.workers, spread.parts.len(), |worker, part| {
+            let (step, part) = &spread.parts[part];
+            let scratch = self.scratch(spread, worker);
+            let done = scratch.is_some_and(|scratch| bound[step - steps.start].call(part, &scratch));
+            failed.fetch_or(!done, Ordering::Relaxed);
+        });
+        if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
+    }
+
+    /// A product, and its kernels on each panel of rows that is complete.
+    fn chain(&self, spread: &Spread, dot: &DotStep, kernels: &[OnRows]) -> Result<()> {
+        let mut bound = Vec::with_capacity(kernels.len());
+        for on in kernels {
+            bound.push((on, self.bound(on.step)?));
+        }
+        let failed = AtomicBool::new(false);
+        self.dot(
+            dot,
+            Some(&|worker, rows| {
+                let run = |(on, kernel): &(&OnRows, Bound<'_>)| {
+                    let own = rows.start * on.per_row..rows.end * on.per_row;
+                    let info = kernel.kernel.info();
+                    let part = if on.columns {
+                        Part { rows: 0..info.rows, cols: own }
+                    } else {
+                        Part { rows: own, cols: 0..info.cols }
+                    };
+                    self.scratch(spread, worker).is_some_and(|scratch| kernel.call(&part, &scratch))
+                };
+                failed.fetch_or(!bound.iter().all(run), Ordering::Relaxed);
+            }),
+        )?;
+        if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
+    }
+}
+
+/// A kernel with its arguments.
+struct Bound<'a> {
+    kernel: &'a KernelFn,
+    args: Vec<Span>,
+}
+
+impl Bound<'_> {
+    fn call(&self, part: &Part, scratch: &Span) -> bool {
+        self.kernel.call(&self.args, part, scratch)
+    }
+}
+
+fn too_small() -> Error {
+    Error::internal("a kernel was called on memory that is too small")
 }

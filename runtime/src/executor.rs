@@ -25,6 +25,8 @@ pub struct Config {
     pub schedule: Schedule,
     /// Worker threads; as many as the process may use when `None`.
     pub threads: Option<usize>,
+    /// Runs each step by itself: no kernels on the rows of a product while it is computed, no joint regions.
+    pub separate: bool,
     /// Cap on memory in bytes; three quarters of what there is when `None`.
     pub memory_limit: Option<u64>,
 }
@@ -36,6 +38,7 @@ impl Config {
             isa: env::isa(),
             schedule: Schedule::parse(env::schedule())?,
             threads: env::threads(),
+            separate: !env::join(),
             memory_limit: env::max_memory(),
         })
     }
@@ -65,6 +68,7 @@ pub(crate) struct Shared {
     pub product_level: Level,
     pub symbols: Arc<Symbols>,
     pub schedule: Schedule,
+    pub join: bool,
     pub l1_bytes: usize,
     pub l2_bytes: usize,
 }
@@ -94,6 +98,7 @@ impl CpuExecutor {
                 product_level: Level::of(level),
                 symbols: symbols(level),
                 schedule: config.schedule,
+                join: !config.separate,
                 l1_bytes,
                 l2_bytes,
             }),

@@ -8,5 +8,6 @@ mod machine;
 mod memory;
 pub mod sys;
 mod threads;
+mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};

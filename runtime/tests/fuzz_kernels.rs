@@ -305,7 +305,13 @@ fn random_kernels_mean_the_same_everywhere() {
     for isa in prims::LEVELS.into_iter().filter(|l| prims::supported(l)) {
         for schedule in Schedule::ALL {
             for threads in [1, 2] {
-                let config = Config { isa: Some(isa), schedule, threads: Some(threads), memory_limit: Some(4 << 30) };
+                let config = Config {
+                    isa: Some(isa),
+                    schedule,
+                    threads: Some(threads),
+                    memory_limit: Some(4 << 30),
+                    ..Config::default()
+                };
                 executors.push((format!("{config:?}"), CpuExecutor::with_config(&config).unwrap()));
             }
         }

@@ -33,7 +33,7 @@ use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::limits::Limits;
 use torsh_ir::op::{Tolerance, Values};
 use torsh_ir::{Attr, Builder, Result, env, text, verify};
-use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify};
+use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify, split};
 
 /// All test files below a folder, sorted.
 pub fn files(root: &Path) -> Vec<PathBuf> {
@@ -111,6 +111,7 @@ impl<'a> Case<'a> {
             "verify" => parse(self.source).map(|_| String::new()),
             "verify error" => refused(text::parse_unchecked(self.source).and_then(|g| verify::graph(&g))),
             "simplify" => pass(self.source, simplify::run, Tolerance::EXACT),
+            "split" => pass(self.source, split::run, Tolerance::EXACT),
             "decompose" => pass(self.source, decompose::expand, Tolerance::EXACT),
             "grad" => {
                 let graph = gradients(parse(self.source)?).map_err(words)?;

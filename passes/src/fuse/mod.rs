@@ -12,6 +12,7 @@ pub mod dot;
 pub mod groups;
 pub mod inline;
 pub mod items;
+pub mod orient;
 
 use crate::layout::Axes;
 use groups::{Groups, Refusal};
@@ -60,7 +61,10 @@ pub struct Fused {
 
 /// Groups the values of a graph; every map and reduction stands alone when `fusion` is off.
 pub fn run(graph: &Graph, fusion: bool) -> Result<Fused> {
-    let items = items::build(graph)?;
+    let mut items = items::build(graph)?;
+    // Whatever is fused: the meaning of a product does not depend on it, but its speed does.
+    orient::run(&mut items);
+    let items = items;
     // A member takes about two instructions: its own and a load, a store or a constant.
     let max_members = usize::try_from(limits::get().max_kernel_insts / 2).unwrap_or(usize::MAX).max(1);
     let mut groups = Groups::new(&items, max_members);

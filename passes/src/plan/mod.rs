@@ -18,12 +18,16 @@ use torsh_ir::op::Kind;
 use torsh_ir::program::{self, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
 
+/// Kernels that are expected to run on the rows of one product, at most.
+const MAX_BEHIND: usize = 4;
+
 /// Plans the memory of scheduled steps. `donate` lists (input, output) pairs whose memory may be shared.
 pub fn run(graph: &Graph, lowered: Lowered, donate: &[(usize, usize)]) -> Result<Program> {
     let mut plan = Plan::new(graph, lowered);
     plan.fix_types();
     plan.drop_copies(donate);
     plan.lives();
+    plan.lives_of_operands();
     plan.donations(donate);
     plan.output_places();
     plan.layout()?;
@@ -207,6 +211,30 @@ impl<'g> Plan<'g> {
                     Some(life) => life.last = s,
                     empty if write => *empty = Some(Life { first_write: s, last: s }),
                     _ => {}
+                }
+            }
+        }
+    }
+
+    /// Operands of a product live until the kernels behind it have run: these may run on its first rows while the
+    /// last ones are still to come, so nothing of theirs may take the memory of an operand.
+    fn lives_of_operands(&mut self) {
+        for s in 0..self.steps.len() {
+            let Work::Dot(_, operands) = &self.steps[s].work else { continue };
+            let mut made = self.steps[s].writes.clone();
+            let mut last = s;
+            for step in self.steps[s + 1..].iter().take(MAX_BEHIND) {
+                let reads = step.reads.iter().any(|r| made.contains(r));
+                if !reads || !matches!(step.work, Work::Kernel(..)) {
+                    break;
+                }
+                made.extend(&step.writes);
+                last += 1;
+            }
+            for id in *operands {
+                let owner = self.owner(id);
+                if let Some(life) = &mut self.lives[owner.index()] {
+                    life.last = life.last.max(last);
                 }
             }
         }

@@ -2,6 +2,7 @@
 //! `x + 0.0` is not `x` (it turns -0.0 into 0.0), `x * 0` is not 0, `x - x` is not 0.
 
 use super::rule::{Rhs, Rule, Term, ap, full, rules, with};
+use super::tensor_rules;
 use torsh_ir::attr::Scalar;
 use torsh_ir::dtype::DType;
 use torsh_ir::graph::NodeId;
@@ -158,6 +159,7 @@ rules! {
         neg_add: "-x + y = y - x" => |t| Some(ap("sub", [t.x(1).into(), t.un(t.x(0), UnOp::Neg)?.into()]));
         add_add_int: "(x + a) + b = x + (a + b), integers" => |t| reassociate(t, "add", BinOp::Add);
         add_same_bool: "x + x = x, bool" => |t| (t.dtype() == DType::Bool && t.x(0) == t.x(1)).then(|| t.x(0).into());
+        add_strips: near "pad(x; 0) + pad(y; 0) = concat(x, 0.., y), side by side along one dim" => tensor_rules::add_strips;
         add_true: "x + true = true" => |t| (t.dtype() == DType::Bool && t.is(t.x(1), 1.0)).then(|| t.x(1).into());
     }
     SUB {

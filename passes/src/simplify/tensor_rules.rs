@@ -216,3 +216,67 @@ fn concat_slices(t: &Term<'_>) -> Option<Rhs> {
     stops[dim] = end;
     Some(slice(x.into(), starts.into(), stops, steps.into()))
 }
+
+/// A strip of a tensor: where it begins along the dim, and its values.
+type Strip = (usize, NodeId);
+
+/// A term that is 0 except for strips along one dim: that dim and the strips.
+fn strips(t: &Term<'_>, x: NodeId) -> Option<(usize, Vec<Strip>)> {
+    let node = t.of(x);
+    if node.op.kind == Kind::View(View::Pad) {
+        let (lo, hi) = (node.attrs.ints(0), node.attrs.ints(1));
+        let zero = node.attrs.scalar(2).as_f64() == 0.0;
+        let mut padded = (0..lo.len()).filter(|&d| lo[d] != 0 || hi[d] != 0);
+        let (dim, None) = (padded.next()?, padded.next()) else { return None };
+        return zero.then(|| (dim, vec![(lo[dim] as usize, node.operands[0])]));
+    }
+    if node.op.kind != Kind::Concat || node.operands.len() > MAX_PARTS {
+        return None;
+    }
+    let (dim, mut start, mut out) = (node.attrs.int(0) as usize, 0, Vec::new());
+    for &part in &node.operands {
+        if !t.is(part, 0.0) {
+            out.push((start, part));
+        }
+        start += t.dims(part)[dim];
+    }
+    // Without a gap there is no room for another strip.
+    (out.len() < node.operands.len()).then_some((dim, out))
+}
+
+/// Gradients of the parts of a tensor, each padded to the whole, added up.
+pub(super) fn add_strips(t: &Term<'_>) -> Option<Rhs> {
+    let ((dim, mut all), (other, more)) = (strips(t, t.x(0))?, strips(t, t.x(1))?);
+    all.extend(more);
+    if dim != other || all.len() > MAX_PARTS || t.dtype() == DType::Bool {
+        return None;
+    }
+    all.sort_unstable();
+    let (mut end, mut parts) = (0, Vec::new());
+    let gap = |size: usize| {
+        let mut ty = t.ty().clone();
+        let mut dims: Vec<usize> = ty.shape.dims().to_vec();
+        dims[dim] = size;
+        ty.shape = torsh_ir::Shape::of(&dims);
+        Box::new(full(Scalar::Int(0), &ty))
+    };
+    for (start, part) in all {
+        if start < end {
+            return None;
+        }
+        if start > end {
+            parts.push(gap(start - end));
+        }
+        end = start + t.dims(part)[dim];
+        parts.push(Box::new(part.into()));
+    }
+    let size = t.ty().shape.dims()[dim];
+    if size > end {
+        parts.push(gap(size - end));
+    }
+    Some(Rhs::New {
+        op: "concat",
+        x: parts.into_iter().collect(),
+        attrs: [Attr::Int(dim as i64)].into_iter().collect(),
+    })
+}

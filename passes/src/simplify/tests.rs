@@ -241,6 +241,8 @@ const EXAMPLES: &[(&str, &[DType], Build)] = &[
     ("flip_nothing", ANY, |m| m.v().flip(&[])),
     ("flip_flip", ANY, |m| m.x(&[2, 3, 4]).flip(&[0, 2]).flip(&[1, 2])),
     ("flip_expand", ANY, |m| m.x(&[2, 1]).expand(&[2, 3]).flip(&[0, 1])),
+    ("add_strips", NUMBER, |m| { let (x, y) = (m.v(), m.v()); pad(m, x, &[0, 5], &[0, 0]) + pad(m, y, &[0, 1], &[0, 4]) }),
+    ("add_strips", NUMBER, |m| { let p = [m.v(), m.c(0.0)]; let y = m.v(); m.b.concat(&p, 0) + pad(m, y, &[2, 0], &[0, 0]) }),
     ("pad_nothing", ANY, |m| { let x = m.v(); pad(m, x, &[0, 0], &[0, 0]) }),
     ("pad_pad", ANY, |m| { let x = m.v(); let y = pad(m, x, &[1, 0], &[0, 2]); pad(m, y, &[0, 3], &[1, 1]) }),
     ("no_elements", ANY, |m| { let p = [m.x(&[0, 3]), m.x(&[0, 2])]; m.b.concat(&p, 1) }),

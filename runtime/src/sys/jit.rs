@@ -99,20 +99,57 @@ fn emit_all<'k>(
     Ok(all)
 }
 
-/// Every `step`-th kernel from `first` on, compiled into a module of its own.
-fn compile_share(
+/// Kernels, compiled into a module of their own.
+fn compile_share<'k>(
     isa: &OwnedTargetIsa,
     symbols: &Arc<Symbols>,
-    kernels: &[(Arc<Kernel>, Options)],
-    (first, step): (usize, usize),
+    kernels: impl Iterator<Item = Numbered<'k>>,
 ) -> Result<(Building, Vec<Emitted>)> {
     let mut building = new_module(isa, symbols);
-    let emitted = emit_all(&mut building, symbols, kernels.iter().enumerate().skip(first).step_by(step))?;
+    let emitted = emit_all(&mut building, symbols, kernels)?;
     let Some(module) = building.0.as_mut() else {
         return Err(Error::internal("a module was finalised twice"));
     };
     module.finalize_definitions().map_err(|e| Error::compile(format!("cannot map machine code: {e}")))?;
     Ok((building, emitted))
+}
+
+/// What a kernel computes at each point of a line, whatever its length; `None` for other kernels.
+fn line(kernel: &Kernel) -> Option<Kernel> {
+    if !kernel.is_map() || !kernel.grid.is_empty() || kernel.inner.len() != 1 {
+        return None;
+    }
+    let mut line = kernel.clone();
+    line.name.clear();
+    line.inner[0] = 0;
+    line.params.iter_mut().for_each(|p| p.numel = 0);
+    Some(line)
+}
+
+/// For each kernel the one whose code it runs: of lines that differ in length alone, the longest.
+fn whose(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
+    let mut longest: HashMap<(Kernel, &[(u32, u32)]), usize> = HashMap::new();
+    let lines: Vec<_> =
+        kernels.iter().map(|(k, o)| line(k).filter(|_| k.row_len() > 0).map(|l| (l, o.aliases.as_slice()))).collect();
+    for (i, key) in lines.iter().enumerate() {
+        let Some(key) = key else { continue };
+        let best = longest.entry(key.clone()).or_insert(i);
+        if kernels[*best].0.row_len() < kernels[i].0.row_len() {
+            *best = i;
+        }
+    }
+    lines.iter().enumerate().map(|(i, key)| key.as_ref().and_then(|k| longest.get(k)).copied().unwrap_or(i)).collect()
+}
+
+/// The code of a longer line, used for a shorter one: its columns are the first ones of the longer, at the same
+/// addresses, and a call computes no others.
+fn shorter(longer: &Emitted, kernel: &Kernel) -> Option<Emitted> {
+    let cols = kernel.row_len();
+    if !longer.splits_columns || longer.rows != 1 || longer.cols < cols || cols == 0 {
+        return None;
+    }
+    let cost_ns = longer.cost_ns * cols as f64 / longer.cols as f64;
+    Some(Emitted { cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() })
 }
 
 impl Code {
@@ -123,11 +160,14 @@ impl Code {
         kernels: &[(Arc<Kernel>, Options)],
         par: &Par<'_>,
     ) -> Result<Code> {
-        let shares = (kernels.len() / KERNELS_PER_THREAD).clamp(1, par.threads.max(1));
+        let whose = whose(kernels);
+        let own: Vec<usize> = (0..kernels.len()).filter(|&i| whose[i] == i).collect();
+        let shares = (own.len() / KERNELS_PER_THREAD).clamp(1, par.threads.max(1));
         let done: Vec<Mutex<Option<Result<(Building, Vec<Emitted>)>>>> =
             (0..shares).map(|_| Mutex::new(None)).collect();
         par.for_each(shares, &|first| {
-            let share = compile_share(isa, symbols, kernels, (first, shares));
+            let share = own.iter().skip(first).step_by(shares).map(|&i| (i, &kernels[i]));
+            let share = compile_share(isa, symbols, share);
             *done[first].lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
         });
         let mut made = Vec::with_capacity(shares);
@@ -135,26 +175,35 @@ impl Code {
             let share = share.into_inner().unwrap_or_else(PoisonError::into_inner);
             made.push(share.unwrap_or_else(|| Err(Error::internal("kernels that no thread compiled")))?);
         }
-        let mut bytes = 0;
-        let mut modules = Vec::with_capacity(shares);
-        let mut emitted: Vec<std::vec::IntoIter<Emitted>> = Vec::with_capacity(shares);
-        for (mut building, share) in made {
-            modules.extend(building.0.take());
-            emitted.push(share.into_iter());
+        // From here on `Code` owns the modules: whatever fails below frees them.
+        let mut code = Code { modules: Vec::with_capacity(shares), kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
+        let mut emitted: Vec<Option<(Emitted, *const u8)>> = kernels.iter().map(|_| None).collect();
+        for (first, (mut building, share)) in made.into_iter().enumerate() {
+            let Some(module) = building.0.take() else {
+                return Err(Error::internal("a module was finalised twice"));
+            };
+            for (&i, info) in own.iter().skip(first).step_by(shares).zip(share) {
+                let address = module.get_finalized_function(info.func);
+                emitted[i] = Some((info, address));
+            }
+            code.modules.push(module);
         }
-        let mut code = Code { modules, kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
         for (i, (kernel, _)) in kernels.iter().enumerate() {
-            let (Some(info), Some(module)) = (emitted[i % shares].next(), code.modules.get(i % shares)) else {
+            let found = emitted[whose[i]].as_ref();
+            let found = found.and_then(|(info, at)| {
+                if whose[i] == i { Some((info.clone(), *at)) } else { shorter(info, kernel).map(|info| (info, *at)) }
+            });
+            let Some((info, address)) = found else {
                 return Err(Error::internal("a kernel without code"));
             };
-            bytes += info.code_bytes;
-            let address = module.get_finalized_function(info.func);
+            code.bytes += info.code_bytes;
             let sizes = kernel.params.iter().map(|p| p.numel.saturating_mul(p.dtype.size())).collect();
             // SAFETY: the address is that of a function that `cpu::emit` gave the signature of
-            // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it.
+            // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it. It was emitted for
+            // this kernel, or for a longer line with the same index maps (`line`): called for the columns of this
+            // kernel only, it goes to the addresses that this kernel's verifier has bounded.
             code.kernels.push(unsafe { KernelFn::new(address, info, sizes) });
         }
-        code.bytes = bytes;
         Ok(code)
     }
 

@@ -58,7 +58,7 @@ pub fn backends() -> Vec<Backend> {
     ];
     for (schedule, isa, threads) in configs {
         let Ok(parsed) = Schedule::parse(schedule) else { continue };
-        let config = Config { isa, schedule: parsed, threads: Some(threads), memory_limit: None };
+        let config = Config { isa, schedule: parsed, threads: Some(threads), ..Config::default() };
         // A level that this CPU lacks is refused.
         if let Ok(executor) = CpuExecutor::with_config(&config) {
             let name = format!("cpu {schedule} {} x{threads}", executor.target().isa);
