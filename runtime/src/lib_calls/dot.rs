@@ -7,7 +7,8 @@ use crate::sys::par::SERIAL;
 use crate::sys::slices::{Bool, Plain, elements, elements_mut};
 use half::{bf16, f16};
 use std::sync::{Mutex, PoisonError};
-use torsh_ir::program::{DotOperand, DotStep};
+use torsh_ir::program::{DotOperand, DotStep, single_stride};
+use torsh_ir::shape::{Dims, Ints};
 use torsh_ir::{DType, Error, Result};
 
 /// Runs a product on the bytes of its buffers (left, right), all of dtype `dtype`, with `tiles` as [`scratch`]
@@ -20,7 +21,7 @@ pub(crate) fn dot(
     tiles: &Tiles<'_>,
     par: &Par,
 ) -> Result<()> {
-    let step = &flatten(step);
+    let step = &flatten(step)?;
     match dtype {
         DType::F32 => product::<f32>(step, lhs, rhs, out, par),
         DType::F64 => product::<f64>(step, lhs, rhs, out, par),
@@ -37,8 +38,15 @@ pub(crate) fn dot(
 
 /// Takes batch axes along which the right operand is the same and the left one goes on by whole matrices
 /// into the rows: one large product for many small ones.
-fn flatten(step: &DotStep) -> DotStep {
-    let mut s = step.clone();
+fn flatten(step: &DotStep) -> Result<Flat> {
+    let side = |x: &DotOperand| {
+        let strides = single_stride(&x.rows).zip(single_stride(&x.cols));
+        let (row_stride, col_stride) =
+            strides.ok_or_else(|| Error::internal("an operand of a matrix product with several strides per axis"))?;
+        Ok::<Side, Error>(Side { offset: x.offset, batch_strides: x.batch_strides.clone(), row_stride, col_stride })
+    };
+    let (lhs, rhs) = (side(&step.lhs)?, side(&step.rhs)?);
+    let mut s = Flat { batch: step.batch.clone(), m: step.m, n: step.n, k: step.k, lhs, rhs };
     while let (Some(&n), Some(&l), Some(&r)) = (s.batch.last(), s.lhs.batch_strides.last(), s.rhs.batch_strides.last())
     {
         let rows = i64::try_from(s.m).ok().and_then(|m| m.checked_mul(s.lhs.row_stride));
@@ -48,14 +56,32 @@ fn flatten(step: &DotStep) -> DotStep {
         s.lhs.batch_strides.pop();
         s.rhs.batch_strides.pop();
     }
-    s
+    Ok(s)
 }
 
-fn operand<'a, T>(data: &'a [T], x: &'a DotOperand) -> Operand<'a, T> {
+/// An operand with one stride per axis.
+struct Side {
+    offset: i64,
+    batch_strides: Ints,
+    row_stride: i64,
+    col_stride: i64,
+}
+
+/// A product of such operands.
+struct Flat {
+    batch: Dims,
+    m: usize,
+    n: usize,
+    k: usize,
+    lhs: Side,
+    rhs: Side,
+}
+
+fn operand<'a, T>(data: &'a [T], x: &'a Side) -> Operand<'a, T> {
     Operand { data, offset: x.offset, batch: &x.batch_strides, row: x.row_stride, col: x.col_stride }
 }
 
-fn product<T: gemm::Element>(step: &DotStep, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: &Par) -> Result<()> {
+fn product<T: gemm::Element>(step: &Flat, lhs: &[u8], rhs: &[u8], out: &mut [u8], par: &Par) -> Result<()> {
     let e = Extents { batch: &step.batch, m: step.m, n: step.n, k: step.k };
     let (lhs, rhs, out) = (elements::<T>(lhs)?, elements::<T>(rhs)?, elements_mut::<T>(out)?);
     gemm::product(&e, &operand(lhs, &step.lhs), &operand(rhs, &step.rhs), out, par)
@@ -100,13 +126,13 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, threads: usize) -> (usize, u
     if !matches!(dtype, DType::F16 | DType::BF16) {
         return (0, 0);
     }
-    let step = &flatten(step);
+    let Ok(step) = &flatten(step) else { return (0, 0) };
     let strips = step.batch.iter().fold(step.m.div_ceil(TILE_ROWS), |n, &b| n.saturating_mul(b));
     let threads = if is_small(step) { 1 } else { threads };
     (threads.min(strips), TileSizes::of(step).all())
 }
 
-fn is_small(step: &DotStep) -> bool {
+fn is_small(step: &Flat) -> bool {
     let one = step.m.saturating_mul(step.n).saturating_mul(step.k);
     step.batch.iter().fold(one, |n, &b| n.saturating_mul(b)) < GRAIN
 }
@@ -119,7 +145,7 @@ struct TileSizes {
 }
 
 impl TileSizes {
-    fn of(step: &DotStep) -> TileSizes {
+    fn of(step: &Flat) -> TileSizes {
         TileSizes { rows: TILE_ROWS.min(step.m), cols: TILE_COLS.min(step.n), depth: TILE_DEPTH.min(step.k) }
     }
 
@@ -130,7 +156,7 @@ impl TileSizes {
 }
 
 fn halves<T: Half>(
-    step: &DotStep,
+    step: &Flat,
     (lhs, rhs): (&[u8], &[u8]),
     out: &mut [u8],
     tiles: &Tiles<'_>,
@@ -203,7 +229,7 @@ fn widen<T: Half>(
 
 /// Rows `rows` of matrix `b`.
 fn strip<T: Half>(
-    step: &DotStep,
+    step: &Flat,
     b: usize,
     rows: std::ops::Range<usize>,
     (lhs, rhs): (&[T], &[T]),
@@ -211,7 +237,7 @@ fn strip<T: Half>(
     tiles: &mut [f32],
 ) -> Result<()> {
     let (m, n, k) = (rows.len(), step.n, step.k);
-    let start = |x: &DotOperand| {
+    let start = |x: &Side| {
         let mut left = b;
         let mut at = x.offset;
         for (&n, &stride) in step.batch.iter().zip(&x.batch_strides).rev() {

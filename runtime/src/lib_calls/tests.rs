@@ -3,7 +3,9 @@
 use super::{Arg, Par, dot, run, scratch};
 use crate::sys::par::SERIAL;
 use torsh_ir::interp::{HostTensor, run_program};
-use torsh_ir::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp};
+use torsh_ir::program::{
+    BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp, digits,
+};
 use torsh_ir::shape::{Ints, Shape, Type};
 use torsh_ir::{DType, ErrorKind, ReduceOp, Scalar};
 
@@ -272,7 +274,8 @@ fn layout(extents: [usize; 3], kind: usize) -> (Ints, i64, i64, i64, usize) {
 fn product(dtype: DType, [b, m, n, k]: [usize; 4], kinds: [usize; 2], rng: &mut Rng) {
     let operand = |buf, extents, kind| {
         let (batch_strides, row_stride, col_stride, offset, room) = layout(extents, kind);
-        (DotOperand { buf: BufId(buf), offset, batch_strides, row_stride, col_stride }, room)
+        let (rows, cols) = (digits([(extents[1], row_stride)]), digits([(extents[2], col_stride)]));
+        (DotOperand { buf: BufId(buf), offset, batch_strides, rows, cols }, room)
     };
     let ((lhs, l_room), (rhs, r_room)) = (operand(0, [b, m, k], kinds[0]), operand(1, [b, k, n], kinds[1]));
     let step = DotStep { batch: [b].into_iter().collect(), m, n, k, lhs, rhs, out: BufId(2) };
@@ -338,8 +341,8 @@ fn an_operand_that_reaches_beyond_its_buffer_is_refused() {
         buf: BufId(buf),
         offset: 0,
         batch_strides: Ints::new(),
-        row_stride,
-        col_stride: 1,
+        rows: digits([(2, row_stride)]),
+        cols: digits([(2, 1)]),
     };
     let step =
         DotStep { batch: Default::default(), m: 2, n: 2, k: 2, lhs: operand(0, 3), rhs: operand(1, 2), out: BufId(2) };
