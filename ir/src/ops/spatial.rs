@@ -97,7 +97,7 @@ impl Windows {
         for (d, &size) in sizes.iter().enumerate() {
             let around =
                 self.lo[d].max(0).checked_add(self.hi[d].max(0)).and_then(|p| p.checked_add(self.reach(d).ok()?));
-            let around = around.and_then(|p| p.checked_add(self.stride[d])).ok_or_else(overflow)?;
+            let around = around.ok_or_else(overflow)?;
             padded.push(size.checked_add(around as usize).ok_or_else(overflow)?);
             view.push(self.kernel[d] as usize);
         }
@@ -183,7 +183,7 @@ impl Windows {
         let mut region = [vec![0i64; shape.rank()], to.clone(), ones.clone()];
         for d in 0..n {
             let (at, step) = (first + d, self.stride[d]);
-            let skip = if lo[d] < 0 { (-lo[d] + step - 1) / step } else { 0 };
+            let skip = if lo[d] < 0 { (-lo[d] - 1) / step + 1 } else { 0 };
             let begin = lo[d] + skip * step;
             let room = if full[d] > begin { (full[d] - begin - 1) / step + 1 } else { 0 };
             let count = (to[at] - skip).clamp(0, room);
