@@ -5,11 +5,10 @@
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
 use crate::executor::{Shared, interrupted};
-use crate::lib_calls::{self, Par};
+use crate::lib_calls::{self, Level, Means, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
-use crate::sys::slices::elements_mut;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,7 +83,7 @@ impl CpuExecutable {
         }
         let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
-        let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
+        let sizing = Sizing::new(&program, code.kernels(), shared.product_level, shared.threads.count());
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         Ok(CpuExecutable {
@@ -212,8 +211,8 @@ struct Run<'a> {
     spans: Vec<Span>,
     scratch: Span,
     sizing: &'a Sizing,
-    /// Memory for the tiles of products.
-    tiles: Mutex<Vec<Loan>>,
+    /// Scratch memory of products.
+    packed: Mutex<Loan>,
 }
 
 /// How a program is spread over threads, and the scratch memory for that.
@@ -222,14 +221,14 @@ struct Sizing {
     /// Per kernel: how many threads, and the parts.
     kernels: Vec<(usize, Vec<Part>)>,
     scratch_bytes: usize,
-    /// Slices for the tiles of products, and bytes of each.
-    tiles: (usize, usize),
+    /// Scratch memory of the product that needs most.
+    packed_bytes: usize,
 }
 
 impl Sizing {
-    fn new(program: &Program, kernels: &[KernelFn], threads: usize) -> Sizing {
+    fn new(program: &Program, kernels: &[KernelFn], level: Level, threads: usize) -> Sizing {
         let mut sizing =
-            Sizing { threads, kernels: Vec::with_capacity(kernels.len()), scratch_bytes: 0, tiles: (0, 0) };
+            Sizing { threads, kernels: Vec::with_capacity(kernels.len()), scratch_bytes: 0, packed_bytes: 0 };
         for kernel in kernels {
             let workers = workers(kernel, threads);
             let parts = parts(kernel, workers);
@@ -241,9 +240,8 @@ impl Sizing {
         for step in &program.steps {
             if let StepOp::Dot(dot) = &step.op {
                 let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let (count, each) = lib_calls::scratch(dot, dtype, threads);
-                let (most, largest) = sizing.tiles;
-                sizing.tiles = (most.max(count), largest.max(each * size_of::<f32>()));
+                let need = lib_calls::scratch(dot, dtype, level, threads, false);
+                sizing.packed_bytes = sizing.packed_bytes.max(need);
             }
         }
         sizing
@@ -297,17 +295,16 @@ impl Executable for CpuExecutable {
         let sizing = if self.sizing.threads == threads {
             &self.sizing
         } else {
-            other = Sizing::new(&self.program, self.code.kernels(), threads);
+            other = Sizing::new(&self.program, self.code.kernels(), self.shared.product_level, threads);
             &other
         };
         let pool = &self.shared.pool;
         let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
-        let (count, each) = sizing.tiles;
-        let tiles = (0..count).map(|_| pool.take(each, &|| "the tiles of a matrix product".to_string()));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<Loan>>>()?);
+        let packed = pool.take(sizing.packed_bytes, &|| "scratch memory of a matrix product".to_string())?;
+        let packed = Mutex::new(packed);
         let arena = pool.take(self.program.arena_bytes, &|| "the arena of a program".to_string())?;
         let spans = self.bind(&held, &made, &in_place, &arena)?;
-        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
+        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, packed };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
         for (i, action) in self.actions.iter().enumerate() {
@@ -535,15 +532,14 @@ impl Run<'_> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
         let mut out = self.span(dot.out)?;
-        let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = self.sizing.tiles.1;
-        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
+        let level = self.exe.shared.product_level;
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = packed.bytes_mut(self.sizing.packed_bytes);
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
-                [View::Bytes(lhs), View::Bytes(rhs)] => {
-                    self.with_threads(|par| lib_calls::dot(dot, dtype, (lhs, rhs), out, &tiles, par))
-                }
+                [View::Bytes(lhs), View::Bytes(rhs)] => self.with_threads(|par| {
+                    lib_calls::dot(dot, dtype, (lhs, rhs), out, None, &mut Means { level, scratch, par })
+                }),
                 _ => Err(overlap()),
             },
             None => Err(overlap()),

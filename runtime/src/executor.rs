@@ -1,6 +1,7 @@
 //! The CPU executor: what it generates code for, its memory and its threads.
 
 use crate::executable::CpuExecutable;
+use crate::lib_calls::Level;
 use crate::machine;
 use crate::memory::{CpuBuffer, Pool};
 use crate::sys::jit::Symbols;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub threads: Threads,
     pub isa: OwnedTargetIsa,
     pub level: &'static str,
+    /// The level of matrix products.
+    pub product_level: Level,
     pub symbols: Arc<Symbols>,
     pub schedule: Schedule,
     pub l1_bytes: usize,
@@ -88,6 +91,7 @@ impl CpuExecutor {
                 threads: Threads::new(config.threads)?,
                 isa: machine::cranelift_isa(level)?,
                 level,
+                product_level: Level::of(level),
                 symbols: symbols(level),
                 schedule: config.schedule,
                 l1_bytes,

@@ -11,9 +11,7 @@ use torsh_ir::program::{Digits, digits};
 use torsh_ir::shape::{Dims as Sizes, Ints, Shape};
 
 /// Digits of the free dims of an operand, and of its contracted dims.
-const MAX_DIGITS: usize = 1;
-/// Digits of rows that a batch axis may add to.
-const MAX_ROWS: usize = 1;
+const MAX_DIGITS: usize = 6;
 
 /// One operand: element offset and strides.
 #[derive(Clone, PartialEq, Debug)]
@@ -163,7 +161,7 @@ impl DotSpec {
         {
             // The axis continues the digits of the rows, or is one more of them.
             let rows = digits([(extent, l)].into_iter().chain(self.lhs.free.iter().copied()));
-            if r != 0 || rows.len() > MAX_ROWS.max(self.lhs.free.len()) {
+            if r != 0 || rows.len() > MAX_DIGITS {
                 break;
             }
             self.lhs.free = rows;

@@ -11,6 +11,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::sys::gemm::{Level, Means};
 pub(crate) use crate::sys::par::Par;
 pub(crate) use dot::{dot, scratch};
 

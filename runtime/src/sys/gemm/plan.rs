@@ -1,0 +1,188 @@
+//! How a product is cut into work for threads and caches. Arithmetic only.
+//!
+//! Sums are cut at multiples of [`KC`] and each piece is summed from zero in order, then added to the result:
+//! so an element depends on its row and column alone, never on the extents, the cut or the threads.
+//!
+//! A *unit* is what a thread takes: a panel of rows over all columns, or, where rows are few, all rows over a
+//! group of columns. The right operand is packed into panels of some vectors: once, by whoever needs a panel
+//! first, if several row panels share them; strip by strip if there is but one row panel; and not at all if
+//! its rows lie in memory as they are wanted and each is used by one tile only.
+
+use super::Extents;
+use crate::sys::mem::ALIGN;
+
+/// Length of the pieces of sums: a panel of the right operand of so many rows stays in the first-level cache.
+pub const KC: usize = 256;
+/// Work below this is not worth waking threads for; above, each thread gets at least so much.
+const SERIAL_NS: f64 = 20_000.0;
+const THREAD_NS: f64 = 10_000.0;
+/// Bytes of the right operand that are packed at once.
+const PACKED_BYTES: usize = 16 << 20;
+/// Columns at a time of 16-bit floats, whose sums need memory of their own.
+const SUM_COLS: usize = 1024;
+/// Rows of a panel: so many that its packed block of the left operand takes half of the second-level cache at
+/// most, and fewer where a caller goes on with whole rows.
+const PANEL_ROWS: usize = 384;
+const HOT_ROWS: usize = 144;
+
+/// What the plan needs to know of the kernels.
+#[derive(Copy, Clone)]
+pub struct Shape {
+    /// Most rows of a tile.
+    pub rows: usize,
+    /// Lanes of a vector.
+    pub lanes: usize,
+    /// Columns of a packed panel.
+    pub panel: usize,
+    /// Bytes of a number of the sums.
+    pub size: usize,
+    /// Sums are rounded to a narrower type at the end.
+    pub rounds: bool,
+}
+
+/// Where tiles find the right operand.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// In its own memory.
+    Direct,
+    /// In a strip that each unit packs for itself.
+    Strip,
+    /// In panels that all units share.
+    Shared,
+}
+
+/// A plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Threads.
+    pub workers: usize,
+    /// Each thread computes whole matrices; else all of them work on one at a time.
+    pub by_matrix: bool,
+    /// Row panels of a matrix.
+    pub panels: usize,
+    /// Column groups of a matrix.
+    pub groups: usize,
+    /// Columns of a group, the last one's excepted.
+    pub group_cols: usize,
+    /// Columns for which the right operand is packed at a time.
+    pub block_cols: usize,
+    /// See [`Source`].
+    pub source: Source,
+    /// Bytes of panels that units share, and of flags for them.
+    pub shared_bytes: usize,
+    /// Offset of the flags in them.
+    pub flags: usize,
+    /// Flags.
+    pub flag_count: usize,
+    /// Bytes of a worker.
+    pub worker_bytes: usize,
+    /// Offsets in them: of the strip and of the sums. The packed left operand comes first.
+    pub strip: usize,
+    /// See `strip`.
+    pub sums: usize,
+}
+
+impl Plan {
+    /// A plan for non-empty matrices. `direct` tells that the right operand can be read where it is.
+    pub fn new(e: &Extents<'_>, s: Shape, direct: bool, threads: usize, whole_rows: bool) -> Plan {
+        let batches = e.batch.iter().fold(1usize, |n, &b| n.saturating_mul(b));
+        let one = nanoseconds(e, s);
+        let all = one * batches as f64;
+        let workers = if all < SERIAL_NS { 1 } else { threads.min((all / THREAD_NS) as usize).max(1) };
+        let by_matrix = workers == 1 || batches >= 4 * workers || (batches > 1 && one < 2.0 * SERIAL_NS);
+        let workers = if by_matrix { workers.min(batches) } else { workers };
+        let within = if by_matrix { 1 } else { workers };
+        let direct = direct && e.m <= s.rows && e.n >= s.lanes;
+        let (panels, groups) = cut(e, s, direct, within, whole_rows);
+        let source = match (direct, panels) {
+            (true, _) => Source::Direct,
+            (false, 1) => Source::Strip,
+            _ => Source::Shared,
+        };
+        let step = if direct { 8 * s.lanes } else { s.panel };
+        let group_cols = e.n.div_ceil(groups).next_multiple_of(step).min(e.n);
+        let mut block_cols = e.n;
+        if source == Source::Shared {
+            let room = PACKED_BYTES / s.size / e.k.max(1);
+            block_cols = block_cols.min((room / s.panel).max(4) * s.panel);
+        }
+        if s.rounds {
+            block_cols = block_cols.min(SUM_COLS);
+        }
+        let mut plan = Plan {
+            workers,
+            by_matrix,
+            panels,
+            groups: e.n.div_ceil(group_cols),
+            group_cols,
+            block_cols,
+            source,
+            shared_bytes: 0,
+            flags: 0,
+            flag_count: 0,
+            worker_bytes: 0,
+            strip: 0,
+            sums: 0,
+        };
+        plan.lay_out(e, s);
+        plan
+    }
+
+    fn lay_out(&mut self, e: &Extents<'_>, s: Shape) {
+        let bytes =
+            |numbers: usize| numbers.saturating_mul(s.size).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+        if self.source == Source::Shared {
+            self.flags = bytes(e.k.saturating_mul(self.block_cols.next_multiple_of(s.lanes)));
+            self.flag_count = self.block_cols.div_ceil(s.panel).saturating_mul(e.k.div_ceil(KC));
+            self.shared_bytes = self.flags.saturating_add(self.flag_count.next_multiple_of(ALIGN));
+        }
+        let rows = e.m.div_ceil(self.panels);
+        let depth = KC.min(e.k);
+        self.strip = bytes(rows * depth);
+        self.sums = self.strip + if self.source == Source::Shared { 0 } else { bytes(depth * s.panel) };
+        let sums = if s.rounds { rows * self.group_cols.min(self.block_cols) } else { 0 };
+        self.worker_bytes = self.sums + bytes(sums);
+    }
+
+    /// Bytes of scratch memory, of any alignment. Saturates where there cannot be so much memory.
+    pub fn bytes(&self) -> usize {
+        let each = if self.by_matrix { self.shared_bytes.saturating_add(self.worker_bytes) } else { self.worker_bytes };
+        let once = if self.by_matrix { 0 } else { self.shared_bytes };
+        each.saturating_mul(self.workers).saturating_add(once).saturating_add(ALIGN)
+    }
+
+    /// Offset of the panels that worker `w` uses.
+    pub fn shared_at(&self, w: usize) -> usize {
+        if self.by_matrix { w * (self.shared_bytes + self.worker_bytes) } else { 0 }
+    }
+
+    /// Offset of what worker `w` has to itself.
+    pub fn worker_at(&self, w: usize) -> usize {
+        if self.by_matrix { self.shared_at(w) + self.shared_bytes } else { self.shared_bytes + w * self.worker_bytes }
+    }
+}
+
+/// An estimate for one matrix: by the arithmetic, or by the memory that the right operand comes from.
+fn nanoseconds(e: &Extents<'_>, s: Shape) -> f64 {
+    let (m, n, k) = (e.m as f64, e.n as f64, e.k as f64);
+    let arithmetic = m * n * k / (4 * s.lanes) as f64;
+    let memory = (n * k + m * k + m * n) * s.size as f64 / 16.0;
+    arithmetic.max(memory)
+}
+
+/// Row panels and column groups for `within` threads.
+fn cut(e: &Extents<'_>, s: Shape, direct: bool, within: usize, whole_rows: bool) -> (usize, usize) {
+    let most = if whole_rows { HOT_ROWS } else { PANEL_ROWS };
+    let panels = e.m.div_ceil(most);
+    if within == 1 {
+        return (panels, 1);
+    }
+    let low = 4 * s.rows;
+    if !direct && e.m >= low * within {
+        // Panels enough to even out what other processes take from a thread, alike for all threads.
+        let wanted = panels.max((4 * within).min(e.m / low)).next_multiple_of(within);
+        return (wanted.min(e.m), 1);
+    }
+    let columns = e.n.div_ceil(s.panel);
+    if columns >= 2 * within || e.m < within { (panels, columns.min(4 * within)) } else { (panels.max(within), 1) }
+}
