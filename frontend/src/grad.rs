@@ -23,8 +23,10 @@ pub struct Options {
 }
 
 // Ops whose gradient needs no value, so that their history may be walked again (as in PyTorch).
-const SAVES_NOTHING: &[&str] =
-    &["add", "sub", "neg", "sum", "reshape", "permute", "expand", "slice", "cast", "concat", "flip", "graft", "pad"];
+const SAVES_NOTHING: &[&str] = &[
+    "add", "sub", "neg", "sum", "reshape", "permute", "expand", "slice", "cast", "concat", "flip", "graft", "pad",
+    "windows",
+];
 
 #[derive(Default)]
 struct Tape {

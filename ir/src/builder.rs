@@ -175,7 +175,7 @@ impl<'b> Val<'b> {
         loop {
             match node.op.kind {
                 Kind::Full => return Some(node.attrs.scalar(0)),
-                Kind::View(View::Reshape | View::Permute | View::Expand | View::Slice | View::Flip) => {
+                Kind::View(View::Reshape | View::Permute | View::Expand | View::Slice | View::Flip | View::Windows) => {
                     node = graph.node(node.operands[0]);
                 }
                 _ => return None,

@@ -66,6 +66,8 @@ pub enum View {
     Flip,
     /// `pad(x; lo, hi, value)`: constant padding, `lo, hi >= 0` per dim.
     Pad,
+    /// `windows(x; dims, sizes, steps, dilations)`: overlapping parts of dims; positions in them are new last dims.
+    Windows,
 }
 
 /// Number of operands.

@@ -6,6 +6,7 @@ use crate::error::Loc;
 use crate::kernel::Kernel;
 use crate::scalar::ReduceOp;
 use crate::shape::{Dims, Ints, Type};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Index of a buffer in [`Program::buffers`].
@@ -48,10 +49,49 @@ pub struct DotOperand {
     pub offset: i64,
     /// One stride per batch axis.
     pub batch_strides: Ints,
-    /// Stride of the row axis (M for the left, K for the right operand).
-    pub row_stride: i64,
-    /// Stride of the column axis (K for the left, N for the right operand).
-    pub col_stride: i64,
+    /// Digits of the row axis (M for the left, K for the right operand).
+    pub rows: Digits,
+    /// Digits of the column axis (K for the left, N for the right operand).
+    pub cols: Digits,
+}
+
+/// An axis as mixed-radix digits, outermost first: extents, whose product is that of the axis, and strides.
+/// A position on the axis is split into digits, each of which counts with its stride: so a view of overlapping
+/// windows is an operand without a copy. Canonical as [`digits`] gives them.
+pub type Digits = SmallVec<[(usize, i64); 2]>;
+
+/// Canonical digits: none of extent 1, no two that could be one. An axis of extent 1 has none.
+pub fn digits(list: impl IntoIterator<Item = (usize, i64)>) -> Digits {
+    let mut out = Digits::new();
+    for (extent, stride) in list {
+        match out.last_mut() {
+            _ if extent == 1 => {}
+            Some(last) if i64::try_from(extent).ok().and_then(|e| e.checked_mul(stride)) == Some(last.1) => {
+                *last = (last.0.saturating_mul(extent), stride);
+            }
+            _ => out.push((extent, stride)),
+        }
+    }
+    out
+}
+
+/// What position `i` of an axis adds to the address. `i` is below the product of the extents.
+pub fn digits_at(digits: &[(usize, i64)], mut i: usize) -> i64 {
+    let mut at = 0;
+    for &(extent, stride) in digits.iter().rev() {
+        at += (i % extent) as i64 * stride;
+        i /= extent;
+    }
+    at
+}
+
+/// The one stride of an axis; `None` where it has several digits.
+pub fn single_stride(digits: &[(usize, i64)]) -> Option<i64> {
+    match digits {
+        [] => Some(0),
+        [(_, stride)] => Some(*stride),
+        _ => None,
+    }
 }
 
 /// `out[batch, m, n] = sum_k lhs[batch, m, k] * rhs[batch, k, n]`, out contiguous. Floats accumulate in f32

@@ -372,6 +372,21 @@ pub fn flip(shape: &Shape, dims: &[i64]) -> Layout {
     Layout::new(offset, (0..shape.rank()).map(|d| (shape[d], if flipped(d) { -strides[d] } else { strides[d] })))
 }
 
+/// The layout of overlapping windows with result shape `to`: a digit for the windows of each dim, and one for
+/// the position in them.
+pub fn windows(from: &Shape, to: &Shape, dims: &[i64], steps: &[i64], dilations: &[i64]) -> Layout {
+    let strides = from.strides();
+    let mut digits: Factors = (0..from.rank()).map(|d| (to[d], strides[d])).collect();
+    for ((&d, &step), &dilation) in dims.iter().zip(steps).zip(dilations) {
+        let stride = strides[d as usize];
+        // A step or dilation may be longer than the dim where only one element is taken.
+        let of = |extent: usize, by: i64| (extent, if extent == 1 { 0 } else { stride * by });
+        digits[d as usize] = of(to[d as usize], step);
+        digits.push(of(to[digits.len()], dilation));
+    }
+    Layout::new(0, digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,6 +424,10 @@ mod tests {
             flip(&Shape::of(&[120]), &[0]),
             permute(&Shape::of(&[2, 2, 30]), &[1, 0, 2]),
         ];
+        // Windows of 3 x 2 on the last two dims fold into every one whose digits those dims do not cross.
+        let view = windows(&s, &Shape::of(&[4, 2, 4, 3, 2]), &[1, 2], &[2, 1], &[1, 1]);
+        assert!(check(&view, &permute(&s, &[0, 1, 2])) && check(&view, &permute(&Shape::of(&[6, 5, 4]), &[2, 0, 1])));
+        assert!(check(&view, &flip(&s, &[1])));
         let mut folded = 0;
         for a in &layouts {
             for b in &layouts {

@@ -14,8 +14,8 @@ _METHODS = {
     "logsumexp norm cumsum cumprod cummax cummin median",
     shape: "reshape view view_as reshape_as flatten ravel unflatten permute transpose swapaxes swapdims t movedim "
     "moveaxis "
-    "expand broadcast_to expand_as squeeze unsqueeze narrow select split chunk tensor_split unbind flip fliplr flipud "
-    "roll repeat tile repeat_interleave diagonal diag diag_embed",
+    "expand broadcast_to expand_as squeeze unsqueeze narrow select split chunk tensor_split unbind unfold flip fliplr "
+    "flipud roll repeat tile repeat_interleave diagonal diag diag_embed",
     pointwise: "clamp clip clamp_min clamp_max add sub subtract div divide true_divide round logical_and logical_or "
     "logical_xor logical_not addcmul addcdiv lerp nan_to_num isclose allclose equal float_power sinc positive "
     "heaviside",

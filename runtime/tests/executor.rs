@@ -224,20 +224,20 @@ fn a_product_a_constant_and_the_arena() {
     ];
     p.inputs.push(place[0].0.clone());
     p.buffers.extend(place.into_iter().map(|(ty, place)| BufDecl { ty, place }));
-    let operand = |buf, row, col| DotOperand {
+    let operand = |buf, (rows, row), (cols, col)| DotOperand {
         buf: BufId(buf),
         offset: 0,
         batch_strides: [].into_iter().collect(),
-        row_stride: row,
-        col_stride: col,
+        rows: [(rows, row)].into_iter().collect(),
+        cols: [(cols, col)].into_iter().collect(),
     };
     let dot = DotStep {
         batch: [].into_iter().collect(),
         m,
         n,
         k,
-        lhs: operand(0, k as i64, 1),
-        rhs: operand(1, n as i64, 1),
+        lhs: operand(0, (m, k as i64), (k, 1)),
+        rhs: operand(1, (k, n as i64), (n, 1)),
         out: BufId(2),
     };
     p.steps.push(step(StepOp::Dot(dot)));

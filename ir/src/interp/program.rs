@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::EvalCall;
 use crate::ops;
-use crate::program::{BufId, DotOperand, DotStep, LibCall, Program, Step, StepOp};
+use crate::program::{BufId, DotOperand, DotStep, LibCall, Program, Step, StepOp, digits_at};
 use crate::scalar::{self, BinOp, ReduceOp, from_bits, to_bits};
 
 /// Runs a program on one tensor per input; gives one tensor per output. Every input counts as given up:
@@ -41,12 +41,14 @@ fn run_dot(dot: &DotStep, memory: &mut Memory) -> Result<()> {
     let mut at = 0;
     for b in 0..batches {
         let (l0, r0) = (batch_offset(&dot.lhs, &dot.batch, b), batch_offset(&dot.rhs, &dot.batch, b));
-        for m in 0..dot.m as i64 {
-            for n in 0..dot.n as i64 {
+        for m in 0..dot.m {
+            let l0 = l0 + digits_at(&dot.lhs.rows, m);
+            for n in 0..dot.n {
+                let r0 = r0 + digits_at(&dot.rhs.cols, n);
                 let mut acc = scalar::identity(ReduceOp::Sum, wide);
-                for k in 0..dot.k as i64 {
-                    let l = memory.load(dot.lhs.buf, l0 + m * dot.lhs.row_stride + k * dot.lhs.col_stride)?;
-                    let r = memory.load(dot.rhs.buf, r0 + k * dot.rhs.row_stride + n * dot.rhs.col_stride)?;
+                for k in 0..dot.k {
+                    let l = memory.load(dot.lhs.buf, l0 + digits_at(&dot.lhs.cols, k))?;
+                    let r = memory.load(dot.rhs.buf, r0 + digits_at(&dot.rhs.rows, k))?;
                     let p = scalar::eval_bin(BinOp::Mul, from_bits(l, dtype), from_bits(r, dtype), wide);
                     acc = scalar::eval_bin(BinOp::Add, acc, p, wide);
                 }

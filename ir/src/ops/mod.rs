@@ -24,8 +24,10 @@ macro_rules! registry {
 
 mod composite;
 mod gradients;
+mod pooling;
 mod rules;
 mod samples;
+mod spatial;
 
 pub use gradients::*;
 pub use samples::*;
@@ -49,11 +51,11 @@ registry! {
     // scans
     cummax cummin cumprod cumsum
     // views
-    reshape permute expand slice flip pad
+    reshape permute expand slice flip pad windows
     // joining, indexing, sorting, contraction
     concat slice_scatter take gather scatter index_put argsort dot_general
     // composites: reductions, normalisations
-    mean var std logsumexp softmax log_softmax layer_norm rms_norm
+    mean var std logsumexp softmax log_softmax layer_norm rms_norm batch_norm
     // composites: activations
     relu leaky_relu gelu gelu_tanh silu softplus elu celu selu mish hardtanh hardswish hardsigmoid logsigmoid softsign
     // composites: losses
@@ -62,6 +64,8 @@ registry! {
     // composites: elementwise
     clamp lerp square xlogy hypot logaddexp logaddexp2 copysign frac deg2rad rad2deg nan_to_num
     isnan isinf isfinite isposinf isneginf
+    // composites: convolution and pooling
+    conv conv_transpose conv_weight max_pool max_pool_position avg_pool
     // composites: others
     one_hot tril triu
 }

@@ -3,7 +3,7 @@
 use super::number::{print_bits, print_scalar};
 use crate::dtype::DType;
 use crate::kernel::Kernel;
-use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp};
+use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -114,15 +114,15 @@ fn data_text(data: &[u8], buf: &BufDecl) -> String {
 }
 
 fn dot_text(dot: &DotStep) -> String {
+    // One stride, or `extent:stride` for each digit.
+    let axis = |digits: &[(usize, i64)]| match single_stride(digits) {
+        Some(stride) => stride.to_string(),
+        None => digits.iter().map(|(e, s)| format!("{e}:{s}")).collect::<Vec<_>>().join(" "),
+    };
     let operand = |x: &DotOperand| {
-        format!(
-            "b{}{{offset {}, batch {:?}, row {}, col {}}}",
-            x.buf.0,
-            x.offset,
-            x.batch_strides.as_slice(),
-            x.row_stride,
-            x.col_stride
-        )
+        let (rows, cols) = (axis(&x.rows), axis(&x.cols));
+        let batch = x.batch_strides.as_slice();
+        format!("b{}{{offset {}, batch {batch:?}, row {rows}, col {cols}}}", x.buf.0, x.offset)
     };
     format!(
         "b{} = dot batch {:?} m {} n {} k {} lhs {} rhs {}",

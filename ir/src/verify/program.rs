@@ -3,7 +3,7 @@
 //!    ends inside the arena; a constant has its type's bytes; the peak covers the arena;
 //! 2. every kernel passes [`Kernel::verify`];
 //! 3. arguments of a step exist and fit: kernel parameters in dtype and element count, library calls and
-//!    products in dtype and shape;
+//!    products in dtype and shape; the digits of a product's operand make up its axes and stay in its buffer;
 //! 4. nothing writes an input or a constant;
 //! 5. what is read has been written, and nothing that shares its memory was written since: so no two
 //!    buffers of the arena that are live at once overlap, and an input is not used after its memory was
@@ -18,7 +18,7 @@ use crate::attr::Attr;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::ops;
-use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp};
+use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp, digits};
 use crate::shape::Type;
 use crate::text::program::{Line, distinct_kernels, lines};
 use std::ops::Range;
@@ -268,9 +268,21 @@ impl<'a> Checker<'a> {
         if x.batch_strides.len() != batch.len() {
             return Err(format!("has {} batch strides for {} axes", x.batch_strides.len(), batch.len()));
         }
-        let axes = batch.iter().zip(&x.batch_strides).chain([(&rows, &x.row_stride), (&cols, &x.col_stride)]);
+        for (axis, extent, own) in [("rows", rows, &x.rows), ("columns", cols, &x.cols)] {
+            let product = own.iter().try_fold(1usize, |n, d| n.checked_mul(d.0));
+            if product != Some(extent) && extent != 0 {
+                return Err(format!("has {extent} {axis}, the product of whose digits is not that"));
+            }
+            if digits(own.iter().copied()) != *own {
+                return Err(format!("has {axis} whose digits could be fewer"));
+            }
+        }
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let axes = batch.iter().copied().zip(x.batch_strides.iter().copied());
         let (mut lo, mut hi) = (i128::from(x.offset), i128::from(x.offset));
-        for (&n, &stride) in axes {
+        for (n, stride) in axes.chain(x.rows.iter().chain(&x.cols).copied()) {
             if n == 0 {
                 return Ok(());
             }

@@ -1,12 +1,17 @@
-//! Matrix products: dims of `dot_general` to batch, row, column and contraction strides.
+//! Matrix products: dims of `dot_general` to batch strides and the digits of rows, columns and contraction.
 //!
-//! Batch dims may have any strides; the free dims of an operand, and its contracted dims, must each go by
-//! one stride. Where they do not, the operand is copied.
+//! Batch dims may have any strides; the free dims of an operand, and its contracted dims, are digits with a
+//! stride each, so that a view of overlapping windows is multiplied where it lies. Operands with more digits
+//! than [`MAX_DIGITS`], or whose digits cross the borders of the dims, are copied.
 
 use crate::layout::{Axes, Factors, Layout};
 use smallvec::SmallVec;
 use torsh_ir::attr::{Attr, AttrsExt};
+use torsh_ir::program::{Digits, digits};
 use torsh_ir::shape::{Dims as Sizes, Ints, Shape};
+
+/// Digits of the free dims of an operand, and of its contracted dims.
+const MAX_DIGITS: usize = 6;
 
 /// One operand: element offset and strides.
 #[derive(Clone, PartialEq, Debug)]
@@ -15,10 +20,10 @@ pub struct Side {
     pub offset: i64,
     /// One stride per batch axis.
     pub batch: Ints,
-    /// Stride of the free dims.
-    pub free: i64,
-    /// Stride of the contracted dims.
-    pub contract: i64,
+    /// Digits of the free dims.
+    pub free: Digits,
+    /// Digits of the contracted dims.
+    pub contract: Digits,
 }
 
 /// A batched matrix product.
@@ -45,8 +50,8 @@ pub struct Dims {
     roles: [[Vec<i64>; 3]; 2],
 }
 
-/// Sorts the dims into roles and sees each operand as `[batch, free, contracted]`, one stride for each of
-/// the last two; `None` for operands that must be copied in [`Dims::order`].
+/// Sorts the dims into roles and sees each operand as `[batch, free, contracted]`; `None` for operands that must be
+/// copied in [`Dims::order`].
 pub fn fold(attrs: &[Attr], a: &Shape, b: &Shape, lhs: &Layout, rhs: &Layout) -> (Dims, [Option<Layout>; 2]) {
     let pairs: Vec<(i64, i64)> = attrs.ints(2).iter().copied().zip(attrs.ints(3).iter().copied()).collect();
     let mut orders = vec![pairs.clone(), pairs.clone(), pairs];
@@ -93,7 +98,7 @@ impl Dims {
     fn seen(&self, i: usize, map: &Layout) -> Option<Layout> {
         let layout = self.order(i).then(map)?;
         let parts = self.parts(i, &layout)?;
-        (parts[1].len() <= 1 && parts[2].len() <= 1).then_some(layout)
+        (parts[1].len() <= MAX_DIGITS && parts[2].len() <= MAX_DIGITS).then_some(layout)
     }
 
     /// The digits of the batch, free and contracted dims.
@@ -134,24 +139,14 @@ impl Dims {
         if !axes.refine(&lb, false) || !axes.refine(&rb, false) {
             return None;
         }
-        let stride = |p: &Factors| p.first().map_or(0, |f| f.1);
+        let own = |p: &Factors| digits(p.iter().copied());
         let mut spec = DotSpec {
             batch: axes.0.iter().map(|a| a.extent).collect(),
             m: self.size(0, 1),
             n: self.size(1, 1),
             k: self.size(0, 2),
-            lhs: Side {
-                offset: l.offset,
-                batch: axes.strides(&lb, false)?,
-                free: stride(&lp[1]),
-                contract: stride(&lp[2]),
-            },
-            rhs: Side {
-                offset: r.offset,
-                batch: axes.strides(&rb, false)?,
-                free: stride(&rp[1]),
-                contract: stride(&rp[2]),
-            },
+            lhs: Side { offset: l.offset, batch: axes.strides(&lb, false)?, free: own(&lp[1]), contract: own(&lp[2]) },
+            rhs: Side { offset: r.offset, batch: axes.strides(&rb, false)?, free: own(&rp[1]), contract: own(&rp[2]) },
         };
         spec.fold_batch();
         Some(spec)
@@ -164,13 +159,12 @@ impl DotSpec {
         while let (Some(&extent), Some(&l), Some(&r)) =
             (self.batch.last(), self.lhs.batch.last(), self.rhs.batch.last())
         {
-            let continues = self.m == 1 || l == self.lhs.free.wrapping_mul(self.m as i64);
-            if r != 0 || !continues {
+            // The axis continues the digits of the rows, or is one more of them.
+            let rows = digits([(extent, l)].into_iter().chain(self.lhs.free.iter().copied()));
+            if r != 0 || rows.len() > MAX_DIGITS {
                 break;
             }
-            if self.m == 1 {
-                self.lhs.free = l;
-            }
+            self.lhs.free = rows;
             self.m *= extent;
             self.batch.pop();
             self.lhs.batch.pop();

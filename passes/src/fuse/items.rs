@@ -1,7 +1,7 @@
 //! Items: the graph with its views folded away.
 //!
 //! Every value of the graph becomes a [`Use`]: an item and the layout that sends positions of the value to
-//! positions of the item. Reshape, permute, expand, slice and flip only change the layout; where a layout
+//! positions of the item. Reshape, permute, expand, slice, flip and windows only change the layout; where a layout
 //! cannot express a view, its operand is copied to memory first. `full` and `iota` are virtual: they are
 //! computed where they are used. Pad, concat and slice_scatter become parts written into one buffer.
 //! Item ids are a topological order.
@@ -344,6 +344,10 @@ impl Build<'_> {
             View::Expand => layout::expand(from, to),
             View::Slice => layout::slice(from, to, node.attrs.ints(0), node.attrs.ints(2)),
             View::Flip => layout::flip(from, node.attrs.ints(0)),
+            View::Windows => {
+                let a = &node.attrs;
+                layout::windows(from, to, a.ints(0), a.ints(2), a.ints(3))
+            }
             View::Pad => return self.pad(id),
         };
         let seen = self.seen(x)?;

@@ -56,7 +56,7 @@ fn worth(kind: Kind, data: bool) -> bool {
         Kind::Input | Kind::Constant | Kind::Full | Kind::Iota | Kind::Composite => false,
         // Positions and numbers are computed in registers; loading them would cost more.
         Kind::Elementwise(_) | Kind::View(View::Reshape | View::Permute | View::Slice | View::Flip | View::Pad) => data,
-        Kind::View(View::Expand) => false,
+        Kind::View(View::Expand | View::Windows) => false,
         Kind::Concat | Kind::SliceScatter => data,
         Kind::Reduce(_)
         | Kind::Scan(_)

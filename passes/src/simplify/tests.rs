@@ -245,6 +245,8 @@ const EXAMPLES: &[(&str, &[DType], Build)] = &[
     ("add_strips", NUMBER, |m| { let p = [m.v(), m.c(0.0)]; let y = m.v(); m.b.concat(&p, 0) + pad(m, y, &[2, 0], &[0, 0]) }),
     ("pad_nothing", ANY, |m| { let x = m.v(); pad(m, x, &[0, 0], &[0, 0]) }),
     ("pad_pad", ANY, |m| { let x = m.v(); let y = pad(m, x, &[1, 0], &[0, 2]); pad(m, y, &[0, 3], &[1, 1]) }),
+    ("windows_nothing", ANY, |m| { let x = m.v(); m.op("windows", &[x], &[ints(&[]), ints(&[]), ints(&[]), ints(&[])]) }),
+    ("windows_one", ANY, |m| { let x = m.v(); m.op("windows", &[x], &[ints(&[1]), ints(&[1]), ints(&[1]), ints(&[4])]) }),
     ("no_elements", ANY, |m| { let p = [m.x(&[0, 3]), m.x(&[0, 2])]; m.b.concat(&p, 1) }),
     ("reduce_empty", NUMBER, |m| m.x(&[2, 0]).sum(&[1])),
     ("reduce_empty", BOOL, |m| m.x(&[2, 0]).reduce("all", &[1])),

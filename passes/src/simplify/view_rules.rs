@@ -15,11 +15,12 @@ pub(super) fn of(view: View) -> &'static [Rule] {
         View::Slice => SLICE,
         View::Flip => FLIP,
         View::Pad => PAD,
+        View::Windows => WINDOWS,
     }
 }
 
 /// Every list of this file.
-pub(super) static ALL: &[&[Rule]] = &[VIEW, RESHAPE, PERMUTE, EXPAND, SLICE, FLIP, PAD];
+pub(super) static ALL: &[&[Rule]] = &[VIEW, RESHAPE, PERMUTE, EXPAND, SLICE, FLIP, PAD, WINDOWS];
 
 /// A slice of a concat with more parts than this is left alone, which keeps simplification linear.
 const MAX_PARTS: usize = 64;
@@ -139,6 +140,13 @@ rules! {
                 Attr::Ints(inner.ints(i).iter().zip(t.attrs().ints(i)).map(|(a, b)| a + b).collect())
             };
             (inner[2] == t.attrs()[2]).then(|| with("pad", [x.into()], [sum(0), sum(1), inner[2].clone()]))
+        };
+    }
+    WINDOWS {
+        windows_nothing: "windows(x; no dims) = x" => |t| t.attrs().ints(0).is_empty().then(|| t.x(0).into());
+        windows_one: "windows(x; size 1, step 1) = reshape(x)" => |t| {
+            let one = |i: usize| t.attrs().ints(i).iter().all(|&n| n == 1);
+            (one(1) && one(2)).then(|| with("reshape", [t.x(0).into()], [t.ty().shape.dims().into()]))
         };
     }
 }

@@ -436,6 +436,24 @@ def flip(input, *dims) -> Tensor:
     return _C.apply("flip", (x,), (order,)) if order else _C.clone(x)
 
 
+def unfold(input, dimension: int, size: int, step: int) -> Tensor:
+    """Every part of `size` elements along `dimension`, `step` apart, in a new last dim. A copy, not a view.
+
+    >>> torsh.arange(5).unfold(0, 2, 2).tolist()
+    [[0, 1], [2, 3]]
+    """
+    x = tensor_arg(input, "unfold")
+    d, size = dim_arg(dimension, x.ndim, "unfold", "dimension"), int_arg(size, "unfold", "size")
+    step = int_arg(step, "unfold", "step")
+    if x.ndim == 0:
+        x = x.reshape([1])
+    if not 1 <= size <= x.shape[d]:
+        raise RuntimeError(f"maximum size for tensor at dimension {d} is {x.shape[d]} but size is {size}")
+    if step < 1:
+        raise RuntimeError(f"step is {step} but must be > 0")
+    return _C.apply("windows", (x,), ([d], [size], [step], [1]))
+
+
 def fliplr(input) -> Tensor:
     """Reverses the second dim."""
     return flip(input, 1)

@@ -4,7 +4,7 @@ use crate::sys::gemm::{self, Element, Extents, Level, Means, Operand};
 use crate::sys::slices::{Bool, elements, elements_mut};
 use half::{bf16, f16};
 use std::ops::Range;
-use torsh_ir::program::{DotOperand, DotStep};
+use torsh_ir::program::{DotOperand, DotStep, digits};
 use torsh_ir::{DType, Result};
 
 /// Called as `(worker, rows)` by the thread that has completed these rows of the result, seen as one matrix of
@@ -51,14 +51,14 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize
     by_dtype!(dtype, bytes(&flatten(step), level, threads, epilogue))
 }
 
-/// Takes batch axes along which the right operand is the same and the left one goes on by whole matrices
-/// into the rows: one large product for many small ones.
+/// Takes batch axes along which the right operand is the same into the rows, as one more digit: one large
+/// product for many small ones.
 fn flatten(step: &DotStep) -> DotStep {
     let mut s = step.clone();
     while let (Some(&n), Some(&l), Some(&r)) = (s.batch.last(), s.lhs.batch_strides.last(), s.rhs.batch_strides.last())
     {
-        let rows = i64::try_from(s.m).ok().and_then(|m| m.checked_mul(s.lhs.row_stride));
-        let (true, Some(m)) = (n == 1 || (r == 0 && rows == Some(l)), s.m.checked_mul(n)) else { break };
+        let (true, Some(m)) = (n == 1 || r == 0, s.m.checked_mul(n)) else { break };
+        s.lhs.rows = digits([(n, l)].into_iter().chain(s.lhs.rows));
         s.m = m;
         s.batch.pop();
         s.lhs.batch_strides.pop();
@@ -79,10 +79,8 @@ fn product<T: Element>(
     means: &mut Means<'_>,
 ) -> Result<()> {
     let (l, r) = (&step.lhs, &step.rhs);
-    let (l_rows, l_cols) = ([(step.m, l.row_stride)], [(step.k, l.col_stride)]);
-    let (r_rows, r_cols) = ([(step.k, r.row_stride)], [(step.n, r.col_stride)]);
-    let lhs = operand(elements::<T>(lhs)?, l, &l_rows, &l_cols);
-    let rhs = operand(elements::<T>(rhs)?, r, &r_rows, &r_cols);
+    let lhs = operand(elements::<T>(lhs)?, l);
+    let rhs = operand(elements::<T>(rhs)?, r);
     let out = elements_mut::<T>(out)?;
     let e = extents(step);
     match epilogue {
@@ -96,6 +94,6 @@ fn product<T: Element>(
     }
 }
 
-fn operand<'a, T>(data: &'a [T], x: &'a DotOperand, rows: gemm::Digits<'a>, cols: gemm::Digits<'a>) -> Operand<'a, T> {
-    Operand { data, offset: x.offset, batch: &x.batch_strides, rows, cols }
+fn operand<'a, T>(data: &'a [T], x: &'a DotOperand) -> Operand<'a, T> {
+    Operand { data, offset: x.offset, batch: &x.batch_strides, rows: &x.rows, cols: &x.cols }
 }

@@ -3,8 +3,10 @@
 use super::{Arg, Level, Means, Par, dot, run, scratch};
 use crate::sys::par::SERIAL;
 use torsh_ir::interp::{HostTensor, run_program};
-use torsh_ir::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp};
-use torsh_ir::shape::{Ints, Shape, Type};
+use torsh_ir::program::{
+    BufDecl, BufId, Digits, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp, digits,
+};
+use torsh_ir::shape::{Dims, Ints, Shape, Type};
 use torsh_ir::{DType, ErrorKind, ReduceOp, Scalar};
 
 struct Rng(u64);
@@ -271,10 +273,18 @@ fn layout(extents: [usize; 3], kind: usize) -> (Ints, i64, i64, i64, usize) {
 fn product(dtype: DType, [b, m, n, k]: [usize; 4], kinds: [usize; 2], rng: &mut Rng) {
     let operand = |buf, extents, kind| {
         let (batch_strides, row_stride, col_stride, offset, room) = layout(extents, kind);
-        (DotOperand { buf: BufId(buf), offset, batch_strides, row_stride, col_stride }, room)
+        let (rows, cols) = (digits([(extents[1], row_stride)]), digits([(extents[2], col_stride)]));
+        (DotOperand { buf: BufId(buf), offset, batch_strides, rows, cols }, room)
     };
     let ((lhs, l_room), (rhs, r_room)) = (operand(0, [b, m, k], kinds[0]), operand(1, [b, k, n], kinds[1]));
     let step = DotStep { batch: [b].into_iter().collect(), m, n, k, lhs, rhs, out: BufId(2) };
+    compare_product(dtype, step, [l_room, r_room], rng);
+}
+
+/// A product of random operands in so many elements against the interpreter.
+fn compare_product(dtype: DType, step: DotStep, [l_room, r_room]: [usize; 2], rng: &mut Rng) {
+    let (m, n, k) = (step.m, step.n, step.k);
+    let b = step.batch.iter().product::<usize>();
     let (x, y) = (rng.tensor(ty(dtype, &[l_room]), false), rng.tensor(ty(dtype, &[r_room]), false));
     let out = ty(dtype, &[b, m, n]);
     let want = interpret(StepOp::Dot(step.clone()), &[x.clone(), y.clone()], &out).unwrap();
@@ -290,7 +300,7 @@ fn product(dtype: DType, [b, m, n, k]: [usize; 4], kinds: [usize; 2], rng: &mut 
             let (g, w) = (got.get(i).as_f64(), want.get(i).as_f64());
             let room = unit * w.abs() + sum_unit * 64.0 * k as f64;
             let ok = if dtype.is_float() { (g - w).abs() <= room } else { got.bits(i) == want.bits(i) };
-            assert!(ok, "{dtype} {b}x{m}x{n}x{k} {kinds:?} element {i}: {g}, want {w}");
+            assert!(ok, "{step:?} of {dtype}, element {i}: {g}, want {w}");
         }
     }
 }
@@ -319,6 +329,40 @@ fn products_of_every_dtype_and_layout() {
 }
 
 #[test]
+fn windows_are_operands_where_they_lie() {
+    let mut rng = Rng(8);
+    let strides = |list: &[i64]| Ints::from_slice(list);
+    // Two images of 3 channels, 9 x 11, under windows of 3 x 2 with steps 2 and 1: 4 x 10 of them.
+    let (batch, room) = ([2].into_iter().collect(), 2 * 3 * 99);
+    let (inner, places) = (digits([(3, 99), (3, 11), (2, 1)]), digits([(4, 22), (10, 1)]));
+    let window = |buf, rows: &Digits, cols: &Digits, batch_strides| DotOperand {
+        buf: BufId(buf),
+        offset: 0,
+        batch_strides,
+        rows: rows.clone(),
+        cols: cols.clone(),
+    };
+    let plain = |buf, rows: usize, cols: usize, batch_strides| {
+        let (rows, cols) = (digits([(rows, cols as i64)]), digits([(cols, 1)]));
+        DotOperand { buf: BufId(buf), offset: 0, batch_strides, rows, cols }
+    };
+    for dtype in DType::ALL {
+        // The convolution: a weight that is the same for both images.
+        let (lhs, rhs) = (plain(0, 5, 18, strides(&[0])), window(1, &inner, &places, strides(&[297])));
+        let step = DotStep { batch: Dims::clone(&batch), m: 5, n: 40, k: 18, lhs, rhs, out: BufId(2) };
+        compare_product(dtype, step, [90, room], &mut rng);
+        // Windows on the left, and their places summed over.
+        let (lhs, rhs) = (window(0, &places, &inner, strides(&[297])), plain(1, 18, 5, strides(&[0])));
+        let step = DotStep { batch: Dims::clone(&batch), m: 40, n: 5, k: 18, lhs, rhs, out: BufId(2) };
+        compare_product(dtype, step, [room, 90], &mut rng);
+        let all = digits([(2, 297), (4, 22), (10, 1)]);
+        let (lhs, rhs) = (window(0, &inner, &all, strides(&[])), plain(1, 80, 5, strides(&[])));
+        let step = DotStep { batch: Dims::new(), m: 18, n: 5, k: 80, lhs, rhs, out: BufId(2) };
+        compare_product(dtype, step, [room, 400], &mut rng);
+    }
+}
+
+#[test]
 fn large_products_are_cut_into_tiles() {
     let mut rng = Rng(7);
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16, DType::I32, DType::I8] {
@@ -337,8 +381,8 @@ fn an_operand_that_reaches_beyond_its_buffer_is_refused() {
         buf: BufId(buf),
         offset: 0,
         batch_strides: Ints::new(),
-        row_stride,
-        col_stride: 1,
+        rows: digits([(2, row_stride)]),
+        cols: digits([(2, 1)]),
     };
     let step =
         DotStep { batch: Default::default(), m: 2, n: 2, k: 2, lhs: operand(0, 3), rhs: operand(1, 2), out: BufId(2) };

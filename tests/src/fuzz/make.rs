@@ -25,8 +25,19 @@ const MAX_INPUTS: usize = 8;
 /// Sizes of dims: around vector widths and block sizes, small ones more often.
 const SIZES: &[usize] = &[1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130, 257, 300, 513, 1100];
 /// Composites that jump.
-const JUMPS: &[&str] =
-    &["frac", "copysign", "one_hot", "isnan", "isinf", "isfinite", "isposinf", "isneginf", "nan_to_num", "sign"];
+const JUMPS: &[&str] = &[
+    "frac",
+    "copysign",
+    "one_hot",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "isposinf",
+    "isneginf",
+    "nan_to_num",
+    "sign",
+    "max_pool_position",
+];
 
 struct Maker {
     rng: Rng,
