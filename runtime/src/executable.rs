@@ -117,6 +117,7 @@ fn can_fail(op: &StepOp) -> bool {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
         StepOp::Lib { call, .. } => match call {
             LibCall::Take { .. } | LibCall::Gather { .. } | LibCall::Scatter { .. } | LibCall::IndexPut { .. } => true,
+            LibCall::Attention(_) | LibCall::AttentionGrad(_) => false,
             LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
         },
     }
@@ -239,12 +240,15 @@ impl Sizing {
             sizing.kernels.push((workers, parts));
         }
         for step in &program.steps {
-            if let StepOp::Dot(dot) = &step.op {
-                let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let (count, each) = lib_calls::scratch(dot, dtype, threads);
-                let (most, largest) = sizing.tiles;
-                sizing.tiles = (most.max(count), largest.max(each * size_of::<f32>()));
-            }
+            let (count, each) = match &step.op {
+                StepOp::Kernel { .. } => continue,
+                StepOp::Dot(dot) => {
+                    lib_calls::scratch(dot, program.buffers[dot.out.0 as usize].ty.dtype, threads)
+                }
+                StepOp::Lib { call, .. } => lib_calls::attention::scratch(call, threads),
+            };
+            let (most, largest) = sizing.tiles;
+            sizing.tiles = (most.max(count), largest.max(each * size_of::<f32>()));
         }
         sizing
     }
@@ -531,14 +535,19 @@ impl Run<'_> {
         call(&Par { threads: self.sizing.threads, run: &run })
     }
 
+    /// The scratch memory of library calls, a slice for each thread.
+    fn slices<'l>(&self, loans: &'l mut [Loan]) -> Result<Mutex<Vec<&'l mut [f32]>>> {
+        let bytes = self.sizing.tiles.1;
+        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
+        Ok(Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?))
+    }
+
     fn dot(&self, dot: &DotStep) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
         let mut out = self.span(dot.out)?;
         let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = self.sizing.tiles.1;
-        let tiles = loans.iter_mut().map(|loan| elements_mut::<f32>(loan.bytes_mut(bytes)));
-        let tiles = Mutex::new(tiles.collect::<Result<Vec<&mut [f32]>>>()?);
+        let tiles = self.slices(&mut loans)?;
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
                 [View::Bytes(lhs), View::Bytes(rhs)] => {
@@ -563,6 +572,13 @@ impl Run<'_> {
                 View::Out => lib_calls::Arg::Out,
             })
             .collect();
+        if call.attend().is_some() {
+            let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
+            let tiles = self.slices(&mut loans)?;
+            let level = self.exe.shared.level;
+            return self
+                .with_threads(|par| lib_calls::attention::run(call, &types, &args, bytes, level, &tiles, par));
+        }
         self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }
 

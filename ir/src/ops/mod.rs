@@ -22,6 +22,7 @@ macro_rules! registry {
     };
 }
 
+pub mod attention;
 mod composite;
 mod gradients;
 mod rules;
@@ -51,7 +52,7 @@ registry! {
     // views
     reshape permute expand slice flip pad
     // joining, indexing, sorting, contraction
-    concat slice_scatter take gather scatter index_put argsort dot_general
+    concat slice_scatter take gather scatter index_put argsort dot_general attention_forward attention_backward
     // composites: reductions, normalisations
     mean var std logsumexp softmax log_softmax layer_norm rms_norm
     // composites: activations
@@ -63,7 +64,7 @@ registry! {
     clamp lerp square xlogy hypot logaddexp logaddexp2 copysign frac deg2rad rad2deg nan_to_num
     isnan isinf isfinite isposinf isneginf
     // composites: others
-    one_hot tril triu
+    one_hot tril triu scaled_dot_product_attention
 }
 
 /// Finds an op by name.
