@@ -242,9 +242,7 @@ impl Sizing {
         for step in &program.steps {
             let (count, each) = match &step.op {
                 StepOp::Kernel { .. } => continue,
-                StepOp::Dot(dot) => {
-                    lib_calls::scratch(dot, program.buffers[dot.out.0 as usize].ty.dtype, threads)
-                }
+                StepOp::Dot(dot) => lib_calls::scratch(dot, program.buffers[dot.out.0 as usize].ty.dtype, threads),
                 StepOp::Lib { call, .. } => lib_calls::attention::scratch(call, threads),
             };
             let (most, largest) = sizing.tiles;
@@ -576,8 +574,7 @@ impl Run<'_> {
             let mut loans = self.tiles.lock().unwrap_or_else(PoisonError::into_inner);
             let tiles = self.slices(&mut loans)?;
             let level = self.exe.shared.level;
-            return self
-                .with_threads(|par| lib_calls::attention::run(call, &types, &args, bytes, level, &tiles, par));
+            return self.with_threads(|par| lib_calls::attention::run(call, &types, &args, bytes, level, &tiles, par));
         }
         self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }

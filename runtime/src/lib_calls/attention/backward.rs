@@ -5,8 +5,8 @@
 //! head where there are enough heads; else parts for queries and parts for keys each compute `ds` themselves.
 
 use super::{
-    Block, Call, KEYS, Matrix, PART, Par, QUERIES, Tiles, WHOLE, for_each, pack_panels, pack_rows, padded, split,
-    take, threads_for,
+    Block, Call, KEYS, Matrix, PART, Par, QUERIES, Tiles, WHOLE, for_each, pack_panels, pack_rows, padded, split, take,
+    threads_for,
 };
 use crate::sys::attention::{PANEL, Product};
 use std::sync::{Mutex, PoisonError};
@@ -38,9 +38,7 @@ impl Cut {
 
     fn floats(&self, a: &Attend) -> usize {
         let (depth, width) = (padded(a.depth), padded(a.width));
-        self.rows * (2 * depth + width + 2)
-            + KEYS * (a.depth + a.width + 2 * depth + width)
-            + 3 * QUERIES * KEYS
+        self.rows * (2 * depth + width + 2) + KEYS * (a.depth + a.width + 2 * depth + width) + 3 * QUERIES * KEYS
     }
 }
 
@@ -125,13 +123,13 @@ fn unpack(
     place: usize,
     (first, count): (usize, usize),
     cols: usize,
-    from: &[f32],
-    scale: f32,
+    (from, scale): (&[f32], f32),
+    kernels: &crate::sys::attention::Kernels,
 ) -> Result<()> {
     let mut to = places.get(place).ok_or_else(bug)?.lock().unwrap_or_else(PoisonError::into_inner);
     let to = to.get_mut(first * cols..(first + count) * cols).ok_or_else(bug)?;
     for (to, from) in to.chunks_exact_mut(cols).zip(from.chunks_exact(padded(cols))) {
-        to.iter_mut().zip(from).for_each(|(t, &x)| *t = x * scale);
+        kernels.scaled(to, from, scale);
     }
     Ok(())
 }
@@ -227,7 +225,7 @@ impl<'a> Part<'a> {
             if seen {
                 pack_panels(&call.k, k, (j, n), a.depth, self.k_panels)?;
                 pack_panels(&call.v, v, (j, n), a.width, self.v_panels)?;
-                pack_rows(&call.k, k, (j, n), a.depth, 1.0, self.k)?;
+                pack_rows(call.kernels, &call.k, k, (j, n), a.depth, 1.0, self.k)?;
                 for chunk in (0..count).step_by(self.cut.rows) {
                     let rows = self.cut.rows.min(count - chunk);
                     if many {
@@ -242,12 +240,12 @@ impl<'a> Part<'a> {
                 }
             }
             if let Some(place) = wanted.dk {
-                unpack(&places.dk, place, (j - key, n), a.depth, self.dk, 1.0)?;
-                unpack(&places.dv, place, (j - key, n), a.width, self.dv, 1.0)?;
+                unpack(&places.dk, place, (j - key, n), a.depth, (self.dk, 1.0), call.kernels)?;
+                unpack(&places.dv, place, (j - key, n), a.width, (self.dv, 1.0), call.kernels)?;
             }
         }
         match wanted.dq {
-            Some(place) => unpack(&places.dq, place, (0, count), a.depth, self.dq, self.scale()),
+            Some(place) => unpack(&places.dq, place, (0, count), a.depth, (self.dq, self.scale()), call.kernels),
             None => Ok(()),
         }
     }
@@ -256,8 +254,8 @@ impl<'a> Part<'a> {
     fn queries(&mut self, first: usize, count: usize) -> Result<()> {
         let (call, a, b) = (self.call, self.call.a, self.wanted.b);
         let scale = self.scale();
-        pack_rows(&call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, self.q)?;
-        pack_rows(self.ct_of, self.ct_of.start(&a.batch, b), (first, count), a.width, 1.0, self.ct)?;
+        pack_rows(call.kernels, &call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, self.q)?;
+        pack_rows(call.kernels, self.ct_of, self.ct_of.start(&a.batch, b), (first, count), a.width, 1.0, self.ct)?;
         // Rows of padding, and rows without a key, have no weights.
         self.lse.fill(f32::INFINITY);
         self.delta.fill(0.0);

@@ -2,8 +2,7 @@
 //! FlashAttention-2, 2023).
 
 use super::{
-    Block, Call, GRAIN, KEYS, PART, Par, QUERIES, Tiles, for_each, pack_panels, pack_rows, padded, split, take,
-    threads_for,
+    Block, Call, KEYS, PART, Par, QUERIES, Tiles, for_each, pack_panels, pack_rows, padded, split, take, threads_for,
 };
 use crate::sys::attention::{LANES, PANEL, Product};
 use std::sync::PoisonError;
@@ -27,7 +26,6 @@ fn threads_of(a: &Attend, threads: usize) -> usize {
 
 /// See [`super::scratch`].
 pub(super) fn scratch(a: &Attend, threads: usize) -> (usize, usize) {
-    debug_assert!(GRAIN > 0, "threads are counted by work");
     let threads = threads_of(a, threads);
     let rows = part_rows(a, threads);
     let (depth, width) = (padded(a.depth), padded(a.width));
@@ -105,7 +103,7 @@ impl<'a> Part<'a> {
             out: take(m, rows * width)?,
         };
         let scale = a.scale.as_f64() as f32;
-        pack_rows(&call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, part.q)?;
+        pack_rows(call.kernels, &call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, part.q)?;
         part.top.fill(f32::NEG_INFINITY);
         part.sums.fill(0.0);
         part.out.fill(0.0);
@@ -121,7 +119,7 @@ impl<'a> Part<'a> {
             }
             let n = KEYS.min(a.keys - j);
             pack_panels(&call.k, k, (j, n), a.depth, self.k)?;
-            pack_rows(&call.v, v, (j, n), a.width, 1.0, self.v)?;
+            pack_rows(call.kernels, &call.v, v, (j, n), a.width, 1.0, self.v)?;
             for i in (0..self.count).step_by(QUERIES) {
                 let rows = QUERIES.min(self.count - i);
                 if let Some(block) = call.block(self.b, (self.first + i, rows), j) {
@@ -156,14 +154,7 @@ impl<'a> Part<'a> {
         let (s, factor) = (&mut self.s[..rows * KEYS], &mut self.factor[..rows]);
         kernels.maxima(s, KEYS, cols, &mut self.top[queries.clone()], factor);
         kernels.exps(factor);
-        kernels.weights(
-            s,
-            KEYS,
-            cols,
-            &self.top[queries],
-            factor,
-            &mut self.sums[at * LANES..(at + rows) * LANES],
-        );
+        kernels.weights(s, KEYS, cols, &self.top[queries], factor, &mut self.sums[at * LANES..(at + rows) * LANES]);
         call.drop(s, block, a.options().factor() as f32);
         let out = &mut self.out[at * width..(at + rows) * width];
         if block.j > 0 {
@@ -206,8 +197,7 @@ impl<'a> Part<'a> {
                 _ => 1.0 / sum,
             };
             let from = &self.out[r * padded(a.width)..];
-            let to = &mut values[r * a.width..(r + 1) * a.width];
-            to.iter_mut().zip(from).for_each(|(t, &x)| *t = x * inverse);
+            self.call.kernels.scaled(&mut values[r * a.width..(r + 1) * a.width], from, inverse);
             if let Some(lse) = lse.as_deref_mut() {
                 lse[r] = if none { f32::NEG_INFINITY } else { self.top[r] + sum.ln() };
             }

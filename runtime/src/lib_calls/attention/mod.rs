@@ -232,6 +232,7 @@ fn padded(cols: usize) -> usize {
 /// Copies rows `first..first + rows` of a matrix times `scale` to rows of `padded(cols)`; the padding and rows up
 /// to the end of `to` are 0.
 fn pack_rows(
+    kernels: &Kernels,
     m: &Matrix<'_, f32>,
     start: i64,
     (first, rows): (usize, usize),
@@ -247,7 +248,7 @@ fn pack_rows(
             continue;
         }
         let from = m.row(start + (first + r) as i64 * m.side.row, cols, &mut room)?;
-        to[..cols].iter_mut().zip(from).for_each(|(t, &x)| *t = x * scale);
+        kernels.scaled(&mut to[..cols], from, scale);
         to[cols..].fill(0.0);
     }
     Ok(())

@@ -137,18 +137,21 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(t: &Tile) {
                 }
             }
         }
-        for p in 0..t.depth {
-            let (a, b) = (t.a.add(p * t.a_col), t.b.add(p * t.b_row));
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.depth {
             let mut right = [S::splat(0.0); C];
             for (i, v) in right.iter_mut().enumerate() {
                 *v = S::load(b.add(i * LANES));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let left = S::splat(*a.add(r * t.a_row));
+                let left = S::splat(*a.add(r.wrapping_mul(t.a_row)));
                 for (sum, &v) in sums.iter_mut().zip(&right) {
                     *sum = S::fma(left, v, *sum);
                 }
             }
+            // Beyond the last step nothing is read.
+            a = a.wrapping_add(t.a_col);
+            b = b.wrapping_add(t.b_row);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (i, &sum) in sums.iter().enumerate() {
@@ -210,6 +213,7 @@ macro_rules! kernels {
 kernels! {
     maxima(s: &[f32], row: usize, cols: usize, top: &mut [f32], old: &mut [f32]);
     exps(x: &mut [f32]);
+    scaled(to: &mut [f32], from: &[f32], factor: f32);
     weights(s: &mut [f32], row: usize, cols: usize, top: &[f32], scale: &[f32], sums: &mut [f32]);
     weights_of(s: &mut [f32], row: usize, cols: usize, lse: &[f32]);
     scale_rows(x: &mut [f32], row: usize, cols: usize, scale: &[f32]);

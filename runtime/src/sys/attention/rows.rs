@@ -66,16 +66,15 @@ pub fn exps<const FMA: bool>(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = exp::<FMA>(*x));
 }
 
+/// A copy times a factor.
+#[inline(always)]
+pub fn scaled<const FMA: bool>(to: &mut [f32], from: &[f32], factor: f32) {
+    to.iter_mut().zip(from).for_each(|(t, &x)| *t = x * factor);
+}
+
 /// Scores to weights relative to `top`; sums, 16 lanes a row, are scaled and go on.
 #[inline(always)]
-pub fn weights<const FMA: bool>(
-    s: &mut [f32],
-    row: usize,
-    cols: usize,
-    top: &[f32],
-    scale: &[f32],
-    sums: &mut [f32],
-) {
+pub fn weights<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, top: &[f32], scale: &[f32], sums: &mut [f32]) {
     let rows = s.chunks_mut(row).zip(top.iter().zip(scale)).zip(sums.chunks_exact_mut(LANES));
     for ((s, (&top, &scale)), sums) in rows {
         let top = finite(top);
