@@ -89,7 +89,7 @@ def scaled_dot_product_attention(
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
     if attn_mask is not None and is_causal:
         raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
-    (rows, depth), keys, width = q.shape[-2:], k.shape[-2], v.shape[-1]
+    (rows, depth), keys = q.shape[-2:], k.shape[-2]
     if k.shape[-1] != depth:
         raise ShapeError(f"{_NAME}(): query has {depth} columns, key has {k.shape[-1]}")
     if v.shape[-2] != keys:
@@ -104,7 +104,7 @@ def scaled_dot_product_attention(
         mask = _to_float_mask(tensor_arg(attn_mask, _NAME, "attn_mask"), q)
         mask_shape = list(mask.shape)
         mask_shape = [1] * (2 - len(mask_shape)) + mask_shape
-        for got, want, dim in zip(mask_shape[-2:], (rows, keys), (-2, -1)):
+        for got, want, dim in zip(mask_shape[-2:], (rows, keys), (-2, -1), strict=False):
             if got not in (1, want):
                 raise ShapeError(
                     f"The size of tensor a ({want}) must match the size of tensor b ({got}) at non-singleton "

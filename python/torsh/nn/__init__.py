@@ -23,6 +23,7 @@ from torsh.nn.activation import (
     Softsign,
     Tanh,
 )  # fmt: skip
+from torsh.nn.attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 from torsh.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from torsh.nn.layers import Bilinear, Dropout, Embedding, Flatten, LayerNorm, Linear, RMSNorm, Unflatten
 from torsh.nn.loss import (
@@ -44,7 +45,9 @@ __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "Bilinear", "Buffer", "CELU", "CrossEntropyLoss", "Dropout", "ELU", "Embedding",
     "Flatten", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity", "KLDivLoss", "L1Loss",
     "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module", "ModuleDict",
-    "ModuleList", "NLLLoss", "Parameter", "ParameterDict", "ParameterList", "RMSNorm", "ReLU", "ReLU6", "SELU",
-    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Softsign", "Tanh", "Unflatten",
+    "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ParameterDict", "ParameterList", "RMSNorm",
+    "ReLU", "ReLU6", "SELU",
+    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Softsign", "Tanh",
+    "TransformerEncoder", "TransformerEncoderLayer", "Unflatten",
     "functional", "init", "utils",
 ]  # fmt: skip
