@@ -4,6 +4,7 @@
 //! one per file in [`ops`]; level 2 ([`kernel`], [`program`]) is what code generators read. [`interp`] is the
 //! meaning of both. [`exec`] is the contract with the runtime.
 
+mod attend;
 pub mod attr;
 pub mod builder;
 pub mod dtype;

@@ -47,6 +47,10 @@ pub enum Kind {
     ArgSort,
     /// `dot_general(a, b; lhs_batch, rhs_batch, lhs_contract, rhs_contract)`, as in XLA.
     Dot,
+    /// `attention_forward(q, k, v, [mask], [state]; scale, causal, dropout, mask, safe, lse)`.
+    Attention,
+    /// `attention_backward(q, k, v, [mask], [state], forward, ct; scale, causal, dropout, mask, safe)`.
+    AttentionGrad,
     /// Defined by its decomposition.
     Composite,
 }
@@ -312,7 +316,7 @@ pub struct OpDef {
     pub infer: fn(&[Type], &[Attr]) -> Result<Type>,
     /// Meaning of a primitive on the interpreter; `None` for elementwise ops (scalar.rs) and composites.
     pub eval: Option<fn(&EvalCall<'_>) -> Result<HostTensor>>,
-    /// Meaning of a composite in simpler ops.
+    /// Meaning of a composite in simpler ops; of a primitive, what it is differentiated as.
     pub decompose: Option<for<'b, 'a> fn(&Call<'b, 'a>) -> Val<'b>>,
     /// Gradient.
     pub vjp: Vjp,

@@ -1,6 +1,7 @@
 //! A lowered program: kernels and library calls over planned buffers. Passes make it, an
 //! [`Executor`](crate::exec::Executor) loads it, `interp::program` gives it its meaning.
 
+pub use crate::attend::{Attend, Side};
 use crate::attr::{Attr, Scalar};
 use crate::error::Loc;
 use crate::kernel::Kernel;
@@ -192,6 +193,10 @@ pub enum LibCall {
         /// The scanned dim.
         dim: usize,
     },
+    /// `out = attention_forward(q, k, v, [mask], [state])` on strided operands.
+    Attention(Box<Attend>),
+    /// `out = attention_backward(q, k, v, [mask], [state], forward, ct)` on strided operands.
+    AttentionGrad(Box<Attend>),
     /// Fills `out` with a constant.
     Fill(Scalar),
     /// Copies the only argument to `out` (same type).
@@ -219,8 +224,23 @@ impl LibCall {
                 };
                 (name, vec![dim(*d)])
             }
+            LibCall::Attention(a) => ("attention_forward", a.attrs(true)),
+            LibCall::AttentionGrad(a) => ("attention_backward", a.attrs(false)),
             LibCall::Fill(_) | LibCall::Copy => return None,
         })
+    }
+
+    /// The sizes and strides of an attention.
+    pub fn attend(&self) -> Option<&Attend> {
+        match self {
+            LibCall::Attention(a) | LibCall::AttentionGrad(a) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// True for calls that take buffers of any shape: whole ones, or strided views.
+    pub fn any_shape(&self) -> bool {
+        matches!(self, LibCall::Copy | LibCall::Fill(_) | LibCall::Attention(_) | LibCall::AttentionGrad(_))
     }
 }
 

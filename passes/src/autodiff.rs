@@ -9,12 +9,12 @@
 //! differentiable path from a wanted node to a seeded output. Cotangents that meet at a node are summed in
 //! visiting order, which makes the result deterministic.
 
-use crate::decompose;
+use crate::{attention, decompose};
 use std::collections::{BTreeMap, HashMap};
 use torsh_ir::builder::{Builder, Val};
 use torsh_ir::error::{Error, ErrorKind, Result};
 use torsh_ir::graph::{Graph, Node, NodeId};
-use torsh_ir::op::{Vjp, VjpCall};
+use torsh_ir::op::{Kind, Vjp, VjpCall};
 
 /// Gradients of `sum(<output, cotangent>)` over all `seeds` with respect to each node of `wrt`, in order;
 /// `None` where no differentiable path leads from that node to a seeded output.
@@ -84,6 +84,21 @@ fn sweep(
             continue;
         }
         builder.set_loc(loc.clone());
+        // The plain composition of attention has a gradient that needs no score matrix.
+        let attention = if node.op.kind == Kind::Dot {
+            attention::rewritten(builder, id, &|inner| wanted.contains_key(&inner))?
+        } else {
+            None
+        };
+        if let Some((out, leaves)) = attention {
+            let found = sweep(builder, &[(out.id(), ct)], &leaves, Below::Stop).map_err(|e| e.with_loc(loc))?;
+            for leaf in leaves.into_iter().filter(|&l| on_path.contains(l)) {
+                if let Some(&cotangent) = found.get(&leaf) {
+                    accumulate(builder, &mut pending, leaf, cotangent)?;
+                }
+            }
+            continue;
+        }
         let cotangents = pull_back(builder, id, &node, ct).map_err(|e| e.with_loc(loc))?;
         for (i, (&operand, cotangent)) in node.operands.iter().zip(cotangents).enumerate() {
             let Some(cotangent) = cotangent.filter(|_| on_path.contains(operand)) else { continue };

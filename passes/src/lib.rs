@@ -3,6 +3,7 @@
 //! [`pipeline`] lists them in order and is the one driver: it verifies, dumps and times after each pass, so
 //! that no pass does. The crate knows only `torsh-ir`.
 
+pub mod attention;
 pub mod autodiff;
 pub mod decompose;
 pub mod fuse;

@@ -4,7 +4,7 @@
 //! [`Options::verify`] is set, runs the verifier and checks that printing and parsing give the graph back.
 //! The graph is always verified at the door.
 
-use crate::{decompose, fuse, limits, lower, plan, schedule, simplify, split};
+use crate::{attention, decompose, fuse, limits, lower, plan, schedule, simplify, split};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,8 +58,13 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("limits", g, limits::run)?;
     // Before decompose, so that rules see composites by name and dead composites are not spelled out.
     g = driver.pass("simplify", g, simplify::run)?;
+    if options.fusion {
+        // Composites by name again: a softmax between two products.
+        g = driver.pass("attention", g, attention::run)?;
+    }
     g = driver.pass("decompose", g, decompose::expand)?;
     g = driver.pass("simplify_primitives", g, simplify::run)?;
+    g = driver.pass("attention_results", g, attention::results)?;
     // After the rules, which know folds as they were written; whatever is fused, so that the bits are the same.
     g = driver.pass("split", g, split::run)?;
     // Decompositions have intermediates of their own.
@@ -180,9 +185,11 @@ mod tests {
         // What lowering says is not the matter here.
         let _ = compile(&graph(), &Options { verify: true, dump: Some(dump), ..Options::default() });
         let seen = seen.lock().unwrap();
-        let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(5).collect();
-        assert_eq!(names, ["limits", "simplify", "decompose", "simplify_primitives", "split"]);
-        assert!(seen[1].1.contains("softmax") && !seen[2].1.contains("softmax"));
+        let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(7).collect();
+        let wanted = ["limits", "simplify", "attention", "decompose", "simplify_primitives", "attention_results"];
+        assert_eq!(names[..6], wanted);
+        assert_eq!(names[6], "split");
+        assert!(seen[2].1.contains("softmax") && !seen[3].1.contains("softmax"));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub fn may_refuse(steps: &[Step]) -> Vec<bool> {
             let (dim, wraps) = match call {
                 LibCall::Take { dim } | LibCall::IndexPut { dim, .. } => (*dim, true),
                 LibCall::Gather { dim } | LibCall::Scatter { dim, .. } => (*dim, false),
+                LibCall::Attention(_) | LibCall::AttentionGrad(_) => return true,
                 LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => return true,
             };
             match args.as_slice() {

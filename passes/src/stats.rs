@@ -34,7 +34,7 @@ pub fn fill(program: &mut Program) {
                     LibCall::Take { .. } | LibCall::Gather { .. } => nbytes(program, *out),
                     _ => read,
                 };
-                (read.saturating_add(nbytes(program, *out)), 0)
+                (read.saturating_add(nbytes(program, *out)), attention_flops(call))
             }
         };
         steps.push((b, f));
@@ -45,6 +45,17 @@ pub fn fill(program: &mut Program) {
     program.stats.kernels = program.steps.len();
     program.stats.bytes_moved = bytes;
     program.stats.flops = flops;
+}
+
+/// Two products forward, five backward; half of each where half of the scores is masked.
+fn attention_flops(call: &LibCall) -> u64 {
+    let Some(a) = call.attend() else { return 0 };
+    let s = a.sizes();
+    let scores = [s.batch, s.queries, s.keys].iter().fold(1u64, |n, &x| n.saturating_mul(x as u64));
+    let (depth, width) = (s.depth as u64, s.width as u64);
+    let (q, w) = if matches!(call, LibCall::Attention(_)) { (1, 1) } else { (3, 2) };
+    let all = scores.saturating_mul(2).saturating_mul(q * depth + w * width);
+    if a.causal { all / 2 } else { all }
 }
 
 fn ty_size(program: &Program, buf: BufId) -> u64 {

@@ -12,6 +12,7 @@ use crate::lib_calls::{self, Epilogue, Means, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
+use crate::sys::slices::elements_mut;
 use crate::units::{self, OnRows, Unit};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +129,7 @@ fn can_fail(op: &StepOp) -> bool {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
         StepOp::Lib { call, .. } => match call {
             LibCall::Take { .. } | LibCall::Gather { .. } | LibCall::Scatter { .. } | LibCall::IndexPut { .. } => true,
+            LibCall::Attention(_) | LibCall::AttentionGrad(_) => false,
             LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
         },
     }
@@ -239,6 +241,12 @@ struct Run<'a> {
     packed: Mutex<Loan>,
 }
 
+/// Slices of scratch memory that an attention needs, and bytes of each, so that the next one is aligned too.
+fn attention_scratch(call: &LibCall, threads: usize) -> (usize, usize) {
+    let (count, floats) = lib_calls::attention::scratch(call, threads);
+    (count, floats.saturating_mul(size_of::<f32>()).next_multiple_of(64))
+}
+
 /// How a program is spread over threads, and the scratch memory for that.
 struct Sizing {
     threads: usize,
@@ -272,6 +280,10 @@ impl Sizing {
                 let hook = matches!(unit, Unit::Chain { .. });
                 let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads, hook);
                 sizing.packed_bytes = sizing.packed_bytes.max(bytes);
+            }
+            if let StepOp::Lib { call, .. } = &program.steps[unit.steps().start].op {
+                let (count, each) = attention_scratch(call, threads);
+                sizing.packed_bytes = sizing.packed_bytes.max(count.saturating_mul(each));
             }
             let spread = Spread::new(unit, &kernel, threads);
             sizing.scratch_bytes = sizing.scratch_bytes.max(spread.scratch_each.saturating_mul(spread.workers));
@@ -676,6 +688,14 @@ impl Run<'_> {
                 View::Out => lib_calls::Arg::Out,
             })
             .collect();
+        if call.attend().is_some() {
+            let (count, each) = attention_scratch(call, self.sizing.threads);
+            let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+            let slices = packed.bytes_mut(count.saturating_mul(each)).chunks_exact_mut(each.max(1));
+            let tiles = Mutex::new(slices.map(elements_mut::<f32>).collect::<Result<Vec<&mut [f32]>>>()?);
+            let level = self.exe.shared.level;
+            return self.with_threads(|par| lib_calls::attention::run(call, &types, &args, bytes, level, &tiles, par));
+        }
         self.with_threads(|par| lib_calls::run(call, &types, &args, ty(out), bytes, par))
     }
 

@@ -16,7 +16,8 @@ use torsh_runtime::{Config, CpuExecutor};
 /// Per level: the executor to agree with, and those that must.
 fn executors() -> Vec<(&'static str, CpuExecutor, Vec<CpuExecutor>)> {
     let make = |isa, schedule| {
-        let config = Config { isa: Some(isa), schedule, threads: Some(1), memory_limit: Some(4 << 30), ..Config::default() };
+        let config =
+            Config { isa: Some(isa), schedule, threads: Some(1), memory_limit: Some(4 << 30), ..Config::default() };
         CpuExecutor::with_config(&config).unwrap()
     };
     let levels = ["avx2", "avx512"].into_iter().filter(|l| prims::supported(l));

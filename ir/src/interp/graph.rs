@@ -123,6 +123,8 @@ fn eval_op(node: &Node, x: &[&HostTensor], inputs: &[HostTensor]) -> Result<Host
         | Kind::IndexPut
         | Kind::ArgSort
         | Kind::Dot
+        | Kind::Attention
+        | Kind::AttentionGrad
         | Kind::Composite => {
             let eval =
                 node.op.eval.ok_or_else(|| Error::internal(format!("{} has no meaning of its own", node.op.name)))?;

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::EvalCall;
 use crate::ops;
-use crate::program::{BufId, DotOperand, DotStep, LibCall, Program, Step, StepOp, digits_at};
+use crate::program::{Attend, BufId, DotOperand, DotStep, LibCall, Program, Step, StepOp, digits_at};
 use crate::scalar::{self, BinOp, ReduceOp, from_bits, to_bits};
 
 /// Runs a program on one tensor per input; gives one tensor per output. Every input counts as given up:
@@ -60,9 +60,12 @@ fn run_dot(dot: &DotStep, memory: &mut Memory) -> Result<()> {
     Ok(())
 }
 
-fn batch_offset(x: &DotOperand, batch: &[usize], mut b: usize) -> i64 {
-    let mut at = x.offset;
-    for (&n, &s) in batch.iter().zip(&x.batch_strides).rev() {
+fn batch_offset(x: &DotOperand, batch: &[usize], b: usize) -> i64 {
+    batch_at(x.offset, &x.batch_strides, batch, b)
+}
+
+fn batch_at(mut at: i64, strides: &[i64], batch: &[usize], mut b: usize) -> i64 {
+    for (&n, &s) in batch.iter().zip(strides).rev() {
         at += (b % n) as i64 * s;
         b /= n;
     }
@@ -90,10 +93,39 @@ fn run_lib(call: &LibCall, args: &[BufId], out: BufId, memory: &mut Memory) -> R
     if !in_place {
         memory.poison(out)?;
     }
-    let x: Vec<HostTensor> = args.iter().map(|&a| memory.tensor(a)).collect::<Result<_>>()?;
+    let x: Vec<HostTensor> = match call.attend() {
+        Some(attend) => gather(attend, matches!(call, LibCall::Attention(_)), args, memory)?,
+        None => args.iter().map(|&a| memory.tensor(a)).collect::<Result<_>>()?,
+    };
     let types: Vec<_> = x.iter().map(|t| t.ty.clone()).collect();
     let ty = op.infer(&types, &attrs)?;
     let refs: Vec<&HostTensor> = x.iter().collect();
     let value = eval(&EvalCall { x: &refs, attrs: &attrs, ty: &ty })?;
     memory.write(out, &value)
+}
+
+/// Contiguous copies of the operands of an attention.
+fn gather(attend: &Attend, forward: bool, args: &[BufId], memory: &Memory) -> Result<Vec<HostTensor>> {
+    let mask = match args.get(3) {
+        Some(&mask) if attend.mask => memory.ty(mask)?.dtype,
+        _ => DType::Bool,
+    };
+    let mut out = Vec::with_capacity(args.len());
+    let types = attend.types(forward, mask);
+    for (((ty, (rows, cols, batched)), side), &arg) in
+        types.into_iter().zip(attend.extents(forward)).zip(&attend.sides).zip(args)
+    {
+        let mut bits = Vec::with_capacity(ty.numel());
+        let batches: usize = if batched { attend.batch.iter().product() } else { 1 };
+        for b in 0..batches {
+            let at = batch_at(side.offset, &side.batch, &attend.batch, if batched { b } else { 0 });
+            for i in 0..rows as i64 {
+                for j in 0..cols as i64 {
+                    bits.push(memory.load(arg, at + i * side.row + j * side.col)?);
+                }
+            }
+        }
+        out.push(HostTensor::from_bits(ty, bits));
+    }
+    Ok(out)
 }

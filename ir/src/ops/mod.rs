@@ -22,6 +22,7 @@ macro_rules! registry {
     };
 }
 
+pub mod attention;
 mod composite;
 mod gradients;
 mod pooling;
@@ -53,7 +54,7 @@ registry! {
     // views
     reshape permute expand slice flip pad windows
     // joining, indexing, sorting, contraction
-    concat slice_scatter take gather scatter index_put argsort dot_general
+    concat slice_scatter take gather scatter index_put argsort dot_general attention_forward attention_backward
     // composites: reductions, normalisations
     mean var std logsumexp softmax log_softmax layer_norm rms_norm batch_norm
     // composites: activations
@@ -67,7 +68,7 @@ registry! {
     // composites: convolution and pooling
     conv conv_transpose conv_weight max_pool max_pool_position avg_pool
     // composites: others
-    one_hot tril triu
+    one_hot tril triu scaled_dot_product_attention
 }
 
 /// Finds an op by name.

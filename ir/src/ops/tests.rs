@@ -53,6 +53,8 @@ fn every_op_has_one_meaning() {
         let expected = match def.kind {
             Kind::Input | Kind::Elementwise(_) => (false, false),
             Kind::Composite => (false, true),
+            // Differentiated through the plain composition.
+            Kind::Attention | Kind::AttentionGrad => (true, true),
             _ => (true, false),
         };
         assert_eq!(ways, expected, "{}: (eval, decompose)", def.name);

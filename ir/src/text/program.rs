@@ -3,7 +3,9 @@
 use super::number::{print_bits, print_scalar};
 use crate::dtype::DType;
 use crate::kernel::Kernel;
-use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride};
+use crate::program::{
+    Attend, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride,
+};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -144,6 +146,8 @@ fn lib_text(call: &LibCall, dtype: DType) -> String {
         LibCall::IndexPut { dim, mode } => format!("index_put dim={dim} mode={} ", mode.name()),
         LibCall::ArgSort { dim, descending } => format!("argsort dim={dim} descending={descending} "),
         LibCall::Scan { op, dim } => format!("scan {} dim={dim} ", op.name()),
+        LibCall::Attention(a) => format!("attention {}", attend_text(a)),
+        LibCall::AttentionGrad(a) => format!("attention_grad {}", attend_text(a)),
         LibCall::Fill(value) => {
             let mut out = String::from("fill ");
             print_scalar(&mut out, *value, dtype);
@@ -152,4 +156,25 @@ fn lib_text(call: &LibCall, dtype: DType) -> String {
         }
         LibCall::Copy => "copy ".to_string(),
     }
+}
+
+fn attend_text(a: &Attend) -> String {
+    let mut out = format!(
+        "batch {:?} queries {} keys {} depth {} width {} scale {:?} causal {} dropout {:?} safe {} lse {} ",
+        a.batch.as_slice(),
+        a.queries,
+        a.keys,
+        a.depth,
+        a.width,
+        a.scale.as_f64(),
+        a.causal,
+        a.dropout.as_f64(),
+        a.safe,
+        a.lse
+    );
+    for side in &a.sides {
+        let (batch, row, col) = (side.batch.as_slice(), side.row, side.col);
+        let _ = write!(out, "{{offset {}, batch {batch:?}, row {row}, col {col}}} ", side.offset);
+    }
+    out
 }

@@ -15,11 +15,12 @@
 use super::kernel::conflict;
 use super::report::failure;
 use crate::attr::Attr;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::ops;
 use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp, digits};
-use crate::shape::Type;
+use crate::shape::{Shape, Type};
 use crate::text::program::{Line, distinct_kernels, lines};
 use std::ops::Range;
 
@@ -305,6 +306,7 @@ impl<'a> Checker<'a> {
         }
         let types: Vec<Type> = args.iter().map(|&a| self.ty(a).cloned()).collect::<Result<_, _>>()?;
         let result = match call.tensor_op() {
+            _ if call.attend().is_some() => attention_type(call, &types)?,
             Some((name, attrs)) => lib_type(name, &attrs, &types)?,
             None => match (call, types.as_slice()) {
                 (LibCall::Copy, [one]) => one.clone(),
@@ -334,6 +336,16 @@ impl<'a> Checker<'a> {
     }
 }
 
+/// Operands of an attention are strided views, checked here against their buffers.
+fn attention_type(call: &LibCall, types: &[Type]) -> Result<Type, String> {
+    let forward = matches!(call, LibCall::Attention(_));
+    let attend = call.attend().ok_or_else(|| "it is no attention".to_string())?;
+    let buffers: Vec<_> = types.iter().map(|t| (t.dtype, t.numel())).collect();
+    attend.check(forward, &buffers)?;
+    let n = attend.numel(forward).ok_or_else(|| "its result has too many elements".to_string())?;
+    Ok(Type::new(DType::F32, Shape::of(&[n])))
+}
+
 fn lib_type(name: &str, attrs: &[Attr], types: &[Type]) -> Result<Type, String> {
     let op = ops::find(name).ok_or_else(|| format!("no op named {name}"))?;
     op.infer(types, attrs).map_err(|e| e.message().to_string())
@@ -345,7 +357,6 @@ mod tests {
     use super::*;
     use crate::program::Step;
     use crate::scalar::ReduceOp;
-    use crate::{DType, Shape};
 
     #[track_caller]
     fn refused(change: impl FnOnce(&mut Program), line: &str, message: &str) {

@@ -6,6 +6,7 @@
 //! computed where they are used. Pad, concat and slice_scatter become parts written into one buffer.
 //! Item ids are a topological order.
 
+use crate::fuse::attention;
 use crate::fuse::dot::{self, DotSpec};
 use crate::layout::{self, Axes, Layout};
 use smallvec::{SmallVec, smallvec};
@@ -308,6 +309,8 @@ impl Build<'_> {
                 let (dim, descending) = (node.attrs.int(0) as usize, node.attrs.bool(1));
                 self.lib(id, LibCall::ArgSort { dim, descending })
             }
+            Kind::Attention => self.attention(id, true),
+            Kind::AttentionGrad => self.attention(id, false),
             Kind::Composite => Err(Error::internal(format!("composite {} reached fusion", node.op.name))),
         }
     }
@@ -490,6 +493,31 @@ impl Build<'_> {
         let spec =
             dims.spec(&maps).ok_or_else(|| Error::internal("a matrix product of contiguous operands does not fold"))?;
         Ok(self.whole(What::Dot(Box::new(spec)), smallvec![lhs, rhs], node.ty.clone(), id))
+    }
+}
+
+impl Build<'_> {
+    /// An attention over views of its operands; those that are no strided matrices are copied.
+    fn attention(&mut self, id: NodeId, forward: bool) -> Result<Use> {
+        let node = self.graph.node(id);
+        let mut call = attention::sizes(self.graph, node, forward);
+        let mut uses: SmallVec<[Use; 3]> = smallvec![];
+        let (mut seen, mut axes) = (Vec::with_capacity(node.operands.len()), attention::axes(&call));
+        for (&o, extents) in node.operands.iter().zip(call.extents(forward)) {
+            let mut value = self.seen(o)?;
+            let memory = !self.items.get(value.item).is_virtual();
+            let mut view = attention::view(extents, &value.map, &mut axes).filter(|_| memory);
+            if view.is_none() {
+                let map = Layout::identity(self.graph.ty(o).numel());
+                value = Use { item: self.copy(value, o), map };
+                view = attention::view(extents, &value.map, &mut axes);
+            }
+            seen.push(view.ok_or_else(|| Error::internal("a contiguous operand is no matrix"))?);
+            uses.push(value);
+        }
+        attention::finish(&mut call, &seen, &axes)?;
+        let call = if forward { LibCall::Attention(Box::new(call)) } else { LibCall::AttentionGrad(Box::new(call)) };
+        Ok(self.whole(What::Lib(call), uses, node.ty.clone(), id))
     }
 }
 

@@ -8,6 +8,7 @@
 //! the same space join, and small kernels of one size join. Every such merge saves a load, a store or a step
 //! and recomputes nothing. Then [`inline`] decides by cost which values are recomputed where they are used.
 
+pub mod attention;
 pub mod dot;
 pub mod groups;
 pub mod inline;

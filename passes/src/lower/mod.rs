@@ -141,7 +141,12 @@ impl Lower<'_> {
             }
             What::Lib(call) => {
                 let operands = &self.graph.node(item.node).operands;
-                let typed = item.uses.iter().zip(operands).map(|(u, &o)| (u.item, self.graph.ty(o).clone()));
+                let ty = |item: ItemId, o| match call.attend() {
+                    // Strides say how its buffer is seen.
+                    Some(_) => items.get(item).ty.clone(),
+                    None => self.graph.ty(o).clone(),
+                };
+                let typed = item.uses.iter().zip(operands).map(|(u, &o)| (u.item, ty(u.item, o)));
                 let args: Vec<_> = typed.collect();
                 let reads = args.iter().map(|a| a.0).collect();
                 (Work::Lib(call.clone(), args), reads)
@@ -222,6 +227,7 @@ pub fn may_fail(work: &Work) -> bool {
         Work::Kernel(..) | Work::Dot(..) => false,
         Work::Lib(call, _) => match call {
             LibCall::Take { .. } | LibCall::Gather { .. } | LibCall::Scatter { .. } | LibCall::IndexPut { .. } => true,
+            LibCall::Attention(_) | LibCall::AttentionGrad(_) => false,
             LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
         },
     }

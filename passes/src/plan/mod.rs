@@ -88,7 +88,7 @@ impl<'g> Plan<'g> {
         for mut step in std::mem::take(&mut self.steps) {
             let loc = step.loc.clone();
             if let Work::Lib(call, args) = &mut step.work
-                && !matches!(call, LibCall::Copy | LibCall::Fill(_))
+                && !call.any_shape()
             {
                 for (arg, ty) in args.iter_mut() {
                     let home = lower::home(&self.items, *arg);
@@ -392,7 +392,7 @@ impl<'g> Plan<'g> {
                     StepOp::Dot(dot_step(&spec, l, r, to))
                 }
                 Work::Lib(call, args) => {
-                    let loose = matches!(call, LibCall::Copy | LibCall::Fill(_));
+                    let loose = call.any_shape();
                     let arg = |out: &mut Finish, (a, ty): &(ItemId, Type)| {
                         let computed = !matches!(self.items.get(self.owner(*a)).what, What::Leaf | What::Empty);
                         if loose && computed { self.decl(out, *a, &main) } else { self.decl_as(out, *a, ty) }

@@ -65,7 +65,9 @@ fn worth(kind: Kind, data: bool) -> bool {
         | Kind::Scatter
         | Kind::IndexPut
         | Kind::ArgSort
-        | Kind::Dot => true,
+        | Kind::Dot
+        | Kind::Attention
+        | Kind::AttentionGrad => true,
     }
 }
 
@@ -77,6 +79,10 @@ fn work(graph: &Graph, node: &Node) -> u64 {
         Kind::Dot => {
             let shape = graph.shape(node.operands[0]);
             node.attrs.ints(2).iter().map(|&d| shape[d as usize] as u64).fold(1, u64::saturating_mul)
+        }
+        Kind::Attention | Kind::AttentionGrad => {
+            let (q, k) = (graph.shape(node.operands[0]), graph.shape(node.operands[1]));
+            (k[k.rank() - 2] as u64).saturating_mul(q[q.rank() - 1] as u64)
         }
         Kind::ArgSort => 16,
         _ => 1,

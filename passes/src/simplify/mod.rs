@@ -194,5 +194,6 @@ fn lists(kind: Kind) -> [&'static [Rule]; 3] {
         Kind::SliceScatter => [EMPTY, SLICE_SCATTER, none],
         Kind::ArgSort => [EMPTY, ARG_SORT, none],
         Kind::Dot => [EMPTY, DOT, none],
+        Kind::Attention | Kind::AttentionGrad => [EMPTY, none, none],
     }
 }

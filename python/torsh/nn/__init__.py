@@ -23,6 +23,7 @@ from torsh.nn.activation import (
     Softsign,
     Tanh,
 )  # fmt: skip
+from torsh.nn.attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 from torsh.nn.batchnorm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
 from torsh.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from torsh.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
@@ -69,7 +70,8 @@ __all__ = [
     "ConvTranspose1d", "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Embedding",
     "Flatten", "GELU", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity", "InstanceNorm1d",
     "InstanceNorm2d", "KLDivLoss", "L1Loss", "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax",
-    "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList", "NLLLoss", "Parameter",
+    "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter",
     "ParameterDict", "ParameterList", "RMSNorm", "ReLU", "ReLU6", "SELU", "Sequential", "SiLU", "Sigmoid",
-    "SmoothL1Loss", "Softmax", "Softplus", "Softsign", "Tanh", "Unflatten", "functional", "init", "utils",
+    "SmoothL1Loss", "Softmax", "Softplus", "Softsign", "Tanh", "TransformerEncoder",
+    "TransformerEncoderLayer", "Unflatten", "functional", "init", "utils",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from torsh._fn._args import (
     tensor_arg,
     to_float,
 )
+from torsh._fn.attention import scaled_dot_product_attention
 from torsh._fn.indexing import one_hot
 from torsh._fn.random import dropout
 from torsh._fn.shape import broadcast_tensors, pad
@@ -31,8 +32,8 @@ __all__ = [
     "cross_entropy", "dropout",
     "elu", "embedding", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "log_softmax", "logsigmoid", "mish", "mse_loss", "nll_loss", "normalize",
-    "one_hot", "pad", "relu", "relu6", "rms_norm", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin",
-    "softplus", "softsign", "tanh",
+    "one_hot", "pad", "relu", "relu6", "rms_norm", "scaled_dot_product_attention",
+    "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softmin", "softplus", "softsign", "tanh",
 ]  # fmt: skip
 
 

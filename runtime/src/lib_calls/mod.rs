@@ -2,6 +2,7 @@
 //! Operands are the bytes of contiguous buffers; their types are those of the verified program. No `unsafe`
 //! here: typed views and parallel writes come from [`crate::sys`].
 
+pub(crate) mod attention;
 mod copies;
 mod dot;
 mod element;

@@ -176,7 +176,8 @@ impl Code {
             made.push(share.unwrap_or_else(|| Err(Error::internal("kernels that no thread compiled")))?);
         }
         // From here on `Code` owns the modules: whatever fails below frees them.
-        let mut code = Code { modules: Vec::with_capacity(shares), kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
+        let mut code =
+            Code { modules: Vec::with_capacity(shares), kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
         let mut emitted: Vec<Option<(Emitted, *const u8)>> = kernels.iter().map(|_| None).collect();
         for (first, (mut building, share)) in made.into_iter().enumerate() {
             let Some(module) = building.0.take() else {

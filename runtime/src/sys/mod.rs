@@ -2,6 +2,7 @@
 //! that can be checked where it stands.
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
+pub mod attention;
 pub(crate) mod call;
 pub mod gemm;
 pub(crate) mod jit;

@@ -96,7 +96,7 @@ fn moves_only(node: &Node) -> bool {
             Some(Attr::Str(mode)) => !matches!(ScatterMode::parse(mode), Some(ScatterMode::Add | ScatterMode::Prod)),
             _ => false,
         },
-        Kind::Dot | Kind::Composite => false,
+        Kind::Dot | Kind::Attention | Kind::AttentionGrad | Kind::Composite => false,
     }
 }
 

@@ -121,7 +121,7 @@ impl Int for u8 {
 /// Word `counter & 3` of the Philox block `counter >> 2` under `seed`, as `torsh_ir::scalar::philox` and
 /// without branches. All arithmetic is on 32-bit values in 64 bits, as the vector multiplication wants it.
 #[inline(always)]
-pub(super) fn philox(seed: u64, counter: u64) -> u32 {
+pub(in crate::sys) fn philox(seed: u64, counter: u64) -> u32 {
     const LOW: u64 = 0xffff_ffff;
     let block = counter >> 2;
     let (mut k0, mut k1) = (seed & LOW, seed >> 32);

@@ -27,6 +27,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(super) use ints::philox;
+
 use torsh_ir::{Error, Result, env};
 
 /// The ISA levels, weakest first.
