@@ -9,8 +9,10 @@ use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{State, Tensor, ViewOf, WeakTensor, tick};
 pub use crate::trace::holds_locks;
-use crate::trace::{self, Break, LENDING, Leaf, Source, Trace, buffer_of, tensor};
+use crate::trace::{self, Break, LENDING, Source, Trace, buffer_of};
 use crate::view::Step;
+use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -73,10 +75,25 @@ pub enum Returned {
     Handle(Tensor),
 }
 
+/// What a run returns, in order.
+pub type Results = SmallVec<[Returned; 2]>;
+
+/// The leaves of a call's arguments, by position.
+pub trait Args: Sync {
+    /// The tensor at this leaf.
+    fn tensor(&self, leaf: usize) -> Option<&Tensor>;
+    /// The float at this leaf.
+    fn float(&self, leaf: usize) -> Option<f64>;
+    /// Number of leaves.
+    fn count(&self) -> usize;
+}
+
 struct Input {
     source: Source,
     ty: Type,
 }
+
+type Buffers = SmallVec<[BufferRef; 8]>;
 
 /// A traced function, ready to run.
 pub struct Program {
@@ -100,6 +117,10 @@ pub struct Program {
     writes_args: bool,
     // Per input: whether its memory is donated.
     lends: Vec<bool>,
+    // An input is lent.
+    lending: bool,
+    // An input is the gradient in a slot.
+    reads_grads: bool,
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
@@ -371,8 +392,11 @@ impl Finish {
         let Finish { lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
-        let lends = (0..graph.inputs().len()).map(|i| writes.iter().any(|w| w.donated == Some(i))).collect();
-        let inputs = graph
+        let mut lends = vec![false; graph.inputs().len()];
+        for i in writes.iter().filter_map(|w| w.donated) {
+            lends[i] = true;
+        }
+        let inputs: Vec<Input> = graph
             .input_types()
             .into_iter()
             .zip(buffers)
@@ -395,7 +419,6 @@ impl Finish {
         Ok(Program {
             compiled,
             graph,
-            inputs,
             writes,
             grads,
             clears,
@@ -407,7 +430,10 @@ impl Finish {
             captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
             views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
+            lending: lends.contains(&true),
             lends,
+            reads_grads: inputs.iter().any(|i| matches!(i.source, Source::Grad(_))),
+            inputs,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
             specialised: trace.specialised.iter().filter_map(is_arg).collect(),
             escaped,
@@ -463,7 +489,6 @@ impl Finish {
 
 /// A handle locked for the duration of a run because its memory is lent to the program.
 struct Lent<'a> {
-    owner: &'a Tensor,
     write: &'a Write,
     guard: MutexGuard<'a, State>,
     taken: bool,
@@ -473,19 +498,25 @@ struct Lent<'a> {
 /// panic, returns to its owner.
 struct Lending<'a> {
     lent: Vec<Lent<'a>>,
-    inputs: Vec<BufferRef>,
+    inputs: Buffers,
 }
 
 impl<'a> Lending<'a> {
     /// The run has succeeded: the owners get new values, the old memory is the program's.
     fn settle(mut self) -> Vec<Lent<'a>> {
-        self.inputs.clear();
+        drop(std::mem::take(&mut self.inputs));
+        if !self.lent.is_empty() {
+            LENDING.with(|l| l.set(false));
+        }
         std::mem::take(&mut self.lent)
     }
 }
 
 impl Drop for Lending<'_> {
     fn drop(&mut self) {
+        if self.lent.is_empty() {
+            return;
+        }
         LENDING.with(|l| l.set(false));
         for l in self.lent.iter().filter(|l| l.taken) {
             if let Some(buffer) = l.write.donated.and_then(|i| self.inputs.get(i)) {
@@ -522,13 +553,16 @@ impl Program {
     }
 
     /// Why this program does not fit the call, if it does not.
-    pub fn mismatch(&self, leaves: &[Leaf]) -> Option<&'static str> {
+    pub fn mismatch(&self, leaves: &dyn Args) -> Option<&'static str> {
         for (slot, some) in &self.grads {
-            let slot = match slot {
-                Slot::Fixed(slot) => Some(slot.clone()),
-                Slot::Arg(i) => tensor(leaves, *i).and_then(|t| t.lock().slot.clone()),
+            let there = match slot {
+                Slot::Fixed(slot) => lock(&slot.grad).is_some(),
+                Slot::Arg(i) => leaves.tensor(*i).is_some_and(|t| {
+                    let slot = t.lock().slot.clone();
+                    slot.is_some_and(|s| lock(&s.grad).is_some())
+                }),
             };
-            if slot.is_some_and(|s| lock(&s.grad).is_some()) != *some {
+            if there != *some {
                 return Some("a gradient is there that was None, or the other way round");
             }
         }
@@ -537,24 +571,24 @@ impl Program {
         if self.views.iter().any(moved) {
             return Some("a captured view is now a view of something else");
         }
-        let mut gradients: HashSet<u64> = HashSet::new();
-        for grad in self.gradients() {
-            // One tensor in two places has one input in a trace that knows of it, and two here.
-            if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
-                return Some("a gradient is the same tensor as another one that the program uses");
+        if self.reads_grads {
+            let mut gradients: HashSet<u64> = HashSet::new();
+            for grad in self.gradients() {
+                // One tensor in two places has one input in a trace that knows of it, and two here.
+                if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
+                    return Some("a gradient is the same tensor as another one that the program uses");
+                }
             }
         }
+        let is = |t: &Tensor, ty: &Type| {
+            let state = t.lock();
+            state.view.is_none() && state.node.ty == *ty
+        };
         for input in &self.inputs {
             let fits = match &input.source {
-                Source::Handle(t) => {
-                    let state = t.lock();
-                    state.view.is_none() && state.node.ty == input.ty
-                }
-                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| {
-                    let state = g.lock();
-                    state.view.is_none() && state.node.ty == input.ty
-                }),
-                _ => true,
+                Source::Handle(t) => is(t, &input.ty),
+                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, &input.ty)),
+                Source::Arg(_) | Source::Float(_) | Source::Captured(_) | Source::Fixed(_) => true,
             };
             if !fits {
                 return Some("a captured tensor changed its shape, dtype or place");
@@ -573,128 +607,204 @@ impl Program {
 
     /// True when an argument shares memory with something that the program writes, or is written and shares
     /// memory with something that the program reads.
-    pub fn aliases(&self, leaves: &[Leaf]) -> bool {
+    pub fn aliases(&self, leaves: &dyn Args) -> bool {
         if self.written.is_empty() && !self.writes_args {
             return false;
         }
         let captured = if self.writes_args { &self.captured } else { &self.written };
-        let gradients: HashSet<u64> = self.gradients().map(|g| g.root().id()).collect();
-        let mut roots: HashSet<u64> = HashSet::new();
-        for leaf in leaves {
-            let Leaf::Tensor(t) = leaf else { continue };
+        let gradients: HashSet<u64> =
+            if self.reads_grads { self.gradients().map(|g| g.root().id()).collect() } else { HashSet::new() };
+        let mut roots: SmallVec<[u64; 8]> = SmallVec::new();
+        for t in (0..leaves.count()).filter_map(|i| leaves.tensor(i)) {
             let root = t.root().id();
-            let seen = !roots.insert(root);
-            if captured.contains(&root) || gradients.contains(&root) || (self.writes_args && seen) {
+            if captured.contains(&root) || gradients.contains(&root) {
                 return true;
             }
+            roots.push(root);
         }
-        false
+        roots.sort_unstable();
+        self.writes_args && roots.windows(2).any(|pair| pair[0] == pair[1])
+    }
+
+    /// Nanoseconds that a run takes, roughly, when everything it reads is there.
+    pub fn cost_ns(&self) -> f64 {
+        self.compiled.exe.cost_ns()
     }
 
     /// Runs once. `captured` holds the captured floats.
-    pub fn run(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<Returned>> {
-        let history_inputs = self.history_inputs(leaves, captured)?;
-        let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
-        for (input, &lent) in self.inputs.iter().zip(&self.lends) {
-            buffers.push(if lent { None } else { Some(self.buffer(input, leaves, captured)?) });
-        }
-        let owners = self.owners()?;
-        let mut lending = self.lend(&owners, buffers)?;
+    pub fn run(&self, leaves: &dyn Args, captured: &[f64]) -> Result<Results> {
+        self.attempt(leaves, captured, true)?.ok_or_else(|| Error::internal("a run waited for nothing"))
+    }
+
+    /// Runs once if it need not wait for anything: `None`, and nothing has changed, when a tensor that it reads is
+    /// pending or is lent to another run.
+    pub fn run_at_once(&self, leaves: &dyn Args, captured: &[f64]) -> Result<Option<Results>> {
+        self.attempt(leaves, captured, false)
+    }
+
+    fn attempt(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Results>> {
+        let history_inputs = self.history_inputs(leaves, captured, wait)?;
+        let owners;
+        let mut lending = if self.lending {
+            let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
+            for (input, &lent) in self.inputs.iter().zip(&self.lends) {
+                buffers.push(if lent {
+                    None
+                } else {
+                    let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
+                    Some(buffer)
+                });
+            }
+            let Some(found) = self.owners(wait)? else { return Ok(None) };
+            owners = found;
+            let Some(lending) = self.lend(&owners, buffers, wait)? else { return Ok(None) };
+            lending
+        } else {
+            let mut inputs = Buffers::with_capacity(self.inputs.len());
+            for input in &self.inputs {
+                let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
+                inputs.push(buffer);
+            }
+            Lending { lent: Vec::new(), inputs }
+        };
+        let Some(history_inputs) = history_inputs else { return Ok(None) };
         let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
             .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
         let outputs = ran?;
         let mut lent = lending.settle();
         let history = self.replay(&history_inputs);
         for l in &mut lent {
-            l.guard.node = self.value(&l.write.ty, &l.write.role, &outputs[l.write.output], &history);
+            self.renew(&mut l.guard.node, l.write, &outputs, &history);
             l.guard.version = tick();
         }
         drop(lent);
         self.effects(leaves, &outputs, &history)?;
-        self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect()
+        let results: Result<Results> =
+            self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect();
+        results.map(Some)
     }
 
-    fn buffer(&self, input: &Input, leaves: &[Leaf], captured: &[f64]) -> Result<BufferRef> {
+    // The buffer of an input; `None` when it must be waited for and the caller will not.
+    fn buffer(&self, input: &Input, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<BufferRef>> {
+        let of = |t: &Tensor| match t.ready() {
+            None if wait => buffer_of(t).map(Some),
+            found => Ok(found),
+        };
         match &input.source {
-            Source::Arg(i) => match tensor(leaves, *i) {
-                Some(t) => buffer_of(t),
+            Source::Arg(i) => match leaves.tensor(*i) {
+                Some(t) => of(t),
                 None => Err(Error::internal("a tensor argument is missing")),
             },
-            Source::Float(i) => match leaves.get(*i) {
-                Some(Leaf::Float(x)) => trace::float_buffer(*x),
-                _ => Err(Error::internal("a float argument is missing")),
+            Source::Float(i) => match leaves.float(*i) {
+                Some(x) => trace::float_buffer(x).map(Some),
+                None => Err(Error::internal("a float argument is missing")),
             },
-            Source::Captured(k) => trace::float_buffer(captured.get(*k).copied().unwrap_or_default()),
-            Source::Handle(t) => buffer_of(t),
+            Source::Captured(k) => trace::float_buffer(captured.get(*k).copied().unwrap_or_default()).map(Some),
+            Source::Handle(t) => of(t),
             Source::Grad(slot) => {
                 let grad = lock(&slot.grad).clone();
-                buffer_of(&grad.ok_or_else(|| Error::internal("a gradient is missing"))?)
+                of(&grad.ok_or_else(|| Error::internal("a gradient is missing"))?)
             }
-            Source::Fixed(buffer) => Ok(buffer.clone()),
+            Source::Fixed(buffer) => Ok(Some(buffer.clone())),
         }
     }
 
     // The handles that lend memory, in the order in which every thread locks them.
-    fn owners(&self) -> Result<Vec<(Tensor, &Write)>> {
-        let mut owners = Vec::new();
+    fn owners(&self, wait: bool) -> Result<Option<Vec<(Cow<'_, Tensor>, &Write)>>> {
+        let mut owners = Vec::with_capacity(self.writes.len());
         for w in self.writes.iter().filter(|w| w.donated.is_some()) {
             let owner = match &w.target {
-                Target::Handle(t) => Some(t.clone()),
-                Target::GradInPlace(Slot::Fixed(slot)) => lock(&slot.grad).clone(),
+                Target::Handle(t) => Some(Cow::Borrowed(t)),
+                Target::GradInPlace(Slot::Fixed(slot)) => lock(&slot.grad).clone().map(Cow::Owned),
                 _ => None,
             };
             let owner = owner.ok_or_else(|| Error::internal("a donated input has no owner"))?;
             // Pending values are computed before anything is locked.
-            buffer_of(&owner)?;
+            if !owner.is_ready() {
+                if !wait {
+                    return Ok(None);
+                }
+                buffer_of(&owner)?;
+            }
             owners.push((owner, w));
         }
         owners.sort_by_key(|(t, _)| t.id());
-        Ok(owners)
+        Ok(Some(owners))
     }
 
-    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends.
-    fn lend<'a>(&self, owners: &'a [(Tensor, &'a Write)], mut buffers: Vec<Option<BufferRef>>) -> Result<Lending<'a>> {
+    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends. `None` when an
+    // owner is locked and the caller will not wait.
+    fn lend<'a>(
+        &self,
+        owners: &'a [(Cow<'a, Tensor>, &'a Write)],
+        mut buffers: Vec<Option<BufferRef>>,
+        wait: bool,
+    ) -> Result<Option<Lending<'a>>> {
+        // A second look at the same handle would wait for the first for ever.
+        if owners.windows(2).any(|pair| pair[0].0.same(&pair[1].0)) {
+            return Err(Error::internal("a tensor lends its memory twice"));
+        }
         let mut lent: Vec<Lent<'a>> = Vec::with_capacity(owners.len());
         for (owner, write) in owners {
-            // A second look at the same handle would wait for the first for ever.
-            if lent.last().is_some_and(|l| owner.same(l.owner)) {
-                return Err(Error::internal("a tensor lends its memory twice"));
-            }
-            let guard = owner.lock();
-            match (write.donated.and_then(|i| buffers.get_mut(i)), guard.node.buffer()) {
-                (Some(place), Some(buffer)) => *place = Some(buffer),
-                _ => return Err(Error::internal("a captured tensor lost its value")),
-            }
-            lent.push(Lent { owner, write, guard, taken: false });
+            let guard = match owner.try_lock() {
+                Some(guard) => guard,
+                None if wait => owner.lock(),
+                None => return Ok(None),
+            };
+            lent.push(Lent { write, guard, taken: false });
         }
-        let inputs: Vec<BufferRef> = buffers.into_iter().flatten().collect();
-        if inputs.len() != self.inputs.len() {
-            return Err(Error::internal("an input has no buffer"));
+        // Nothing is taken before everything is known to be there.
+        let place = |w: &Write| w.donated.filter(|&i| i < buffers.len());
+        let wanted = buffers.iter().filter(|b| b.is_none()).count();
+        let there = lent.iter().all(|l| place(l.write).is_some() && l.guard.node.is_realised());
+        if !there || wanted != lent.len() || buffers.len() != self.inputs.len() {
+            return Err(Error::internal("a captured tensor lost its value"));
         }
-        // Nothing fails from here on but the run itself.
-        for l in lent.iter_mut().filter(|l| Arc::strong_count(&l.guard.node) == 1) {
-            l.taken = l.guard.node.take_buffer().is_some();
+        for l in &mut lent {
+            let alone = Arc::get_mut(&mut l.guard.node).and_then(Node::take_own_buffer);
+            l.taken = alone.is_some();
+            let buffer = alone.or_else(|| l.guard.node.buffer());
+            if let Some(place) = l.write.donated.and_then(|i| buffers.get_mut(i)) {
+                *place = buffer;
+            }
         }
         LENDING.with(|l| l.set(!lent.is_empty()));
-        Ok(Lending { lent, inputs })
+        let mut lending = Lending { lent, inputs: Buffers::with_capacity(buffers.len()) };
+        lending.inputs.extend(buffers.into_iter().flatten());
+        Ok(Some(lending))
     }
 
-    fn history_inputs(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<NodeRef>> {
-        if self.history.is_empty() {
-            return Ok(Vec::new());
+    // Gives a handle that was lent its new value: in the node that it has when that is nobody else's.
+    fn renew(&self, node: &mut NodeRef, write: &Write, outputs: &[BufferRef], history: &[NodeRef]) {
+        let buffer = &outputs[write.output];
+        if let Some(own) = Arc::get_mut(node)
+            && own.ty == write.ty
+            && own.is_plain_data()
+            && match (&write.role, &own.grad) {
+                (Role::None, Grad::None) => true,
+                (Role::Leaf(a), Grad::Leaf(b)) => Arc::ptr_eq(a, b),
+                _ => false,
+            }
+        {
+            own.set_buffer(buffer.clone());
+            return;
         }
-        self.inputs
-            .iter()
-            .map(|input| {
-                Ok(match &input.source {
-                    Source::Arg(i) if tensor(leaves, *i).is_some() => {
-                        tensor(leaves, *i).map(Tensor::node).ok_or_else(|| Error::internal("no argument"))?
-                    }
-                    Source::Handle(t) => t.node(),
-                    _ => Node::data(input.ty.clone(), self.buffer(input, leaves, captured)?, Grad::None),
-                })
-            })
-            .collect()
+        *node = self.value(&write.ty, &write.role, buffer, history);
+    }
+
+    fn history_inputs(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Vec<NodeRef>>> {
+        let mut nodes = Vec::new();
+        for input in self.inputs.iter().filter(|_| !self.history.is_empty()) {
+            nodes.push(match &input.source {
+                Source::Arg(i) => leaves.tensor(*i).ok_or_else(|| Error::internal("no argument"))?.node(),
+                Source::Handle(t) => t.node(),
+                _ => {
+                    let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
+                    Node::data(input.ty.clone(), buffer, Grad::None)
+                }
+            });
+        }
+        Ok(Some(nodes))
     }
 
     fn replay(&self, inputs: &[NodeRef]) -> Vec<NodeRef> {
@@ -729,10 +839,10 @@ impl Program {
         Node::data(ty.clone(), buffer.clone(), grad)
     }
 
-    fn effects(&self, leaves: &[Leaf], outputs: &[BufferRef], history: &[NodeRef]) -> Result<()> {
+    fn effects(&self, leaves: &dyn Args, outputs: &[BufferRef], history: &[NodeRef]) -> Result<()> {
         let slot_of = |slot: &Slot| match slot {
             Slot::Fixed(slot) => Some(slot.clone()),
-            Slot::Arg(i) => tensor(leaves, *i).map(|t| t.lock().slot.get_or_insert_with(Arc::default).clone()),
+            Slot::Arg(i) => leaves.tensor(*i).map(|t| t.lock().slot.get_or_insert_with(Arc::default).clone()),
         };
         for w in self.writes.iter().filter(|w| w.donated.is_none()) {
             let value = self.value(&w.ty, &w.role, &outputs[w.output], history);
@@ -750,7 +860,7 @@ impl Program {
                     }
                 }
                 Target::Arg(i) => {
-                    if let Some(t) = tensor(leaves, *i) {
+                    if let Some(t) = leaves.tensor(*i) {
                         t.assign(&value)?;
                     }
                 }
@@ -775,7 +885,7 @@ impl Program {
     fn returned(
         &self,
         spec: &ResultSpec,
-        leaves: &[Leaf],
+        leaves: &dyn Args,
         outputs: &[BufferRef],
         history: &[NodeRef],
     ) -> Result<Returned> {
@@ -789,7 +899,7 @@ impl Program {
             ResultSpec::View(root, steps) => {
                 let mut at = match root {
                     Root::Handle(t) => t.clone(),
-                    Root::Arg(i) => tensor(leaves, *i).cloned().ok_or_else(|| Error::internal("no argument"))?,
+                    Root::Arg(i) => leaves.tensor(*i).cloned().ok_or_else(|| Error::internal("no argument"))?,
                 };
                 for step in steps {
                     at = at.view(step.clone())?;

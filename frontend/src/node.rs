@@ -171,9 +171,14 @@ impl Node {
         let state = lock(&self.state);
         state.buffer.clone().ok_or_else(|| state.operands.clone())
     }
-    /// Gives the buffer away, for donation.
-    pub(crate) fn take_buffer(&self) -> Option<BufferRef> {
-        lock(&self.state).buffer.take()
+    /// Gives the buffer away; nobody else knows the node.
+    pub(crate) fn take_own_buffer(&mut self) -> Option<BufferRef> {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).buffer.take()
+    }
+    /// Data whose buffer may be exchanged for that of another value: no trace of the old value stays.
+    pub(crate) fn is_plain_data(&mut self) -> bool {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::ptr::eq(self.op.0, &DATA) && state.operands.is_empty() && self.retain.get().is_none()
     }
     /// Puts a buffer in and drops the operands that no gradient needs.
     pub(crate) fn set_buffer(&self, buffer: BufferRef) {

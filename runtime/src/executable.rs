@@ -9,13 +9,15 @@ use crate::lib_calls::{self, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
+use crate::sys::mem::ALIGN;
 use crate::sys::slices::elements_mut;
+use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::Options;
-use torsh_ir::exec::{BufferRef, Executable};
+use torsh_ir::exec::{BufferRef, Executable, Outputs};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
@@ -36,6 +38,13 @@ const LONG_NS: f64 = 1_000_000.0;
 const LONG_PRODUCT: usize = 10_000_000;
 const LONG_CALL_BYTES: usize = 1 << 20;
 
+/// For the cost of a run: multiplications in a nanosecond, and nanoseconds for a byte of a library call.
+const PRODUCTS_PER_NS: f64 = 4.0;
+const CALL_NS_PER_BYTE: f64 = 2.0;
+
+/// Memory of inputs or buffers, in order. Programs of an expression or two have so few that they need no heap.
+type Spans = SmallVec<[Span; 12]>;
+
 /// A step, resolved.
 enum Action {
     Kernel { kernel: usize, args: Vec<BufId> },
@@ -53,8 +62,12 @@ pub(crate) struct CpuExecutable {
     /// By buffer.
     constants: Vec<Option<Arc<CpuBuffer>>>,
     constant_bytes: usize,
-    /// Per input: the first step that overwrites it, if donated.
+    /// Per input: the first step that overwrites it, if donated; empty when no step does.
     first_write: Vec<Option<usize>>,
+    /// The buffers that each run makes or takes over: outputs, and what lies in donated inputs.
+    fresh: Vec<usize>,
+    /// What a run takes on one thread, in nanoseconds.
+    cost_ns: f64,
     /// What a run on as many threads as there were at load time needs.
     sizing: Sizing,
     /// The program takes long enough to ask for interrupts.
@@ -86,6 +99,9 @@ impl CpuExecutable {
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
         let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
+        let is_fresh = |b: &BufDecl| matches!(b.place, Place::Output | Place::Donated(_));
+        let fresh = program.buffers.iter().enumerate().filter(|(_, b)| is_fresh(b)).map(|(i, _)| i).collect();
+        let cost_ns = cost_ns(&program, &actions, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         Ok(CpuExecutable {
             shared,
@@ -96,6 +112,8 @@ impl CpuExecutable {
             constants,
             constant_bytes,
             first_write,
+            fresh,
+            cost_ns,
             last_fallible,
             sizing,
             interruptible,
@@ -145,7 +163,7 @@ fn first_writes(program: &Program) -> Vec<Option<usize>> {
             }
         }
     }
-    first
+    if first.iter().all(Option::is_none) { Vec::new() } else { first }
 }
 
 /// The distinct kernels of a program, and its steps over them.
@@ -209,7 +227,7 @@ fn share_memory(program: &Program, a: BufId, b: BufId) -> bool {
 struct Run<'a> {
     exe: &'a CpuExecutable,
     /// Memory of every buffer of the program.
-    spans: Vec<Span>,
+    spans: Spans,
     scratch: Span,
     sizing: &'a Sizing,
     /// Memory for the tiles of products.
@@ -255,6 +273,20 @@ fn scratch_each(kernel: &KernelFn) -> usize {
     kernel.info().scratch_bytes.next_multiple_of(64)
 }
 
+/// What a run takes on one thread, roughly.
+fn cost_ns(program: &Program, actions: &[Action], kernels: &[KernelFn]) -> f64 {
+    let bytes = |b: &BufId| program.buffers[b.0 as usize].ty.nbytes() as f64;
+    let cost = |action: &Action| match action {
+        Action::Kernel { kernel, .. } => kernels[*kernel].info().cost_ns,
+        Action::Dot(dot) => {
+            let one = dot.m as f64 * dot.n as f64 * dot.k as f64;
+            one * dot.batch.iter().map(|&b| b as f64).product::<f64>() / PRODUCTS_PER_NS
+        }
+        Action::Lib { args, out, .. } => args.iter().chain([out]).map(bytes).sum::<f64>() * CALL_NS_PER_BYTE,
+    };
+    actions.iter().map(cost).sum()
+}
+
 /// Whether a program is worth asking for interrupts though it has few steps.
 fn takes_long(program: &Program, kernels: &[KernelFn]) -> bool {
     kernels.iter().map(|k| k.info().cost_ns).sum::<f64>() > LONG_NS
@@ -287,9 +319,13 @@ impl Executable for CpuExecutable {
         jit::listing(&self.shared.isa, &self.shared.symbols, &kernels).unwrap_or_else(|e| e.to_string())
     }
 
-    fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
-        self.check_inputs(inputs)?;
-        let held = self.hold_inputs(inputs)?;
+    fn cost_ns(&self) -> f64 {
+        self.cost_ns
+    }
+
+    fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
+        let mut copies = Vec::new();
+        let held = self.hold_inputs(inputs, &mut copies)?;
         let in_place = self.in_place(inputs);
         let made = self.allocate(&held, &in_place)?;
         let threads = self.shared.threads.count();
@@ -300,14 +336,14 @@ impl Executable for CpuExecutable {
             other = Sizing::new(&self.program, self.code.kernels(), threads);
             &other
         };
-        let pool = &self.shared.pool;
-        let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
+        let workspace = self.workspace(sizing.scratch_bytes)?;
         let (count, each) = sizing.tiles;
-        let tiles = (0..count).map(|_| pool.take(each, &|| "the tiles of a matrix product".to_string()));
+        let tiles = (0..count).map(|_| self.shared.pool.take(each, &|| "the tiles of a matrix product".to_string()));
         let tiles = Mutex::new(tiles.collect::<Result<Vec<Loan>>>()?);
-        let arena = pool.take(self.program.arena_bytes, &|| "the arena of a program".to_string())?;
-        let spans = self.bind(&held, &made, &in_place, &arena)?;
-        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, tiles };
+        let scratch = workspace.span().and_then(|all| all.slice(self.scratch_at()..all.len()));
+        let scratch = scratch.ok_or_else(|| Error::internal("a block of memory without memory"))?;
+        let spans = self.bind(&held, &made, &in_place, &workspace)?;
+        let run = Run { exe: self, spans, scratch, sizing, tiles };
         let overwritten =
             self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
         for (i, action) in self.actions.iter().enumerate() {
@@ -320,12 +356,10 @@ impl Executable for CpuExecutable {
     }
 }
 
-fn span(loan: &Loan) -> Result<Span> {
-    loan.span().ok_or_else(|| Error::internal("a block of memory without memory"))
-}
-
-/// Memory made for a run, by buffer.
-type Made = Vec<Option<Arc<CpuBuffer>>>;
+/// Memory made for a run, by place in `CpuExecutable::fresh`.
+type Made = SmallVec<[Option<Arc<CpuBuffer>>; 4]>;
+/// Per input: whether the run overwrites it; empty when the program overwrites none.
+type InPlace = SmallVec<[bool; 16]>;
 
 impl CpuExecutable {
     /// Adds what the user wrote to an error of step `i`.
@@ -338,39 +372,39 @@ impl CpuExecutable {
         e.with_loc(step.loc.clone())
     }
 
-    fn check_inputs(&self, inputs: &[BufferRef]) -> Result<()> {
+    /// The memory of every input, checked; buffers of other executors are copied.
+    fn hold_inputs(&self, inputs: &[BufferRef], copies: &mut Vec<CpuBuffer>) -> Result<Spans> {
         let types = &self.program.inputs;
         if types.len() != inputs.len() {
             return Err(Error::internal(format!("{} inputs expected, got {}", types.len(), inputs.len())));
         }
-        for (i, (ty, buffer)) in types.iter().zip(inputs).enumerate() {
-            if buffer.nbytes() != ty.nbytes() {
-                let got = buffer.nbytes();
+        let mut held = Spans::with_capacity(inputs.len());
+        for (i, (buffer, ty)) in inputs.iter().zip(types).enumerate() {
+            let own = buffer.as_any().downcast_ref::<CpuBuffer>();
+            let span = match own {
+                Some(own) => own.span(),
+                None => self.copy(buffer, ty)?.and_then(|copy| {
+                    copies.push(copy);
+                    copies.last()?.span()
+                }),
+            };
+            let span = span.ok_or_else(|| Error::internal("an input without memory"))?;
+            if span.len() != ty.nbytes() {
+                let got = span.len();
                 return Err(Error::internal(format!("input {i} of type {ty} takes {} bytes, got {got}", ty.nbytes())));
             }
-        }
-        Ok(())
-    }
-
-    /// The memory of every input; buffers of other executors are copied.
-    fn hold_inputs(&self, inputs: &[BufferRef]) -> Result<Vec<HeldInput>> {
-        let mut held = Vec::with_capacity(inputs.len());
-        for (buffer, ty) in inputs.iter().zip(&self.program.inputs) {
-            if let Some(own) = buffer.as_any().downcast_ref::<CpuBuffer>() {
-                let span = own.span().ok_or_else(|| Error::internal("an input without memory"))?;
-                held.push(HeldInput { span, copy: None });
-                continue;
-            }
-            let bytes = buffer.host_bytes().ok_or_else(|| Error::device("the CPU reads host memory only"))?;
-            let copy = CpuBuffer::copy(&self.shared.pool, bytes, &|| format!("a copy of an input of type {ty}"))?;
-            let span = copy.span().ok_or_else(|| Error::internal("an input without memory"))?;
-            held.push(HeldInput { span, copy: Some(copy) });
+            held.push(span);
         }
         Ok(held)
     }
 
+    fn copy(&self, buffer: &BufferRef, ty: &Type) -> Result<Option<CpuBuffer>> {
+        let bytes = buffer.host_bytes().ok_or_else(|| Error::device("the CPU reads host memory only"))?;
+        CpuBuffer::copy(&self.shared.pool, bytes, &|| format!("a copy of an input of type {ty}")).map(Some)
+    }
+
     /// The donated inputs that this run may overwrite.
-    fn in_place(&self, inputs: &mut [BufferRef]) -> Vec<bool> {
+    fn in_place(&self, inputs: &mut [BufferRef]) -> InPlace {
         let taken = |(first, buffer): (&Option<usize>, &mut BufferRef)| {
             let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
             safe && buffer.as_any().is::<CpuBuffer>() && Arc::get_mut(buffer).is_some()
@@ -379,49 +413,72 @@ impl CpuExecutable {
     }
 
     /// Outputs, and copies of donated inputs that must not be overwritten.
-    fn allocate(&self, held: &[HeldInput], in_place: &[bool]) -> Result<Made> {
-        let mut made: Made = vec![None; self.program.buffers.len()];
-        let mut copies: HashMap<u32, Arc<CpuBuffer>> = HashMap::new();
-        for (i, buf) in self.program.buffers.iter().enumerate() {
-            let what = || format!("an output of type {}", buf.ty);
-            match buf.place {
-                Place::Output => {
-                    made[i] = Some(Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?));
-                }
-                Place::Donated(input) if !is_taken(in_place, input) => {
-                    let copy = match copies.get(&input) {
-                        Some(copy) => copy.clone(),
+    fn allocate(&self, held: &[Span], in_place: &[bool]) -> Result<Made> {
+        let mut made = Made::with_capacity(self.fresh.len());
+        let mut copies: Vec<(u32, Arc<CpuBuffer>)> = Vec::new();
+        for &i in &self.fresh {
+            let buf = &self.program.buffers[i];
+            let new = || {
+                let what = || format!("an output of type {}", buf.ty);
+                CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what).map(Arc::new)
+            };
+            made.push(match buf.place {
+                Place::Donated(input) if is_taken(in_place, input) => None,
+                Place::Donated(input) => {
+                    let known = copies.iter().find(|(i, _)| *i == input).map(|(_, copy)| copy.clone());
+                    Some(match known {
+                        Some(copy) => copy,
                         None => {
-                            let copy = Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?);
-                            let from = held.get(input as usize).map(|h| h.span);
-                            let copied = copy.span().zip(from).is_some_and(|(to, from)| to.copy_from(&from));
-                            if !copied {
+                            let copy = new()?;
+                            let from = held.get(input as usize);
+                            if !copy.span().zip(from).is_some_and(|(to, from)| to.copy_from(from)) {
                                 return Err(Error::internal("a donated input of another size"));
                             }
-                            copies.insert(input, copy.clone());
+                            copies.push((input, copy.clone()));
                             copy
                         }
-                    };
-                    made[i] = Some(copy);
+                    })
                 }
-                Place::Input(_) | Place::Donated(_) | Place::Arena { .. } | Place::Const(_) => {}
-            }
+                _ => Some(new()?),
+            });
         }
         Ok(made)
     }
 
+    /// Where scratch memory begins in the workspace: behind the arena.
+    fn scratch_at(&self) -> usize {
+        self.program.arena_bytes.next_multiple_of(ALIGN)
+    }
+
+    /// The arena of a run and scratch memory for its kernels, in one block.
+    fn workspace(&self, scratch_bytes: usize) -> Result<Loan> {
+        let what = || {
+            let larger = if self.program.arena_bytes >= scratch_bytes { "the arena of a program" } else { "scratch memory of a kernel" };
+            larger.to_string()
+        };
+        let bytes = self.program.arena_bytes.checked_next_multiple_of(ALIGN).and_then(|a| a.checked_add(scratch_bytes));
+        self.shared.pool.take(bytes.unwrap_or(usize::MAX), &what)
+    }
+
     /// The memory of every buffer.
-    fn bind(&self, held: &[HeldInput], made: &Made, in_place: &[bool], arena: &Loan) -> Result<Vec<Span>> {
-        let arena = span(arena)?;
-        let mut spans = Vec::with_capacity(self.program.buffers.len());
+    fn bind(&self, held: &[Span], made: &Made, in_place: &[bool], workspace: &Loan) -> Result<Spans> {
+        let workspace = workspace.span().ok_or_else(|| Error::internal("a block of memory without memory"))?;
+        let arena = workspace.slice(0..self.program.arena_bytes);
+        let mut fresh = made.iter();
+        let mut spans = Spans::with_capacity(self.program.buffers.len());
         for (i, buf) in self.program.buffers.iter().enumerate() {
-            let own = || made[i].as_ref().and_then(|b| b.span());
             let found = match &buf.place {
-                Place::Input(n) => held.get(*n as usize).map(|h| h.span),
-                Place::Donated(n) if is_taken(in_place, *n) => held.get(*n as usize).map(|h| h.span),
-                Place::Output | Place::Donated(_) => own(),
+                Place::Input(n) => held.get(*n as usize).copied(),
+                Place::Output | Place::Donated(_) => {
+                    let own = fresh.next().and_then(|b| b.as_ref()).and_then(|b| b.span());
+                    match &buf.place {
+                        Place::Donated(n) if is_taken(in_place, *n) => held.get(*n as usize).copied(),
+                        _ => own,
+                    }
+                }
                 Place::Arena { offset } => {
-                    offset.checked_add(buf.ty.nbytes()).and_then(|end| arena.slice(*offset..end))
+                    let end = offset.checked_add(buf.ty.nbytes());
+                    end.and_then(|end| arena?.slice(*offset..end))
                 }
                 Place::Const(_) => self.constants[i].as_ref().and_then(|b| b.span()),
             };
@@ -430,34 +487,24 @@ impl CpuExecutable {
         Ok(spans)
     }
 
-    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[bool]) -> Result<Vec<BufferRef>> {
-        let mut outputs: Vec<BufferRef> = Vec::with_capacity(self.program.outputs.len());
+    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[bool]) -> Result<Outputs> {
+        let mut outputs = Outputs::with_capacity(self.program.outputs.len());
         for &BufId(id) in &self.program.outputs {
             let place = &self.program.buffers[id as usize].place;
             let buffer: Option<BufferRef> = match place {
                 Place::Input(n) => inputs.get(*n as usize).cloned(),
                 Place::Donated(n) if is_taken(in_place, *n) => inputs.get(*n as usize).cloned(),
-                Place::Output | Place::Donated(_) => shared(made, id),
-                Place::Const(_) => shared(&self.constants, id),
+                Place::Output | Place::Donated(_) => {
+                    let at = self.fresh.binary_search(&(id as usize)).ok();
+                    at.and_then(|at| made.get(at)?.clone()).map(|b| b as BufferRef)
+                }
+                Place::Const(_) => self.constants[id as usize].clone().map(|b| b as BufferRef),
                 Place::Arena { .. } => None,
             };
             outputs.push(buffer.ok_or_else(|| Error::internal(format!("output b{id} has no memory")))?);
         }
         Ok(outputs)
     }
-}
-
-/// An input's memory.
-struct HeldInput {
-    span: Span,
-    /// Keeps a copy of a foreign buffer alive.
-    #[allow(dead_code, reason = "held for its memory")]
-    copy: Option<CpuBuffer>,
-}
-
-/// A buffer by its number, for the caller.
-fn shared(buffers: &[Option<Arc<CpuBuffer>>], id: u32) -> Option<BufferRef> {
-    buffers.get(id as usize).and_then(|b| b.clone()).map(|b| b as BufferRef)
 }
 
 /// Whether the run overwrites an input in place.
@@ -570,7 +617,7 @@ impl Run<'_> {
         let (workers, parts) = &self.sizing.kernels[kernel];
         let kernel = &self.exe.code.kernels()[kernel];
         let each = scratch_each(kernel);
-        let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+        let args = args.iter().map(|&a| self.span(a)).collect::<Result<Spans>>()?;
         let failed = AtomicBool::new(false);
         self.exe.shared.threads.for_each(*workers, parts.len(), |worker, part| {
             let start = worker * each;

@@ -35,6 +35,11 @@ impl Span {
         Some(Span { ptr: self.ptr.wrapping_add(range.start), len: range.end - range.start })
     }
 
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Address of the first byte.
     #[cfg(test)]
     pub fn address(&self) -> *mut u8 {
