@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Outputs};
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
 /// A gradient slot, fixed or that of an argument.
@@ -117,6 +117,8 @@ pub struct Program {
     writes_args: bool,
     // Per input: whether its memory is donated.
     lends: Vec<bool>,
+    // Nothing but fresh tensors without history comes of a run, one for each output.
+    plain: bool,
     // An input is lent.
     lending: bool,
     // An input is the gradient in a slot.
@@ -416,8 +418,15 @@ impl Finish {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,
         };
+        let fresh = |(i, r): (usize, &ResultSpec)| matches!(r, ResultSpec::New { output, role: Role::None | Role::FreshLeaf, .. } if *output == i);
+        let plain = writes.is_empty()
+            && clears.is_empty()
+            && grad_handles.is_empty()
+            && specs.len() == graph.outputs().len()
+            && specs.iter().enumerate().all(fresh);
         Ok(Program {
             compiled,
+            plain,
             graph,
             writes,
             grads,
@@ -645,32 +654,36 @@ impl Program {
     fn attempt(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Results>> {
         let history_inputs = self.history_inputs(leaves, captured, wait)?;
         let owners;
-        let mut lending = if self.lending {
+        let mut lending = Lending { lent: Vec::new(), inputs: Buffers::new() };
+        if self.lending {
             let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
             for (input, &lent) in self.inputs.iter().zip(&self.lends) {
-                buffers.push(if lent {
-                    None
-                } else {
-                    let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
-                    Some(buffer)
-                });
+                let buffer = if lent { None } else { self.buffer(input, leaves, captured, wait)? };
+                if buffer.is_none() && !lent {
+                    return Ok(None);
+                }
+                buffers.push(buffer);
             }
             let Some(found) = self.owners(wait)? else { return Ok(None) };
             owners = found;
-            let Some(lending) = self.lend(&owners, buffers, wait)? else { return Ok(None) };
-            lending
+            if !self.lend(&owners, buffers, wait, &mut lending)? {
+                return Ok(None);
+            }
         } else {
-            let mut inputs = Buffers::with_capacity(self.inputs.len());
+            lending.inputs.reserve(self.inputs.len());
             for input in &self.inputs {
                 let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
-                inputs.push(buffer);
+                lending.inputs.push(buffer);
             }
-            Lending { lent: Vec::new(), inputs }
-        };
+        }
         let Some(history_inputs) = history_inputs else { return Ok(None) };
         let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
             .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
         let outputs = ran?;
+        if self.plain {
+            drop(lending);
+            return Ok(Some(self.fresh_results(outputs)));
+        }
         let mut lent = lending.settle();
         let history = self.replay(&history_inputs);
         for l in &mut lent {
@@ -682,6 +695,19 @@ impl Program {
         let results: Result<Results> =
             self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect();
         results.map(Some)
+    }
+
+    // The results of a program that does nothing but compute them.
+    fn fresh_results(&self, outputs: Outputs) -> Results {
+        let mut results = Results::new();
+        for (spec, buffer) in self.results.iter().zip(outputs) {
+            if let ResultSpec::New { ty, role, weak, .. } = spec {
+                let grad = if matches!(role, Role::FreshLeaf) { Grad::Leaf(Arc::default()) } else { Grad::None };
+                let node = Node::data(ty.clone(), buffer, grad);
+                results.push(Returned::New(if *weak { Tensor::new_weak(node) } else { Tensor::new(node) }));
+            }
+        }
+        results
     }
 
     // The buffer of an input; `None` when it must be waited for and the caller will not.
@@ -732,14 +758,15 @@ impl Program {
         Ok(Some(owners))
     }
 
-    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends. `None` when an
+    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends. False when an
     // owner is locked and the caller will not wait.
     fn lend<'a>(
         &self,
         owners: &'a [(Cow<'a, Tensor>, &'a Write)],
         mut buffers: Vec<Option<BufferRef>>,
         wait: bool,
-    ) -> Result<Option<Lending<'a>>> {
+        lending: &mut Lending<'a>,
+    ) -> Result<bool> {
         // A second look at the same handle would wait for the first for ever.
         if owners.windows(2).any(|pair| pair[0].0.same(&pair[1].0)) {
             return Err(Error::internal("a tensor lends its memory twice"));
@@ -749,7 +776,7 @@ impl Program {
             let guard = match owner.try_lock() {
                 Some(guard) => guard,
                 None if wait => owner.lock(),
-                None => return Ok(None),
+                None => return Ok(false),
             };
             lent.push(Lent { write, guard, taken: false });
         }
@@ -769,9 +796,9 @@ impl Program {
             }
         }
         LENDING.with(|l| l.set(!lent.is_empty()));
-        let mut lending = Lending { lent, inputs: Buffers::with_capacity(buffers.len()) };
-        lending.inputs.extend(buffers.into_iter().flatten());
-        Ok(Some(lending))
+        lending.lent = lent;
+        lending.inputs = buffers.into_iter().flatten().collect();
+        Ok(true)
     }
 
     // Gives a handle that was lent its new value: in the node that it has when that is nobody else's.
@@ -779,14 +806,13 @@ impl Program {
         let buffer = &outputs[write.output];
         if let Some(own) = Arc::get_mut(node)
             && own.ty == write.ty
-            && own.is_plain_data()
             && match (&write.role, &own.grad) {
                 (Role::None, Grad::None) => true,
                 (Role::Leaf(a), Grad::Leaf(b)) => Arc::ptr_eq(a, b),
                 _ => false,
             }
+            && own.exchange(buffer)
         {
-            own.set_buffer(buffer.clone());
             return;
         }
         *node = self.value(&write.ty, &write.role, buffer, history);

@@ -8,10 +8,10 @@ use crate::{convert, source};
 use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use smallvec::SmallVec;
 use torsh_frontend::compiled::{Args, Ended, Program, Results, Returned, finish};
 use torsh_frontend::trace::{self, Break};
 use torsh_frontend::{Tensor, mode};
@@ -116,7 +116,8 @@ pub struct CompiledFunction {
     name: String,
     // Replaced as a whole, so that a call walks it without holding the lock.
     entries: Mutex<Arc<Vec<Arc<Entry>>>>,
-    hits: AtomicU64,
+    // Hits of programs that are gone.
+    past_hits: AtomicU64,
     misses: AtomicU64,
     evictions: AtomicU64,
     unsettled: AtomicU64,
@@ -138,7 +139,7 @@ impl CompiledFunction {
             fullgraph,
             name: name.unwrap_or(own),
             entries: Mutex::default(),
-            hits: AtomicU64::new(0),
+            past_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
@@ -188,15 +189,15 @@ impl CompiledFunction {
             if entry.grad != grad || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent()) {
                 continue;
             }
-            self.hits.fetch_add(1, Ordering::Relaxed);
-            entry.hits.fetch_add(1, Ordering::Relaxed);
+            // No other thread counts: this one has the GIL.
+            entry.hits.store(entry.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             if i == 0 || entry.wide {
-                return self.replay(py, entry, args, kwargs, leaves);
+                return self.replay(py, entry, args, kwargs, &leaves);
             }
             let entry = entry.clone();
             drop(entries);
             self.to_front(&entry);
-            return self.replay(py, &entry, args, kwargs, leaves);
+            return self.replay(py, &entry, args, kwargs, &leaves);
         }
         drop(entries);
         self.miss(py, args, kwargs, grad)
@@ -206,16 +207,18 @@ impl CompiledFunction {
     fn clear_cache(&self) {
         // Dropping runs Python code, which may come back here: the lock is gone by then.
         let old = std::mem::take(&mut *self.lock());
+        self.retire(&old);
         drop(old);
     }
 
     /// Figures, as a dict.
     fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let d = PyDict::new(py);
-        d.set_item("hits", self.hits.load(Ordering::Relaxed))?;
+        let entries = self.lock().clone();
+        let hits: u64 = entries.iter().map(|e| e.hits.load(Ordering::Relaxed)).sum();
+        d.set_item("hits", hits + self.past_hits.load(Ordering::Relaxed))?;
         d.set_item("misses", self.misses.load(Ordering::Relaxed))?;
         d.set_item("evictions", self.evictions.load(Ordering::Relaxed))?;
-        let entries = self.lock().clone();
         d.set_item("entries", entries.len())?;
         let bytes: usize = entries
             .iter()
@@ -339,6 +342,12 @@ impl CompiledFunction {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    // Keeps the hits of programs that go.
+    fn retire(&self, entries: &[Arc<Entry>]) {
+        let hits = entries.iter().map(|e| e.hits.load(Ordering::Relaxed)).sum();
+        self.past_hits.fetch_add(hits, Ordering::Relaxed);
+    }
+
     fn to_front(&self, entry: &Arc<Entry>) {
         let mut entries = self.lock();
         if let Some(i) = entries.iter().position(|e| Arc::ptr_eq(e, entry)) {
@@ -352,12 +361,12 @@ impl CompiledFunction {
         entry: &Entry,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-        leaves: Leaves,
+        leaves: &Leaves,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Body::Program { program, floats, result, template, constants } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
         };
-        if program.aliases(&leaves) {
+        if program.aliases(leaves) {
             return self.function.bind(py).call(args, kwargs);
         }
         let mut captured: SmallVec<[f64; 8]> = SmallVec::new();
@@ -365,15 +374,15 @@ impl CompiledFunction {
             captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
         }
         let at_once = if program.cost_ns() < SHORT_NS {
-            guarded(|| program.run_at_once(&leaves, &captured)).or_raise()?
+            guarded(|| program.run_at_once(leaves, &captured)).or_raise()?
         } else {
             None
         };
         let returned = match at_once {
             Some(returned) => returned,
-            None => outside(py, || program.run(&leaves, &captured))?,
+            None => outside(py, || program.run(leaves, &captured))?,
         };
-        assemble(py, returned, result, template.bind(py), constants, &leaves)
+        assemble(py, returned, result, template.bind(py), constants, leaves)
     }
 
     fn reason(
@@ -476,10 +485,8 @@ impl CompiledFunction {
         args_spec.specialise(program.specialised(), &leaves, &mut next);
         kwargs_spec.specialise(program.specialised(), &leaves, &mut next);
         let fixed = program.specialised_on_captured();
-        let constants = tensors
-            .iter()
-            .map(|l| if let Given::Float(_, o) = l { Some(o.clone_ref(py)) } else { None })
-            .collect();
+        let constants =
+            tensors.iter().map(|l| if let Given::Float(_, o) = l { Some(o.clone_ref(py)) } else { None }).collect();
         // Tensors left behind in Python objects mean that the next call may take another path.
         let settled = program.escaped() == 0 || self.unsettled.fetch_add(1, Ordering::Relaxed) >= MAX_UNSETTLED;
         let body = Body::Program {
@@ -505,7 +512,7 @@ impl CompiledFunction {
             seconds,
             wide: false,
         });
-        let out = self.replay(py, &entry, args, Some(kwargs), leaves)?;
+        let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
         if settled {
             self.keep(entry);
         }
@@ -551,7 +558,8 @@ impl CompiledFunction {
         entries.insert(at, entry);
         let evicted = if entries.len() > MAX_ENTRIES { Some(entries.remove(MAX_ENTRIES - at.min(1))) } else { None };
         drop(guard);
-        if evicted.is_some() {
+        if let Some(evicted) = evicted {
+            self.retire(&[evicted]);
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -671,9 +679,9 @@ fn unproxied<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut objects = Vec::with_capacity(found.count());
     for given in found.iter() {
-        let original = given
-            .tensor()
-            .and_then(|t| args.iter().find(|a| a.tensor().is_some_and(|a| t.is_alias_of(a))).map(|a| a.object(py).clone()));
+        let original = given.tensor().and_then(|t| {
+            args.iter().find(|a| a.tensor().is_some_and(|a| t.is_alias_of(a))).map(|a| a.object(py).clone())
+        });
         objects.push(original.unwrap_or_else(|| given.object(py).clone()));
     }
     rebuild(spec, &result, &mut objects.into_iter())

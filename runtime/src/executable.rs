@@ -4,14 +4,13 @@
 //! binds buffers to memory; then it runs the steps. A donated input is overwritten in place only if `run`
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
+use crate::bind::{Binding, Memory, Spans};
 use crate::executor::{Shared, interrupted};
 use crate::lib_calls::{self, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
-use crate::sys::mem::ALIGN;
 use crate::sys::slices::elements_mut;
-use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,9 +41,6 @@ const LONG_CALL_BYTES: usize = 1 << 20;
 const PRODUCTS_PER_NS: f64 = 4.0;
 const CALL_NS_PER_BYTE: f64 = 2.0;
 
-/// Memory of inputs or buffers, in order. Programs of an expression or two have so few that they need no heap.
-type Spans = SmallVec<[Span; 12]>;
-
 /// A step, resolved.
 enum Action {
     Kernel { kernel: usize, args: Vec<BufId> },
@@ -59,21 +55,14 @@ pub(crate) struct CpuExecutable {
     code: Code,
     kernels: Vec<(Arc<Kernel>, Options)>,
     actions: Vec<Action>,
-    /// By buffer.
-    constants: Vec<Option<Arc<CpuBuffer>>>,
     constant_bytes: usize,
-    /// Per input: the first step that overwrites it, if donated; empty when no step does.
-    first_write: Vec<Option<usize>>,
-    /// The buffers that each run makes or takes over: outputs, and what lies in donated inputs.
-    fresh: Vec<usize>,
+    binding: Binding,
     /// What a run takes on one thread, in nanoseconds.
     cost_ns: f64,
     /// What a run on as many threads as there were at load time needs.
     sizing: Sizing,
     /// The program takes long enough to ask for interrupts.
     interruptible: bool,
-    /// The last step that can fail.
-    last_fallible: Option<usize>,
     seconds: f64,
 }
 
@@ -95,12 +84,10 @@ impl CpuExecutable {
                 constants[i] = Some(Arc::new(copy));
             }
         }
-        let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
+        let binding = Binding::new(&program, &constants, first_writes(&program), last_fallible)?;
         let sizing = Sizing::new(&program, code.kernels(), shared.threads.count());
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
-        let is_fresh = |b: &BufDecl| matches!(b.place, Place::Output | Place::Donated(_));
-        let fresh = program.buffers.iter().enumerate().filter(|(_, b)| is_fresh(b)).map(|(i, _)| i).collect();
         let cost_ns = cost_ns(&program, &actions, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         Ok(CpuExecutable {
@@ -109,12 +96,9 @@ impl CpuExecutable {
             code,
             kernels,
             actions,
-            constants,
             constant_bytes,
-            first_write,
-            fresh,
+            binding,
             cost_ns,
-            last_fallible,
             sizing,
             interruptible,
             seconds,
@@ -227,7 +211,7 @@ fn share_memory(program: &Program, a: BufId, b: BufId) -> bool {
 struct Run<'a> {
     exe: &'a CpuExecutable,
     /// Memory of every buffer of the program.
-    spans: Spans,
+    spans: &'a [Span],
     scratch: Span,
     sizing: &'a Sizing,
     /// Memory for the tiles of products.
@@ -324,10 +308,6 @@ impl Executable for CpuExecutable {
     }
 
     fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
-        let mut copies = Vec::new();
-        let held = self.hold_inputs(inputs, &mut copies)?;
-        let in_place = self.in_place(inputs);
-        let made = self.allocate(&held, &in_place)?;
         let threads = self.shared.threads.count();
         let other: Sizing;
         let sizing = if self.sizing.threads == threads {
@@ -336,30 +316,26 @@ impl Executable for CpuExecutable {
             other = Sizing::new(&self.program, self.code.kernels(), threads);
             &other
         };
-        let workspace = self.workspace(sizing.scratch_bytes)?;
+        let (workspace, scratch_at) = self.workspace(sizing.scratch_bytes)?;
         let (count, each) = sizing.tiles;
         let tiles = (0..count).map(|_| self.shared.pool.take(each, &|| "the tiles of a matrix product".to_string()));
         let tiles = Mutex::new(tiles.collect::<Result<Vec<Loan>>>()?);
-        let scratch = workspace.span().and_then(|all| all.slice(self.scratch_at()..all.len()));
-        let scratch = scratch.ok_or_else(|| Error::internal("a block of memory without memory"))?;
-        let spans = self.bind(&held, &made, &in_place, &workspace)?;
-        let run = Run { exe: self, spans, scratch, sizing, tiles };
-        let overwritten =
-            self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
+        let scratch = workspace.as_ref().and_then(Loan::span).unwrap_or_default();
+        let scratch = scratch.slice(scratch_at..scratch.len());
+        let scratch = scratch.ok_or_else(|| Error::internal("scratch memory outside of its block"))?;
+        let mut memory = Memory::default();
+        self.binding.bind(&self.program, &self.shared.pool, inputs, workspace.as_ref(), &mut memory)?;
+        let overwritten = self.binding.overwritten(&memory);
+        let run = Run { exe: self, spans: &memory.spans, scratch, sizing, tiles };
         for (i, action) in self.actions.iter().enumerate() {
             if self.interruptible && overwritten.is_none_or(|first| i <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
             run.step(action).map_err(|e| self.blame(e, i))?;
         }
-        self.outputs(inputs, &made, &in_place)
+        self.binding.outputs(inputs, &mut memory)
     }
 }
-
-/// Memory made for a run, by place in `CpuExecutable::fresh`.
-type Made = SmallVec<[Option<Arc<CpuBuffer>>; 4]>;
-/// Per input: whether the run overwrites it; empty when the program overwrites none.
-type InPlace = SmallVec<[bool; 16]>;
 
 impl CpuExecutable {
     /// Adds what the user wrote to an error of step `i`.
@@ -372,144 +348,17 @@ impl CpuExecutable {
         e.with_loc(step.loc.clone())
     }
 
-    /// The memory of every input, checked; buffers of other executors are copied.
-    fn hold_inputs(&self, inputs: &[BufferRef], copies: &mut Vec<CpuBuffer>) -> Result<Spans> {
-        let types = &self.program.inputs;
-        if types.len() != inputs.len() {
-            return Err(Error::internal(format!("{} inputs expected, got {}", types.len(), inputs.len())));
+    /// The arena of a run and scratch memory for its kernels behind it, in one block, and where scratch begins.
+    fn workspace(&self, scratch_bytes: usize) -> Result<(Option<Loan>, usize)> {
+        let at = self.binding.arena_end();
+        let total = at.and_then(|at| at.checked_add(scratch_bytes)).unwrap_or(usize::MAX);
+        if total == 0 {
+            return Ok((None, 0));
         }
-        let mut held = Spans::with_capacity(inputs.len());
-        for (i, (buffer, ty)) in inputs.iter().zip(types).enumerate() {
-            let own = buffer.as_any().downcast_ref::<CpuBuffer>();
-            let span = match own {
-                Some(own) => own.span(),
-                None => self.copy(buffer, ty)?.and_then(|copy| {
-                    copies.push(copy);
-                    copies.last()?.span()
-                }),
-            };
-            let span = span.ok_or_else(|| Error::internal("an input without memory"))?;
-            if span.len() != ty.nbytes() {
-                let got = span.len();
-                return Err(Error::internal(format!("input {i} of type {ty} takes {} bytes, got {got}", ty.nbytes())));
-            }
-            held.push(span);
-        }
-        Ok(held)
+        let arena = self.program.arena_bytes >= scratch_bytes;
+        let what = || if arena { "the arena of a program" } else { "scratch memory of a kernel" }.to_string();
+        Ok((Some(self.shared.pool.take(total, &what)?), at.unwrap_or(0)))
     }
-
-    fn copy(&self, buffer: &BufferRef, ty: &Type) -> Result<Option<CpuBuffer>> {
-        let bytes = buffer.host_bytes().ok_or_else(|| Error::device("the CPU reads host memory only"))?;
-        CpuBuffer::copy(&self.shared.pool, bytes, &|| format!("a copy of an input of type {ty}")).map(Some)
-    }
-
-    /// The donated inputs that this run may overwrite.
-    fn in_place(&self, inputs: &mut [BufferRef]) -> InPlace {
-        let taken = |(first, buffer): (&Option<usize>, &mut BufferRef)| {
-            let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
-            safe && buffer.as_any().is::<CpuBuffer>() && Arc::get_mut(buffer).is_some()
-        };
-        self.first_write.iter().zip(inputs).map(taken).collect()
-    }
-
-    /// Outputs, and copies of donated inputs that must not be overwritten.
-    fn allocate(&self, held: &[Span], in_place: &[bool]) -> Result<Made> {
-        let mut made = Made::with_capacity(self.fresh.len());
-        let mut copies: Vec<(u32, Arc<CpuBuffer>)> = Vec::new();
-        for &i in &self.fresh {
-            let buf = &self.program.buffers[i];
-            let new = || {
-                let what = || format!("an output of type {}", buf.ty);
-                CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what).map(Arc::new)
-            };
-            made.push(match buf.place {
-                Place::Donated(input) if is_taken(in_place, input) => None,
-                Place::Donated(input) => {
-                    let known = copies.iter().find(|(i, _)| *i == input).map(|(_, copy)| copy.clone());
-                    Some(match known {
-                        Some(copy) => copy,
-                        None => {
-                            let copy = new()?;
-                            let from = held.get(input as usize);
-                            if !copy.span().zip(from).is_some_and(|(to, from)| to.copy_from(from)) {
-                                return Err(Error::internal("a donated input of another size"));
-                            }
-                            copies.push((input, copy.clone()));
-                            copy
-                        }
-                    })
-                }
-                _ => Some(new()?),
-            });
-        }
-        Ok(made)
-    }
-
-    /// Where scratch memory begins in the workspace: behind the arena.
-    fn scratch_at(&self) -> usize {
-        self.program.arena_bytes.next_multiple_of(ALIGN)
-    }
-
-    /// The arena of a run and scratch memory for its kernels, in one block.
-    fn workspace(&self, scratch_bytes: usize) -> Result<Loan> {
-        let what = || {
-            let larger = if self.program.arena_bytes >= scratch_bytes { "the arena of a program" } else { "scratch memory of a kernel" };
-            larger.to_string()
-        };
-        let bytes = self.program.arena_bytes.checked_next_multiple_of(ALIGN).and_then(|a| a.checked_add(scratch_bytes));
-        self.shared.pool.take(bytes.unwrap_or(usize::MAX), &what)
-    }
-
-    /// The memory of every buffer.
-    fn bind(&self, held: &[Span], made: &Made, in_place: &[bool], workspace: &Loan) -> Result<Spans> {
-        let workspace = workspace.span().ok_or_else(|| Error::internal("a block of memory without memory"))?;
-        let arena = workspace.slice(0..self.program.arena_bytes);
-        let mut fresh = made.iter();
-        let mut spans = Spans::with_capacity(self.program.buffers.len());
-        for (i, buf) in self.program.buffers.iter().enumerate() {
-            let found = match &buf.place {
-                Place::Input(n) => held.get(*n as usize).copied(),
-                Place::Output | Place::Donated(_) => {
-                    let own = fresh.next().and_then(|b| b.as_ref()).and_then(|b| b.span());
-                    match &buf.place {
-                        Place::Donated(n) if is_taken(in_place, *n) => held.get(*n as usize).copied(),
-                        _ => own,
-                    }
-                }
-                Place::Arena { offset } => {
-                    let end = offset.checked_add(buf.ty.nbytes());
-                    end.and_then(|end| arena?.slice(*offset..end))
-                }
-                Place::Const(_) => self.constants[i].as_ref().and_then(|b| b.span()),
-            };
-            spans.push(found.ok_or_else(|| Error::internal(format!("buffer b{i} has no memory")))?);
-        }
-        Ok(spans)
-    }
-
-    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[bool]) -> Result<Outputs> {
-        let mut outputs = Outputs::with_capacity(self.program.outputs.len());
-        for &BufId(id) in &self.program.outputs {
-            let place = &self.program.buffers[id as usize].place;
-            let buffer: Option<BufferRef> = match place {
-                Place::Input(n) => inputs.get(*n as usize).cloned(),
-                Place::Donated(n) if is_taken(in_place, *n) => inputs.get(*n as usize).cloned(),
-                Place::Output | Place::Donated(_) => {
-                    let at = self.fresh.binary_search(&(id as usize)).ok();
-                    at.and_then(|at| made.get(at)?.clone()).map(|b| b as BufferRef)
-                }
-                Place::Const(_) => self.constants[id as usize].clone().map(|b| b as BufferRef),
-                Place::Arena { .. } => None,
-            };
-            outputs.push(buffer.ok_or_else(|| Error::internal(format!("output b{id} has no memory")))?);
-        }
-        Ok(outputs)
-    }
-}
-
-/// Whether the run overwrites an input in place.
-fn is_taken(in_place: &[bool], input: u32) -> bool {
-    in_place.get(input as usize).copied().unwrap_or(false)
 }
 
 fn overlap() -> Error {
@@ -617,7 +466,11 @@ impl Run<'_> {
         let (workers, parts) = &self.sizing.kernels[kernel];
         let kernel = &self.exe.code.kernels()[kernel];
         let each = scratch_each(kernel);
-        let args = args.iter().map(|&a| self.span(a)).collect::<Result<Spans>>()?;
+        let mut list = Spans::new();
+        for &arg in args {
+            list.push(self.span(arg)?);
+        }
+        let args = list;
         let failed = AtomicBool::new(false);
         self.exe.shared.threads.for_each(*workers, parts.len(), |worker, part| {
             let start = worker * each;

@@ -18,6 +18,13 @@ unsafe impl Send for Span {}
 // SAFETY: as above.
 unsafe impl Sync for Span {}
 
+impl Default for Span {
+    /// No bytes.
+    fn default() -> Span {
+        Span { ptr: ALIGN as *mut u8, len: 0 }
+    }
+}
+
 impl Span {
     /// Part of a block.
     pub fn of(block: &Block, range: Range<usize>) -> Option<Span> {
