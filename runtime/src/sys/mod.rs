@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
 pub(crate) mod call;
+pub(crate) mod crew;
 pub mod gemm;
 pub(crate) mod jit;
 pub(crate) mod mem;
