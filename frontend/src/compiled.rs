@@ -4,17 +4,19 @@
 //! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
 //! written in place. An error leaves everything as it was.
 
-use crate::node::{Grad, GradSlot, Node, NodeRef, Operands, lock};
+mod run;
+
+use crate::node::{Grad, GradSlot, Node, NodeRef};
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
-use crate::tensor::{State, Tensor, ViewOf, WeakTensor, tick};
+use crate::tensor::{Tensor, ViewOf, WeakTensor};
 pub use crate::trace::holds_locks;
-use crate::trace::{self, Break, LENDING, Leaf, Source, Trace, buffer_of, tensor};
+use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
+use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
@@ -73,10 +75,25 @@ pub enum Returned {
     Handle(Tensor),
 }
 
+/// What a run returns, in order.
+pub type Results = SmallVec<[Returned; 2]>;
+
+/// The leaves of a call's arguments, by position.
+pub trait Args: Sync {
+    /// The tensor at this leaf.
+    fn tensor(&self, leaf: usize) -> Option<&Tensor>;
+    /// The float at this leaf.
+    fn float(&self, leaf: usize) -> Option<f64>;
+    /// Number of leaves.
+    fn count(&self) -> usize;
+}
+
 struct Input {
     source: Source,
     ty: Type,
 }
+
+type Buffers = SmallVec<[BufferRef; 8]>;
 
 /// A traced function, ready to run.
 pub struct Program {
@@ -100,6 +117,12 @@ pub struct Program {
     writes_args: bool,
     // Per input: whether its memory is donated.
     lends: Vec<bool>,
+    // Nothing but fresh tensors without history comes of a run, one for each output.
+    plain: bool,
+    // An input is lent.
+    lending: bool,
+    // An input is the gradient in a slot.
+    reads_grads: bool,
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
@@ -371,8 +394,11 @@ impl Finish {
         let Finish { lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
-        let lends = (0..graph.inputs().len()).map(|i| writes.iter().any(|w| w.donated == Some(i))).collect();
-        let inputs = graph
+        let mut lends = vec![false; graph.inputs().len()];
+        for i in writes.iter().filter_map(|w| w.donated) {
+            lends[i] = true;
+        }
+        let inputs: Vec<Input> = graph
             .input_types()
             .into_iter()
             .zip(buffers)
@@ -392,10 +418,16 @@ impl Finish {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,
         };
+        let fresh = |(i, r): (usize, &ResultSpec)| matches!(r, ResultSpec::New { output, role: Role::None | Role::FreshLeaf, .. } if *output == i);
+        let plain = writes.is_empty()
+            && clears.is_empty()
+            && grad_handles.is_empty()
+            && specs.len() == graph.outputs().len()
+            && specs.iter().enumerate().all(fresh);
         Ok(Program {
             compiled,
+            plain,
             graph,
-            inputs,
             writes,
             grads,
             clears,
@@ -407,7 +439,10 @@ impl Finish {
             captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
             views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
+            lending: lends.contains(&true),
             lends,
+            reads_grads: inputs.iter().any(|i| matches!(i.source, Source::Grad(_))),
+            inputs,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
             specialised: trace.specialised.iter().filter_map(is_arg).collect(),
             escaped,
@@ -458,344 +493,5 @@ impl Finish {
                 w.donated = None;
             }
         }
-    }
-}
-
-/// A handle locked for the duration of a run because its memory is lent to the program.
-struct Lent<'a> {
-    owner: &'a Tensor,
-    write: &'a Write,
-    guard: MutexGuard<'a, State>,
-    taken: bool,
-}
-
-/// The inputs of a run with the handles that lend them. What is still lent when this goes, on an error or a
-/// panic, returns to its owner.
-struct Lending<'a> {
-    lent: Vec<Lent<'a>>,
-    inputs: Vec<BufferRef>,
-}
-
-impl<'a> Lending<'a> {
-    /// The run has succeeded: the owners get new values, the old memory is the program's.
-    fn settle(mut self) -> Vec<Lent<'a>> {
-        self.inputs.clear();
-        std::mem::take(&mut self.lent)
-    }
-}
-
-impl Drop for Lending<'_> {
-    fn drop(&mut self) {
-        LENDING.with(|l| l.set(false));
-        for l in self.lent.iter().filter(|l| l.taken) {
-            if let Some(buffer) = l.write.donated.and_then(|i| self.inputs.get(i)) {
-                l.guard.node.set_buffer(buffer.clone());
-            }
-        }
-    }
-}
-
-impl Program {
-    /// The level-1 graph.
-    pub fn graph(&self) -> &Graph {
-        &self.graph
-    }
-    /// The executable and how long it took to make.
-    pub fn compiled(&self) -> &Arc<Compiled> {
-        &self.compiled
-    }
-    /// Leaves of float arguments whose value the trace needed.
-    pub fn specialised(&self) -> &[usize] {
-        &self.specialised
-    }
-    /// True when the trace needed the value of a captured float.
-    pub fn specialised_on_captured(&self) -> bool {
-        self.captured_specialised
-    }
-    /// Tensors made in the trace and kept by the function somewhere.
-    pub fn escaped(&self) -> usize {
-        self.escaped
-    }
-    /// Number of inputs whose memory is reused for an output.
-    pub fn donated(&self) -> usize {
-        self.writes.iter().filter(|w| w.donated.is_some()).count()
-    }
-
-    /// Why this program does not fit the call, if it does not.
-    pub fn mismatch(&self, leaves: &[Leaf]) -> Option<&'static str> {
-        for (slot, some) in &self.grads {
-            let slot = match slot {
-                Slot::Fixed(slot) => Some(slot.clone()),
-                Slot::Arg(i) => tensor(leaves, *i).and_then(|t| t.lock().slot.clone()),
-            };
-            if slot.is_some_and(|s| lock(&s.grad).is_some()) != *some {
-                return Some("a gradient is there that was None, or the other way round");
-            }
-        }
-        let moved =
-            |(t, known): &(Tensor, Arc<ViewOf>)| !t.lock().view.as_ref().is_some_and(|now| Arc::ptr_eq(now, known));
-        if self.views.iter().any(moved) {
-            return Some("a captured view is now a view of something else");
-        }
-        let mut gradients: HashSet<u64> = HashSet::new();
-        for grad in self.gradients() {
-            // One tensor in two places has one input in a trace that knows of it, and two here.
-            if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
-                return Some("a gradient is the same tensor as another one that the program uses");
-            }
-        }
-        for input in &self.inputs {
-            let fits = match &input.source {
-                Source::Handle(t) => {
-                    let state = t.lock();
-                    state.view.is_none() && state.node.ty == input.ty
-                }
-                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| {
-                    let state = g.lock();
-                    state.view.is_none() && state.node.ty == input.ty
-                }),
-                _ => true,
-            };
-            if !fits {
-                return Some("a captured tensor changed its shape, dtype or place");
-            }
-        }
-        None
-    }
-
-    // The gradients that the program reads, as they are now.
-    fn gradients(&self) -> impl Iterator<Item = Tensor> + '_ {
-        self.inputs.iter().filter_map(|input| match &input.source {
-            Source::Grad(slot) => lock(&slot.grad).clone(),
-            _ => None,
-        })
-    }
-
-    /// True when an argument shares memory with something that the program writes, or is written and shares
-    /// memory with something that the program reads.
-    pub fn aliases(&self, leaves: &[Leaf]) -> bool {
-        if self.written.is_empty() && !self.writes_args {
-            return false;
-        }
-        let captured = if self.writes_args { &self.captured } else { &self.written };
-        let gradients: HashSet<u64> = self.gradients().map(|g| g.root().id()).collect();
-        let mut roots: HashSet<u64> = HashSet::new();
-        for leaf in leaves {
-            let Leaf::Tensor(t) = leaf else { continue };
-            let root = t.root().id();
-            let seen = !roots.insert(root);
-            if captured.contains(&root) || gradients.contains(&root) || (self.writes_args && seen) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Runs once. `captured` holds the captured floats.
-    pub fn run(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<Returned>> {
-        let history_inputs = self.history_inputs(leaves, captured)?;
-        let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
-        for (input, &lent) in self.inputs.iter().zip(&self.lends) {
-            buffers.push(if lent { None } else { Some(self.buffer(input, leaves, captured)?) });
-        }
-        let owners = self.owners()?;
-        let mut lending = self.lend(&owners, buffers)?;
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
-            .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
-        let outputs = ran?;
-        let mut lent = lending.settle();
-        let history = self.replay(&history_inputs);
-        for l in &mut lent {
-            l.guard.node = self.value(&l.write.ty, &l.write.role, &outputs[l.write.output], &history);
-            l.guard.version = tick();
-        }
-        drop(lent);
-        self.effects(leaves, &outputs, &history)?;
-        self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect()
-    }
-
-    fn buffer(&self, input: &Input, leaves: &[Leaf], captured: &[f64]) -> Result<BufferRef> {
-        match &input.source {
-            Source::Arg(i) => match tensor(leaves, *i) {
-                Some(t) => buffer_of(t),
-                None => Err(Error::internal("a tensor argument is missing")),
-            },
-            Source::Float(i) => match leaves.get(*i) {
-                Some(Leaf::Float(x)) => trace::float_buffer(*x),
-                _ => Err(Error::internal("a float argument is missing")),
-            },
-            Source::Captured(k) => trace::float_buffer(captured.get(*k).copied().unwrap_or_default()),
-            Source::Handle(t) => buffer_of(t),
-            Source::Grad(slot) => {
-                let grad = lock(&slot.grad).clone();
-                buffer_of(&grad.ok_or_else(|| Error::internal("a gradient is missing"))?)
-            }
-            Source::Fixed(buffer) => Ok(buffer.clone()),
-        }
-    }
-
-    // The handles that lend memory, in the order in which every thread locks them.
-    fn owners(&self) -> Result<Vec<(Tensor, &Write)>> {
-        let mut owners = Vec::new();
-        for w in self.writes.iter().filter(|w| w.donated.is_some()) {
-            let owner = match &w.target {
-                Target::Handle(t) => Some(t.clone()),
-                Target::GradInPlace(Slot::Fixed(slot)) => lock(&slot.grad).clone(),
-                _ => None,
-            };
-            let owner = owner.ok_or_else(|| Error::internal("a donated input has no owner"))?;
-            // Pending values are computed before anything is locked.
-            buffer_of(&owner)?;
-            owners.push((owner, w));
-        }
-        owners.sort_by_key(|(t, _)| t.id());
-        Ok(owners)
-    }
-
-    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends.
-    fn lend<'a>(&self, owners: &'a [(Tensor, &'a Write)], mut buffers: Vec<Option<BufferRef>>) -> Result<Lending<'a>> {
-        let mut lent: Vec<Lent<'a>> = Vec::with_capacity(owners.len());
-        for (owner, write) in owners {
-            // A second look at the same handle would wait for the first for ever.
-            if lent.last().is_some_and(|l| owner.same(l.owner)) {
-                return Err(Error::internal("a tensor lends its memory twice"));
-            }
-            let guard = owner.lock();
-            match (write.donated.and_then(|i| buffers.get_mut(i)), guard.node.buffer()) {
-                (Some(place), Some(buffer)) => *place = Some(buffer),
-                _ => return Err(Error::internal("a captured tensor lost its value")),
-            }
-            lent.push(Lent { owner, write, guard, taken: false });
-        }
-        let inputs: Vec<BufferRef> = buffers.into_iter().flatten().collect();
-        if inputs.len() != self.inputs.len() {
-            return Err(Error::internal("an input has no buffer"));
-        }
-        // Nothing fails from here on but the run itself.
-        for l in lent.iter_mut().filter(|l| Arc::strong_count(&l.guard.node) == 1) {
-            l.taken = l.guard.node.take_buffer().is_some();
-        }
-        LENDING.with(|l| l.set(!lent.is_empty()));
-        Ok(Lending { lent, inputs })
-    }
-
-    fn history_inputs(&self, leaves: &[Leaf], captured: &[f64]) -> Result<Vec<NodeRef>> {
-        if self.history.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.inputs
-            .iter()
-            .map(|input| {
-                Ok(match &input.source {
-                    Source::Arg(i) if tensor(leaves, *i).is_some() => {
-                        tensor(leaves, *i).map(Tensor::node).ok_or_else(|| Error::internal("no argument"))?
-                    }
-                    Source::Handle(t) => t.node(),
-                    _ => Node::data(input.ty.clone(), self.buffer(input, leaves, captured)?, Grad::None),
-                })
-            })
-            .collect()
-    }
-
-    fn replay(&self, inputs: &[NodeRef]) -> Vec<NodeRef> {
-        let mut made: Vec<NodeRef> = Vec::with_capacity(self.history.len());
-        for r in &self.history {
-            let operands: Operands = r
-                .operands
-                .iter()
-                .map(|o| match o {
-                    Operand::Input(i) => inputs[*i].clone(),
-                    Operand::Node(i) => made[*i].clone(),
-                    Operand::Leaf(t) => t.node(),
-                })
-                .collect();
-            let records = r.records && operands.iter().any(|o| o.requires_grad());
-            let grad = if records { Grad::Op } else { Grad::None };
-            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), operands, r.loc.clone(), grad));
-        }
-        made
-    }
-
-    fn value(&self, ty: &Type, role: &Role, buffer: &BufferRef, history: &[NodeRef]) -> NodeRef {
-        let grad = match role {
-            Role::History(i) => {
-                history[*i].set_buffer(buffer.clone());
-                return history[*i].clone();
-            }
-            Role::None => Grad::None,
-            Role::Leaf(slot) => Grad::Leaf(slot.clone()),
-            Role::FreshLeaf => Grad::Leaf(Arc::default()),
-        };
-        Node::data(ty.clone(), buffer.clone(), grad)
-    }
-
-    fn effects(&self, leaves: &[Leaf], outputs: &[BufferRef], history: &[NodeRef]) -> Result<()> {
-        let slot_of = |slot: &Slot| match slot {
-            Slot::Fixed(slot) => Some(slot.clone()),
-            Slot::Arg(i) => tensor(leaves, *i).map(|t| t.lock().slot.get_or_insert_with(Arc::default).clone()),
-        };
-        for w in self.writes.iter().filter(|w| w.donated.is_none()) {
-            let value = self.value(&w.ty, &w.role, &outputs[w.output], history);
-            match &w.target {
-                Target::Handle(t) => t.put(value),
-                Target::GradInPlace(slot) => {
-                    let grad = slot_of(slot).and_then(|s| lock(&s.grad).clone());
-                    if let Some(g) = grad {
-                        g.put(value);
-                    }
-                }
-                Target::NewGrad(slot) => {
-                    if let Some(slot) = slot_of(slot) {
-                        *lock(&slot.grad) = Some(Tensor::new(value));
-                    }
-                }
-                Target::Arg(i) => {
-                    if let Some(t) = tensor(leaves, *i) {
-                        t.assign(&value)?;
-                    }
-                }
-                Target::Born(t) => {
-                    if let Some(t) = t.upgrade() {
-                        t.put(value);
-                    }
-                }
-            }
-        }
-        for slot in self.clears.iter().filter_map(slot_of) {
-            *lock(&slot.grad) = None;
-        }
-        for (slot, grad) in &self.grad_handles {
-            if let Some(slot) = slot_of(slot) {
-                *lock(&slot.grad) = Some(grad.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn returned(
-        &self,
-        spec: &ResultSpec,
-        leaves: &[Leaf],
-        outputs: &[BufferRef],
-        history: &[NodeRef],
-    ) -> Result<Returned> {
-        Ok(match spec {
-            ResultSpec::New { output, ty, role, weak } => {
-                let node = self.value(ty, role, &outputs[*output], history);
-                Returned::New(if *weak { Tensor::new_weak(node) } else { Tensor::new(node) })
-            }
-            ResultSpec::Arg(i) => Returned::Arg(*i),
-            ResultSpec::Handle(t) => Returned::Handle(t.clone()),
-            ResultSpec::View(root, steps) => {
-                let mut at = match root {
-                    Root::Handle(t) => t.clone(),
-                    Root::Arg(i) => tensor(leaves, *i).cloned().ok_or_else(|| Error::internal("no argument"))?,
-                };
-                for step in steps {
-                    at = at.view(step.clone())?;
-                }
-                Returned::New(at)
-            }
-        })
     }
 }

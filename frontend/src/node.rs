@@ -95,13 +95,9 @@ pub struct Node {
     pub(crate) freed: AtomicBool,
     // A backward pass that keeps nothing has been here.
     pub(crate) walked: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    operands: Operands,
-    buffer: Option<BufferRef>,
+    // Set once, and before the operands go: who finds no buffer while it has the lock finds the operands.
+    buffer: OnceLock<BufferRef>,
+    operands: Mutex<Operands>,
 }
 
 impl Node {
@@ -115,15 +111,25 @@ impl Node {
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
-            state: Mutex::new(State { operands, buffer: None }),
+            buffer: OnceLock::new(),
+            operands: Mutex::new(operands),
         })
     }
 
     /// A node that holds a buffer.
     pub fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
-        let node = Node::new(Op(&DATA), Attrs::new(), ty, Operands::new(), None, grad);
-        lock(&node.state).buffer = Some(buffer);
-        node
+        Arc::new(Node {
+            op: Op(&DATA),
+            attrs: Attrs::new(),
+            ty,
+            loc: None,
+            grad,
+            retain: OnceLock::new(),
+            freed: AtomicBool::new(false),
+            walked: AtomicBool::new(false),
+            buffer: OnceLock::from(buffer),
+            operands: Mutex::default(),
+        })
     }
 
     /// The same value with another role in autograd.
@@ -156,57 +162,63 @@ impl Node {
     }
     /// The buffer, once realised.
     pub fn buffer(&self) -> Option<BufferRef> {
-        lock(&self.state).buffer.clone()
+        self.buffer.get().cloned()
     }
     /// True once a buffer exists.
     pub fn is_realised(&self) -> bool {
-        lock(&self.state).buffer.is_some()
+        self.buffer.get().is_some()
     }
     /// Operands; empty for data and for realised nodes outside any gradient.
     pub fn operands(&self) -> Operands {
-        lock(&self.state).operands.clone()
+        lock(&self.operands).clone()
     }
     /// The buffer, or the operands of a pending node, seen at one moment.
     pub(crate) fn resolve(&self) -> Result<BufferRef, Operands> {
-        let state = lock(&self.state);
-        state.buffer.clone().ok_or_else(|| state.operands.clone())
+        let operands = lock(&self.operands);
+        self.buffer().ok_or_else(|| operands.clone())
     }
-    /// Gives the buffer away, for donation.
-    pub(crate) fn take_buffer(&self) -> Option<BufferRef> {
-        lock(&self.state).buffer.take()
+    /// Gives the buffer away; nobody else knows the node.
+    pub(crate) fn take_own_buffer(&mut self) -> Option<BufferRef> {
+        self.buffer.take()
     }
-    /// Puts a buffer in and drops the operands that no gradient needs.
+    /// Exchanges the buffer for that of another value if the node is data and no trace of the old value stays;
+    /// nobody else knows the node.
+    pub(crate) fn exchange(&mut self, buffer: &BufferRef) -> bool {
+        let operands = self.operands.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let plain = std::ptr::eq(self.op.0, &DATA) && operands.is_empty() && self.retain.get().is_none();
+        if plain {
+            self.buffer = OnceLock::from(buffer.clone());
+        }
+        plain
+    }
+    /// Puts a buffer in, if there is none, and drops the operands that no gradient needs.
     pub(crate) fn set_buffer(&self, buffer: BufferRef) {
-        let dropped = {
-            let mut state = lock(&self.state);
-            state.buffer = Some(buffer);
-            let keep = matches!(self.grad, Grad::Op | Grad::Foreign) && !self.freed.load(Ordering::Relaxed);
-            if keep { Operands::new() } else { std::mem::take(&mut state.operands) }
-        };
+        let _ = self.buffer.set(buffer);
+        let keep = matches!(self.grad, Grad::Op | Grad::Foreign) && !self.freed.load(Ordering::Relaxed);
+        let dropped = if keep { Operands::new() } else { std::mem::take(&mut *lock(&self.operands)) };
         drop(dropped);
     }
     /// Marks the history as used up; a realised node forgets its operands.
     pub(crate) fn free_history(&self) {
         self.freed.store(true, Ordering::Relaxed);
-        let dropped = {
-            let mut state = lock(&self.state);
-            if state.buffer.is_some() { std::mem::take(&mut state.operands) } else { Operands::new() }
-        };
+        let mut operands = lock(&self.operands);
+        let dropped = if self.is_realised() { std::mem::take(&mut *operands) } else { Operands::new() };
+        drop(operands);
         drop(dropped);
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.operands.is_empty() {
+        let operands = self.operands.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if operands.is_empty() {
             return;
         }
-        let mut stack: Vec<NodeRef> = std::mem::take(&mut state.operands).into_vec();
+        let mut stack: Vec<NodeRef> = std::mem::take(operands).into_vec();
         while let Some(node) = stack.pop() {
             if let Some(mut inner) = Arc::into_inner(node) {
-                let state = inner.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-                stack.extend(std::mem::take(&mut state.operands));
+                let operands = inner.operands.get_mut().unwrap_or_else(PoisonError::into_inner);
+                stack.extend(std::mem::take(operands));
             }
         }
     }

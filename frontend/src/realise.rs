@@ -10,7 +10,7 @@ use crate::session::{self, Session};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Outputs};
 use torsh_ir::op::{Kind, View};
 use torsh_ir::{AttrsExt, Error, ErrorKind, Graph, NodeId, Result};
 
@@ -73,7 +73,7 @@ pub fn nodes(roots: &[NodeRef]) -> Result<()> {
     Ok(())
 }
 
-fn run(session: &Session, graph: Graph, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
+fn run(session: &Session, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outputs> {
     let count = graph.outputs().len();
     let compiled = session.executable(graph, Vec::new())?;
     let buffers = compiled.exe.run(inputs)?;

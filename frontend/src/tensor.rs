@@ -12,7 +12,8 @@ use crate::ops;
 use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+use torsh_ir::exec::BufferRef;
 use torsh_ir::{DType, Error, Result, Shape, Type};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -78,9 +79,10 @@ impl Tensor {
 
     fn make(node: NodeRef, view: Option<Arc<ViewOf>>, seen: u64, weak: bool) -> Tensor {
         let pending = !node.is_realised();
-        let state = State { node, version: tick(), view, seen, slot: None };
-        let tensor = Tensor(Arc::new(Impl { id: tick(), trace: trace::active(), weak, state: Mutex::new(state) }));
-        if trace::active() != 0 {
+        let (now, active) = (tick(), trace::active());
+        let state = State { node, version: now, view, seen, slot: None };
+        let tensor = Tensor(Arc::new(Impl { id: now, trace: active, weak, state: Mutex::new(state) }));
+        if active != 0 {
             trace::born(&tensor);
         } else if pending {
             live::register(&tensor);
@@ -111,6 +113,41 @@ impl Tensor {
     /// Locks the real state, past any overlay.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
+    }
+
+    /// The same, unless somebody else has it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.0.state.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The buffer of a tensor that is realised. Not for use in a trace.
+    pub(crate) fn ready(&self) -> Option<BufferRef> {
+        let state = self.lock();
+        if state.view.is_none() {
+            return state.node.buffer();
+        }
+        drop(state);
+        self.node().buffer()
+    }
+    /// True for a base that is realised, past any overlay.
+    pub(crate) fn is_ready(&self) -> bool {
+        let state = self.lock();
+        state.view.is_none() && state.node.is_realised()
+    }
+
+    /// Whether the tensor has this type and takes part in gradients as stated. Not for use in a trace.
+    pub fn is_like(&self, ty: &Type, grad: bool) -> bool {
+        let like = |node: &NodeRef| node.requires_grad() == grad && node.ty == *ty;
+        let state = self.lock();
+        if state.view.is_none() {
+            return like(&state.node);
+        }
+        drop(state);
+        like(&self.node())
     }
 
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {

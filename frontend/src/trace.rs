@@ -424,14 +424,6 @@ pub fn abort() {
     drop(trace);
 }
 
-/// The tensor at this leaf.
-pub(crate) fn tensor(leaves: &[Leaf], i: usize) -> Option<&Tensor> {
-    match leaves.get(i) {
-        Some(Leaf::Tensor(t)) => Some(t),
-        _ => None,
-    }
-}
-
 /// The buffer of a tensor, which is realised if need be.
 pub(crate) fn buffer_of(t: &Tensor) -> Result<BufferRef> {
     let node = t.node();

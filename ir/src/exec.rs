@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::program::Program;
 use crate::shape::Type;
+use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -41,6 +42,9 @@ pub trait Buffer: Any + Send + Sync {
 
 /// A shared buffer. A buffer is never written while a second reference to it exists.
 pub type BufferRef = Arc<dyn Buffer>;
+
+/// What a run returns: one buffer per output.
+pub type Outputs = SmallVec<[BufferRef; 4]>;
 
 /// What code is generated for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -122,6 +126,11 @@ pub trait Executable: Send + Sync {
     fn code_bytes(&self) -> usize;
     /// Seconds that code generation took.
     fn codegen_seconds(&self) -> f64;
+    /// Nanoseconds that a run takes on the calling thread, roughly; infinite when nobody knows. A caller may
+    /// keep its own locks during a short run.
+    fn cost_ns(&self) -> f64 {
+        f64::INFINITY
+    }
     /// Text of the generated code, for `TORSH_DUMP` and `explain()`.
     fn listing(&self) -> String;
     /// How each step runs; empty where nothing is known.
@@ -131,5 +140,5 @@ pub trait Executable: Send + Sync {
     /// Runs on one buffer per input, in order, and returns one buffer per output. A donated input is
     /// written in place when `inputs` holds its only reference; then that entry is left holding the
     /// output. On error nothing in `inputs` has been changed.
-    fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>>;
+    fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs>;
 }

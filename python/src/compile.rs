@@ -2,21 +2,24 @@
 
 use crate::errors::{OrRaise, guarded, outside};
 use crate::guard::Guards;
-use crate::signature::{Leaves, Spec, Why, describe, fits, rebuild};
+use crate::signature::{Given, Leaves, Spec, Why, describe, fits, fits_tuple, rebuild};
 use crate::tensor::{PyTensor, wrap};
 use crate::{convert, source};
 use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use torsh_frontend::compiled::{Ended, Program, Returned, finish};
-use torsh_frontend::trace::{self, Break, Leaf};
+use torsh_frontend::compiled::{Args, Ended, Program, Results, Returned, finish};
+use torsh_frontend::trace::{self, Break};
 use torsh_frontend::{Tensor, mode};
 use torsh_ir::Loc;
 use torsh_ir::program::StepOp;
 
+/// A program that takes less runs with the GIL held: giving it up and taking it again costs a good part of that.
+const SHORT_NS: f64 = 10_000.0;
 /// Programs kept per function; the least recently used goes first.
 const MAX_ENTRIES: usize = 64;
 /// Traces of one signature that may leave tensors behind before that is taken as the function's way.
@@ -111,8 +114,10 @@ pub struct CompiledFunction {
     function: Py<PyAny>,
     fullgraph: bool,
     name: String,
-    entries: Mutex<Vec<Arc<Entry>>>,
-    hits: AtomicU64,
+    // Replaced as a whole, so that a call walks it without holding the lock.
+    entries: Mutex<Arc<Vec<Arc<Entry>>>>,
+    // Hits of programs that are gone.
+    past_hits: AtomicU64,
     misses: AtomicU64,
     evictions: AtomicU64,
     unsettled: AtomicU64,
@@ -134,7 +139,7 @@ impl CompiledFunction {
             fullgraph,
             name: name.unwrap_or(own),
             entries: Mutex::default(),
-            hits: AtomicU64::new(0),
+            past_hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),
@@ -178,20 +183,23 @@ impl CompiledFunction {
             return self.function.bind(py).call(args, kwargs);
         }
         let grad = mode::grad_enabled();
-        let count = self.lock().len();
-        for i in 0..count {
-            let Some(entry) = self.lock().get(i).cloned() else { break };
+        let entries = self.lock().clone();
+        for (i, entry) in entries.iter().enumerate() {
             let mut leaves = Leaves::default();
             if entry.grad != grad || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent()) {
                 continue;
             }
-            self.hits.fetch_add(1, Ordering::Relaxed);
-            entry.hits.fetch_add(1, Ordering::Relaxed);
-            if i > 0 && !entry.wide {
-                self.to_front(&entry);
+            // No other thread counts: this one has the GIL.
+            entry.hits.store(entry.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            if i == 0 || entry.wide {
+                return self.replay(py, entry, args, kwargs, &leaves);
             }
-            return self.replay(py, &entry, args, kwargs, leaves);
+            let entry = entry.clone();
+            drop(entries);
+            self.to_front(&entry);
+            return self.replay(py, &entry, args, kwargs, &leaves);
         }
+        drop(entries);
         self.miss(py, args, kwargs, grad)
     }
 
@@ -199,16 +207,18 @@ impl CompiledFunction {
     fn clear_cache(&self) {
         // Dropping runs Python code, which may come back here: the lock is gone by then.
         let old = std::mem::take(&mut *self.lock());
+        self.retire(&old);
         drop(old);
     }
 
     /// Figures, as a dict.
     fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let d = PyDict::new(py);
-        d.set_item("hits", self.hits.load(Ordering::Relaxed))?;
+        let entries = self.lock().clone();
+        let hits: u64 = entries.iter().map(|e| e.hits.load(Ordering::Relaxed)).sum();
+        d.set_item("hits", hits + self.past_hits.load(Ordering::Relaxed))?;
         d.set_item("misses", self.misses.load(Ordering::Relaxed))?;
         d.set_item("evictions", self.evictions.load(Ordering::Relaxed))?;
-        let entries = self.lock().clone();
         d.set_item("entries", entries.len())?;
         let bytes: usize = entries
             .iter()
@@ -226,7 +236,7 @@ impl CompiledFunction {
         d.set_item("cache", self.cache_info(py)?)?;
         let list = PyList::empty(py);
         let entries = self.lock().clone();
-        for entry in &entries {
+        for entry in entries.iter() {
             list.append(entry.explain(py)?)?;
         }
         d.set_item("programs", list)?;
@@ -243,7 +253,8 @@ impl Entry {
         leaves: &mut Leaves,
         why: &mut Why,
     ) -> bool {
-        if !fits(&self.args, args.as_any(), leaves, why) {
+        let Spec::Tuple(_, specs) = &self.args else { return false };
+        if !fits_tuple(specs, args, leaves, why) {
             return false;
         }
         let kwargs_fit = match (kwargs, &self.kwargs) {
@@ -268,7 +279,7 @@ impl Entry {
                         return why.no(|| format!("the captured value {key} changed"));
                     }
                 }
-                match program.mismatch(&leaves.values) {
+                match program.mismatch(leaves) {
                     Some(text) => why.no(|| text.to_string()),
                     None => true,
                 }
@@ -340,14 +351,20 @@ impl Entry {
 }
 
 impl CompiledFunction {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Entry>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Vec<Arc<Entry>>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Keeps the hits of programs that go.
+    fn retire(&self, entries: &[Arc<Entry>]) {
+        let hits = entries.iter().map(|e| e.hits.load(Ordering::Relaxed)).sum();
+        self.past_hits.fetch_add(hits, Ordering::Relaxed);
     }
 
     fn to_front(&self, entry: &Arc<Entry>) {
         let mut entries = self.lock();
         if let Some(i) = entries.iter().position(|e| Arc::ptr_eq(e, entry)) {
-            entries[..=i].rotate_right(1);
+            Arc::make_mut(&mut entries)[..=i].rotate_right(1);
         }
     }
 
@@ -357,24 +374,28 @@ impl CompiledFunction {
         entry: &Entry,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-        leaves: Leaves,
+        leaves: &Leaves,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Body::Program { program, floats, result, template, constants } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
         };
-        if program.aliases(&leaves.values) {
+        if program.aliases(leaves) {
             return self.function.bind(py).call(args, kwargs);
         }
-        let mut captured = Vec::with_capacity(floats.len());
+        let mut captured: SmallVec<[f64; 8]> = SmallVec::new();
         for (dict, key, _) in floats {
             captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
         }
-        let run = {
-            let values = &leaves.values;
-            move || program.run(values, &captured)
+        let at_once = if program.cost_ns() < SHORT_NS {
+            guarded(|| program.run_at_once(leaves, &captured)).or_raise()?
+        } else {
+            None
         };
-        let returned = outside(py, run)?;
-        assemble(py, returned, result, template.bind(py), constants, &leaves.objects)
+        let returned = match at_once {
+            Some(returned) => returned,
+            None => outside(py, || program.run(leaves, &captured))?,
+        };
+        assemble(py, returned, result, template.bind(py), constants, leaves)
     }
 
     fn reason(
@@ -426,7 +447,7 @@ impl CompiledFunction {
             }));
             return self.function.bind(py).call(args, Some(kwargs));
         }
-        let proxies = guarded(|| trace::start(&leaves.values, self.fullgraph)).or_raise()?;
+        let proxies = guarded(|| trace::start(&leaves.values(), self.fullgraph)).or_raise()?;
         FLOATS.with(|f| f.borrow_mut().clear());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
         let floats = FLOATS.with(|f| std::mem::take(&mut *f.borrow_mut()));
@@ -438,11 +459,7 @@ impl CompiledFunction {
                 return Err(e);
             }
         };
-        let handles: Vec<Tensor> = tensors
-            .values
-            .iter()
-            .filter_map(|l| if let Leaf::Tensor(t) = l { Some(t.clone()) } else { None })
-            .collect();
+        let handles: Vec<Tensor> = tensors.iter().filter_map(|l| l.tensor().cloned()).collect();
         let ended = outside(py, || finish(&handles));
         let ended = match ended {
             Ok(ended) => ended,
@@ -473,20 +490,16 @@ impl CompiledFunction {
             }
             Ended::Program(program) => Arc::new(*program),
         };
-        if program.aliases(&leaves.values) {
+        if program.aliases(&leaves) {
             // Rare, and a program would not see the overlap.
             return self.function.bind(py).call(args, Some(kwargs));
         }
         let mut next = 0;
-        args_spec.specialise(program.specialised(), &leaves.values, &mut next);
-        kwargs_spec.specialise(program.specialised(), &leaves.values, &mut next);
+        args_spec.specialise(program.specialised(), &leaves, &mut next);
+        kwargs_spec.specialise(program.specialised(), &leaves, &mut next);
         let fixed = program.specialised_on_captured();
-        let constants = tensors
-            .values
-            .iter()
-            .zip(&tensors.objects)
-            .map(|(l, o)| if matches!(l, Leaf::Tensor(_)) { None } else { Some(o.clone_ref(py)) })
-            .collect();
+        let constants =
+            tensors.iter().map(|l| if let Given::Float(_, o) = l { Some(o.clone_ref(py)) } else { None }).collect();
         // Tensors left behind in Python objects mean that the next call may take another path.
         let settled = program.escaped() == 0 || self.unsettled.fetch_add(1, Ordering::Relaxed) >= MAX_UNSETTLED;
         let body = Body::Program {
@@ -512,7 +525,7 @@ impl CompiledFunction {
             seconds,
             wide: false,
         });
-        let out = self.replay(py, &entry, args, Some(kwargs), leaves)?;
+        let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
         if settled {
             self.keep(entry);
         }
@@ -532,10 +545,10 @@ impl CompiledFunction {
         proxies: &[Option<Tensor>],
     ) -> PyResult<(Bound<'py, PyAny>, Spec, Leaves, Guards)> {
         let mut stand_ins = Vec::with_capacity(proxies.len());
-        for (proxy, object) in proxies.iter().zip(&leaves.objects) {
+        for (proxy, given) in proxies.iter().zip(leaves.iter()) {
             stand_ins.push(match proxy {
                 Some(t) => wrap(py, t.clone())?.into_bound(py).into_any(),
-                None => object.bind(py).clone(),
+                None => given.object(py).clone(),
             });
         }
         let mut stand_ins = stand_ins.into_iter();
@@ -551,13 +564,15 @@ impl CompiledFunction {
     }
 
     fn keep(&self, entry: Arc<Entry>) {
-        let mut entries = self.lock();
+        let mut guard = self.lock();
+        let entries = Arc::make_mut(&mut guard);
         // A signature that runs lazily whatever its values are comes after those that have programs.
         let at = if entry.wide { entries.len() } else { 0 };
         entries.insert(at, entry);
         let evicted = if entries.len() > MAX_ENTRIES { Some(entries.remove(MAX_ENTRIES - at.min(1))) } else { None };
-        drop(entries);
-        if evicted.is_some() {
+        drop(guard);
+        if let Some(evicted) = evicted {
+            self.retire(&[evicted]);
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -622,30 +637,31 @@ impl CompiledFunction {
 // Builds the Python result of a run.
 fn assemble<'py>(
     py: Python<'py>,
-    returned: Vec<Returned>,
+    returned: Results,
     spec: &Spec,
     template: &Bound<'py, PyAny>,
     constants: &[Option<Py<PyAny>>],
-    args: &[Py<PyAny>],
+    args: &Leaves,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
     let mut originals = Leaves::default();
     let mut returned = returned.into_iter();
-    let mut objects: Vec<Bound<'py, PyAny>> = Vec::with_capacity(constants.len());
+    let mut objects: SmallVec<[Bound<'py, PyAny>; 4]> = SmallVec::with_capacity(constants.len());
     for (i, constant) in constants.iter().enumerate() {
         if let Some(c) = constant {
             objects.push(c.bind(py).clone());
             continue;
         }
+        let missing = || pyo3::exceptions::PyRuntimeError::new_err("a result is missing");
         objects.push(match returned.next() {
             Some(Returned::New(t)) => wrap(py, t)?.into_bound(py).into_any(),
-            Some(Returned::Arg(leaf)) => args[leaf].bind(py).clone(),
+            Some(Returned::Arg(leaf)) => args.object(py, leaf).ok_or_else(missing)?.clone(),
             Some(Returned::Handle(t)) => {
                 // The function returned this very object.
-                if originals.objects.is_empty() {
+                if originals.iter().len() == 0 {
                     describe(template, &mut originals, 0)?;
                 }
-                let object = originals.objects[i].bind(py).clone();
+                let object = originals.object(py, i).ok_or_else(missing)?.clone();
                 let own = object.cast::<PyTensor>().is_ok_and(|o| o.get().t.same(&t));
                 if own {
                     object
@@ -657,7 +673,7 @@ fn assemble<'py>(
                     o
                 }
             }
-            None => return Err(pyo3::exceptions::PyRuntimeError::new_err("a result is missing")),
+            None => return Err(missing()),
         });
     }
     if let Spec::Tensor { .. } = spec {
@@ -674,16 +690,12 @@ fn unproxied<'py>(
     found: &Leaves,
     args: &Leaves,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut objects = Vec::with_capacity(found.objects.len());
-    for (leaf, object) in found.values.iter().zip(&found.objects) {
-        let original = match leaf {
-            Leaf::Tensor(t) => args.values.iter().zip(&args.objects).find_map(|(a, o)| match a {
-                Leaf::Tensor(a) if t.is_alias_of(a) => Some(o.bind(py).clone()),
-                _ => None,
-            }),
-            _ => None,
-        };
-        objects.push(original.unwrap_or_else(|| object.bind(py).clone()));
+    let mut objects = Vec::with_capacity(found.count());
+    for given in found.iter() {
+        let original = given.tensor().and_then(|t| {
+            args.iter().find(|a| a.tensor().is_some_and(|a| t.is_alias_of(a))).map(|a| a.object(py).clone())
+        });
+        objects.push(original.unwrap_or_else(|| given.object(py).clone()));
     }
     rebuild(spec, &result, &mut objects.into_iter())
 }

@@ -365,7 +365,7 @@ pub fn settle(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     let loc = torsh_frontend::mode::loc();
-    let result = py.detach(|| crate::errors::guarded(torsh_frontend::realise::flush));
+    let result = py.detach(|| crate::fork::inside(|| crate::errors::guarded(torsh_frontend::realise::flush)));
     torsh_frontend::mode::set_loc(loc);
     match result {
         Err(e) if e.kind() == torsh_ir::ErrorKind::Interrupted => Err(crate::errors::raise(py, &e)),

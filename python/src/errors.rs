@@ -139,7 +139,7 @@ impl<T> OrRaise<T> for torsh_ir::Result<T> {
 /// Runs `f` without the GIL. A panic becomes an internal error, and Ctrl-C is looked for afterwards.
 pub fn outside<T: Send>(py: Python<'_>, f: impl FnOnce() -> torsh_ir::Result<T> + Send) -> PyResult<T> {
     let loc = torsh_frontend::mode::loc();
-    let result = py.detach(|| guarded(f));
+    let result = py.detach(|| crate::fork::inside(|| guarded(f)));
     torsh_frontend::mode::set_loc(loc);
     let value = result.map_err(|e| raise(py, &e))?;
     py.check_signals()?;

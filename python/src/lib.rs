@@ -9,6 +9,7 @@ mod dlpack;
 mod dtype;
 mod errors;
 mod executor;
+mod fork;
 mod functions;
 mod guard;
 mod index;
@@ -38,5 +39,6 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     compile::register(m)?;
     dlpack::register(m)?;
     support::register(m)?;
+    fork::register(m)?;
     Ok(())
 }

@@ -4,6 +4,9 @@ use crate::functions::is_plain;
 use crate::tensor::PyTensor;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyList, PyTuple};
+use smallvec::SmallVec;
+use torsh_frontend::Tensor;
+use torsh_frontend::compiled::Args;
 use torsh_frontend::trace::Leaf;
 use torsh_ir::Type;
 
@@ -30,31 +33,79 @@ pub enum Spec {
     Dict(Vec<(Py<PyAny>, Spec)>),
 }
 
-/// The leaves of a call, in the order of the tree; `objects[i]` is the Python object of leaf i.
-#[derive(Default)]
-pub struct Leaves {
-    /// Tensors and floats.
-    pub values: Vec<Leaf>,
-    /// Their objects.
-    pub objects: Vec<Py<PyAny>>,
+/// A leaf of a call.
+pub enum Given {
+    /// A tensor.
+    Tensor(Py<PyTensor>),
+    /// A float and its object.
+    Float(f64, Py<PyAny>),
 }
 
+/// The leaves of a call, in the order of the tree. They hold the objects: a call runs without the GIL, and what it
+/// was given may change meanwhile.
+#[derive(Default)]
+pub struct Leaves(SmallVec<[Given; 8]>);
+
 impl Leaves {
-    fn push(&mut self, leaf: Leaf, object: &Bound<'_, PyAny>) {
-        self.values.push(leaf);
-        self.objects.push(object.clone().unbind());
+    /// In order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Given> {
+        self.0.iter()
+    }
+    /// The object of a leaf.
+    pub fn object<'py>(&self, py: Python<'py>, leaf: usize) -> Option<&Bound<'py, PyAny>> {
+        self.0.get(leaf).map(|given| given.object(py))
+    }
+    /// As the front knows them.
+    pub fn values(&self) -> Vec<Leaf> {
+        let value = |given: &Given| match given {
+            Given::Tensor(t) => Leaf::Tensor(t.get().t.clone()),
+            Given::Float(x, _) => Leaf::Float(*x),
+        };
+        self.iter().map(value).collect()
+    }
+}
+
+impl Given {
+    /// Its object.
+    pub fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        match self {
+            Given::Tensor(t) => t.bind(py).as_any(),
+            Given::Float(_, object) => object.bind(py),
+        }
+    }
+    /// The tensor.
+    pub fn tensor(&self) -> Option<&Tensor> {
+        match self {
+            Given::Tensor(t) => Some(&t.get().t),
+            Given::Float(..) => None,
+        }
+    }
+}
+
+impl Args for Leaves {
+    fn tensor(&self, leaf: usize) -> Option<&Tensor> {
+        self.0.get(leaf).and_then(Given::tensor)
+    }
+    fn float(&self, leaf: usize) -> Option<f64> {
+        match self.0.get(leaf) {
+            Some(Given::Float(x, _)) => Some(*x),
+            _ => None,
+        }
+    }
+    fn count(&self) -> usize {
+        self.0.len()
     }
 }
 
 /// Builds the signature of an object and lists its leaves.
 pub fn describe(obj: &Bound<'_, PyAny>, leaves: &mut Leaves, depth: usize) -> PyResult<Spec> {
     if let Ok(t) = obj.cast::<PyTensor>() {
+        leaves.0.push(Given::Tensor(t.clone().unbind()));
         let t = &t.get().t;
-        leaves.push(Leaf::Tensor(t.clone()), obj);
         return Ok(Spec::Tensor { ty: t.ty(), grad: t.requires_grad() });
     }
     if obj.is_exact_instance_of::<PyFloat>() {
-        leaves.push(Leaf::Float(obj.extract()?), obj);
+        leaves.0.push(Given::Float(obj.extract()?, obj.clone().unbind()));
         return Ok(Spec::Float(None));
     }
     if is_plain(obj) {
@@ -140,15 +191,14 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
             let Ok(t) = obj.cast::<PyTensor>() else {
                 return why.no(|| format!("argument was a tensor {ty}, now is no tensor"));
             };
-            let t = &t.get().t;
-            let node = t.node();
-            if node.ty != *ty {
-                return why.no(|| format!("a tensor argument was {ty}, now is {}", node.ty));
+            if !t.get().t.is_like(ty, *grad) {
+                let now = t.get().t.ty();
+                return why.no(|| match now == *ty {
+                    true => format!("a tensor argument changed requires_grad to {}", !grad),
+                    false => format!("a tensor argument was {ty}, now is {now}"),
+                });
             }
-            if node.requires_grad() != *grad {
-                return why.no(|| format!("a tensor argument changed requires_grad to {}", !grad));
-            }
-            leaves.push(Leaf::Tensor(t.clone()), obj);
+            leaves.0.push(Given::Tensor(t.clone().unbind()));
             true
         }
         Spec::Float(value) => {
@@ -159,7 +209,7 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
             if value.is_some_and(|v| v.to_bits() != x.to_bits()) {
                 return why.no(|| format!("a float argument whose value the trace needed is now {x}"));
             }
-            leaves.push(Leaf::Float(x), obj);
+            leaves.0.push(Given::Float(x, obj.clone().unbind()));
             true
         }
         Spec::Plain(value) => {
@@ -177,10 +227,13 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
             all(items, leaves, why)
         }
         Spec::Tuple(class, items) => {
-            if !obj.get_type().is(class.bind(py)) {
+            if obj.get_type_ptr().cast() != class.as_ptr() {
                 return why.no(|| "a tuple argument changed its class".into());
             }
-            all(items, leaves, why)
+            match obj.cast::<PyTuple>() {
+                Ok(tuple) => fits_tuple(items, tuple, leaves, why),
+                Err(_) => false,
+            }
         }
         Spec::Dict(items) => {
             let Ok(dict) = obj.cast_exact::<PyDict>() else {
@@ -194,6 +247,14 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
                 || why.no(|| "a dict argument changed".into())
         }
     }
+}
+
+/// Whether the objects of a tuple fit.
+pub fn fits_tuple(specs: &[Spec], tuple: &Bound<'_, PyTuple>, leaves: &mut Leaves, why: &mut Why) -> bool {
+    if tuple.len() != specs.len() {
+        return why.no(|| "a container changed its length".into());
+    }
+    tuple.iter_borrowed().zip(specs).all(|(o, s)| fits(s, &o, leaves, why))
 }
 
 // What `describe` takes for a plain value or an object.
@@ -251,14 +312,12 @@ impl Spec {
     }
 
     /// Fixes the floats at these leaves to their values.
-    pub fn specialise(&mut self, wanted: &[usize], leaves: &[Leaf], next: &mut usize) {
+    pub fn specialise(&mut self, wanted: &[usize], leaves: &Leaves, next: &mut usize) {
         match self {
             Spec::Tensor { .. } => *next += 1,
             Spec::Float(value) => {
-                if wanted.contains(next)
-                    && let Some(Leaf::Float(x)) = leaves.get(*next)
-                {
-                    *value = Some(*x);
+                if wanted.contains(next) {
+                    *value = leaves.float(*next);
                 }
                 *next += 1;
             }

@@ -9,8 +9,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use torsh_ir::Loc;
 
-// A code object and its file; no file: torsh's own.
-type Code = (Py<PyAny>, Option<Arc<str>>);
+// A code object, its file (none: torsh's own), and the lines of instructions that have been asked for: finding one
+// in the code's table takes as long as the function is.
+struct Code {
+    #[allow(dead_code, reason = "held so that its address stays its own")]
+    code: Py<PyAny>,
+    file: Option<Arc<str>>,
+    lines: HashMap<i64, u32>,
+}
 
 thread_local! {
     // Code objects seen on this thread, kept alive so that an address stays theirs.
@@ -38,10 +44,8 @@ pub fn here(py: Python<'_>) -> Option<Loc> {
     // SAFETY: the GIL is held; the frame is a borrowed reference that is turned into an owned one at once.
     let mut frame = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }?;
     for _ in 0..MAX_DEPTH {
-        if let Some(file) = file_of(py, &frame) {
-            // SAFETY: `frame` is a live frame object and the GIL is held.
-            let line = unsafe { ffi::PyFrame_GetLineNumber(frame.as_ptr().cast()) };
-            return Some(Loc { file, line: u32::try_from(line).unwrap_or(0) });
+        if let Some((key, file)) = file_of(py, &frame) {
+            return Some(Loc { file, line: line_of(&frame, key) });
         }
         frame = frame.getattr(pyo3::intern!(py, "f_back")).ok()?;
         if frame.is_none() {
@@ -51,12 +55,29 @@ pub fn here(py: Python<'_>) -> Option<Loc> {
     None
 }
 
-fn file_of(py: Python<'_>, frame: &Bound<'_, PyAny>) -> Option<Arc<str>> {
+fn line_of(frame: &Bound<'_, PyAny>, key: usize) -> u32 {
+    let at: Option<i64> =
+        frame.getattr(pyo3::intern!(frame.py(), "f_lasti")).ok().and_then(|at| at.extract().ok()).filter(|&at| at >= 0);
+    let known = |at: i64| CODES.with(|c| c.borrow().get(&key).and_then(|code| code.lines.get(&at).copied()));
+    if let Some(line) = at.and_then(known) {
+        return line;
+    }
+    // SAFETY: `frame` is a live frame object and the GIL is held.
+    let line = unsafe { ffi::PyFrame_GetLineNumber(frame.as_ptr().cast()) };
+    let line = u32::try_from(line).unwrap_or(0);
+    if let Some(at) = at {
+        CODES.with(|c| c.borrow_mut().get_mut(&key).and_then(|code| code.lines.insert(at, line)));
+    }
+    line
+}
+
+// The number under which the frame's code is known, and its file.
+fn file_of(py: Python<'_>, frame: &Bound<'_, PyAny>) -> Option<(usize, Arc<str>)> {
     // SAFETY: `frame` is a live frame object, the GIL is held, and the result is a new reference.
     let code = unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyFrame_GetCode(frame.as_ptr().cast()).cast()) }?;
     let key = code.as_ptr() as usize;
-    if let Some(found) = CODES.with(|c| c.borrow().get(&key).map(|(_, f)| f.clone())) {
-        return found;
+    if let Some(found) = CODES.with(|c| c.borrow().get(&key).map(|code| code.file.clone())) {
+        return found.map(|file| (key, file));
     }
     let name = code.getattr(pyo3::intern!(py, "co_filename")).ok()?;
     let name = name.cast::<PyString>().ok()?.to_str().ok()?;
@@ -67,9 +88,9 @@ fn file_of(py: Python<'_>, frame: &Bound<'_, PyAny>) -> Option<Arc<str>> {
         if codes.len() >= MAX_CODES {
             codes.clear();
         }
-        codes.insert(key, (code.unbind(), file.clone()));
+        codes.insert(key, Code { code: code.unbind(), file: file.clone(), lines: HashMap::new() });
     });
-    file
+    file.map(|file| (key, file))
 }
 
 /// Notes the user's line for the operations that follow.

@@ -7,6 +7,7 @@
 //! binds buffers to memory; then it runs the steps. A donated input is overwritten in place only if `run`
 //! holds its only reference and no later step can fail: on error the inputs are as they were.
 
+use crate::bind::{Binding, Memory, Spans};
 use crate::executor::{Shared, interrupted};
 use crate::lib_calls::{self, Epilogue, Means, Par};
 use crate::memory::{CpuBuffer, Loan};
@@ -14,12 +15,13 @@ use crate::sys::call::{KernelFn, Part, Span, View, views};
 use crate::sys::jit::{self, Code};
 use crate::sys::slices::elements_mut;
 use crate::units::{self, OnRows, Unit};
+use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::{Level, Options};
-use torsh_ir::exec::{BufferRef, Executable, StepDetail};
+use torsh_ir::exec::{BufferRef, Executable, Outputs, StepDetail};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
@@ -40,6 +42,10 @@ const LONG_NS: f64 = 1_000_000.0;
 const LONG_PRODUCT: usize = 10_000_000;
 const LONG_CALL_BYTES: usize = 1 << 20;
 
+/// For the cost of a run: multiplications in a nanosecond, and nanoseconds for a byte of a library call.
+const PRODUCTS_PER_NS: f64 = 4.0;
+const CALL_NS_PER_BYTE: f64 = 2.0;
+
 /// A step, resolved.
 enum Action {
     Kernel { kernel: usize, args: Vec<BufId> },
@@ -54,17 +60,15 @@ pub(crate) struct CpuExecutable {
     code: Code,
     kernels: Vec<(Arc<Kernel>, Options)>,
     actions: Vec<Action>,
-    /// By buffer.
-    constants: Vec<Option<Arc<CpuBuffer>>>,
     constant_bytes: usize,
-    /// Per input: the first step that overwrites it, if donated.
-    first_write: Vec<Option<usize>>,
-    /// What a run needs, for the number of threads that the last run had.
-    sizing: Mutex<Arc<Sizing>>,
+    binding: Binding,
+    /// What a run takes on one thread, in nanoseconds.
+    cost_ns: f64,
+    /// What a run on as many threads as there were at load time needs, and one on another number of them.
+    sizing: Sizing,
+    other_sizing: Mutex<Option<Arc<Sizing>>>,
     /// The program takes long enough to ask for interrupts.
     interruptible: bool,
-    /// The last step that can fail.
-    last_fallible: Option<usize>,
     seconds: f64,
 }
 
@@ -90,10 +94,11 @@ impl CpuExecutable {
                 constants[i] = Some(Arc::new(copy));
             }
         }
-        let first_write = first_writes(&program);
         let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
+        let binding = Binding::new(&program, &constants, first_writes(&program), last_fallible)?;
         let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), &shared);
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());
+        let cost_ns = cost_ns(&program, &actions, code.kernels());
         let seconds = start.elapsed().as_secs_f64();
         if env::log().time {
             let (n, bytes) = (kernels.len(), code.bytes());
@@ -105,11 +110,11 @@ impl CpuExecutable {
             code,
             kernels,
             actions,
-            constants,
             constant_bytes,
-            first_write,
-            last_fallible,
-            sizing: Mutex::new(Arc::new(sizing)),
+            binding,
+            cost_ns,
+            sizing,
+            other_sizing: Mutex::new(None),
             interruptible,
             seconds,
         })
@@ -158,7 +163,7 @@ fn first_writes(program: &Program) -> Vec<Option<usize>> {
             }
         }
     }
-    first
+    if first.iter().all(Option::is_none) { Vec::new() } else { first }
 }
 
 /// The distinct kernels of a program, and its steps over them.
@@ -234,11 +239,11 @@ fn share_memory(program: &Program, a: BufId, b: BufId) -> bool {
 struct Run<'a> {
     exe: &'a CpuExecutable,
     /// Memory of every buffer of the program.
-    spans: Vec<Span>,
+    spans: &'a [Span],
     scratch: Span,
     sizing: &'a Sizing,
     /// Scratch memory of products.
-    packed: Mutex<Loan>,
+    packed: Mutex<Option<Loan>>,
 }
 
 /// Slices of scratch memory that an attention needs, and bytes of each, so that the next one is aligned too.
@@ -321,6 +326,20 @@ fn scratch_each(kernel: &KernelFn) -> usize {
     kernel.info().scratch_bytes.next_multiple_of(64)
 }
 
+/// What a run takes on one thread, roughly.
+fn cost_ns(program: &Program, actions: &[Action], kernels: &[KernelFn]) -> f64 {
+    let bytes = |b: &BufId| program.buffers[b.0 as usize].ty.nbytes() as f64;
+    let cost = |action: &Action| match action {
+        Action::Kernel { kernel, .. } => kernels[*kernel].info().cost_ns,
+        Action::Dot(dot) => {
+            let one = dot.m as f64 * dot.n as f64 * dot.k as f64;
+            one * dot.batch.iter().map(|&b| b as f64).product::<f64>() / PRODUCTS_PER_NS
+        }
+        Action::Lib { args, out, .. } => args.iter().chain([out]).map(bytes).sum::<f64>() * CALL_NS_PER_BYTE,
+    };
+    actions.iter().map(cost).sum()
+}
+
 /// Whether a program is worth asking for interrupts though it has few steps.
 fn takes_long(program: &Program, kernels: &[KernelFn]) -> bool {
     kernels.iter().map(|k| k.info().cost_ns).sum::<f64>() > LONG_NS
@@ -354,7 +373,14 @@ impl Executable for CpuExecutable {
     }
 
     fn details(&self) -> Vec<StepDetail> {
-        let sizing = self.sizing(self.shared.threads.count());
+        let other;
+        let sizing = match self.other_sizing(self.shared.threads.count()) {
+            None => &self.sizing,
+            Some(found) => {
+                other = found;
+                &*other
+            }
+        };
         let mut details = Vec::with_capacity(self.actions.len());
         for (unit, spread) in sizing.units.iter().enumerate() {
             let together = spread.unit.name();
@@ -379,31 +405,42 @@ impl Executable for CpuExecutable {
         details
     }
 
-    fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
-        self.check_inputs(inputs)?;
-        let held = self.hold_inputs(inputs)?;
-        let in_place = self.in_place(inputs);
-        let made = self.allocate(&held, &in_place)?;
+    fn cost_ns(&self) -> f64 {
+        self.cost_ns
+    }
+
+    fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
         let threads = self.shared.threads.count();
-        let sizing = &*self.sizing(threads);
-        let pool = &self.shared.pool;
-        let scratch = pool.take(sizing.scratch_bytes, &|| "scratch memory of a kernel".to_string())?;
-        let packed = pool.take(sizing.packed_bytes, &|| "scratch memory of a matrix product".to_string())?;
+        let other;
+        let sizing = match self.other_sizing(threads) {
+            None => &self.sizing,
+            Some(found) => {
+                other = found;
+                &*other
+            }
+        };
+        let (workspace, scratch_at) = self.workspace(sizing.scratch_bytes)?;
+        let packed = match sizing.packed_bytes {
+            0 => None,
+            bytes => Some(self.shared.pool.take(bytes, &|| "scratch memory of a matrix product".to_string())?),
+        };
         let packed = Mutex::new(packed);
-        let arena = pool.take(self.program.arena_bytes, &|| "the arena of a program".to_string())?;
-        let spans = self.bind(&held, &made, &in_place, &arena)?;
-        let run = Run { exe: self, spans, scratch: span(&scratch)?, sizing, packed };
-        let overwritten =
-            self.first_write.iter().zip(&in_place).filter_map(|(&first, &taken)| first.filter(|_| taken)).min();
+        let scratch = workspace.as_ref().and_then(Loan::span).unwrap_or_default();
+        let scratch = scratch.slice(scratch_at..scratch.len());
+        let scratch = scratch.ok_or_else(|| Error::internal("scratch memory outside of its block"))?;
+        let mut memory = Memory::default();
+        self.binding.bind(&self.program, &self.shared.pool, inputs, workspace.as_ref(), &mut memory)?;
+        let overwritten = self.binding.overwritten(&memory);
+        let run = Run { exe: self, spans: &memory.spans, scratch, sizing, packed };
         let mut log = env::log().steps.then(String::new);
         for spread in &sizing.units {
             let steps = spread.unit.steps();
             if self.interruptible && overwritten.is_none_or(|first| steps.start <= first) && interrupted() {
                 return Err(Error::new(ErrorKind::Interrupted, "interrupted between kernels"));
             }
-            let start = Instant::now();
+            let start = log.as_ref().map(|_| Instant::now());
             run.unit(spread).map_err(|e| self.blame(e, steps.start))?;
-            if let Some(log) = &mut log {
+            if let (Some(log), Some(start)) = (&mut log, start) {
                 self.log_unit(log, &spread.unit, start.elapsed().as_secs_f64());
             }
         }
@@ -411,25 +448,23 @@ impl Executable for CpuExecutable {
             let (steps, units) = (self.actions.len(), sizing.units.len());
             env::say(&format!("ran {steps} steps in {units} units on {threads} threads\n{log}"));
         }
-        self.outputs(inputs, &made, &in_place)
+        self.binding.outputs(inputs, &mut memory)
     }
 }
 
-fn span(loan: &Loan) -> Result<Span> {
-    loan.span().ok_or_else(|| Error::internal("a block of memory without memory"))
-}
-
-/// Memory made for a run, by buffer.
-type Made = Vec<Option<Arc<CpuBuffer>>>;
-
 impl CpuExecutable {
-    /// How runs on `threads` threads are spread.
-    fn sizing(&self, threads: usize) -> Arc<Sizing> {
-        let mut last = self.sizing.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.threads != threads {
-            *last = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, &self.shared));
+    /// How runs on `threads` threads are spread, where that is not the number at load time.
+    fn other_sizing(&self, threads: usize) -> Option<Arc<Sizing>> {
+        if self.sizing.threads == threads {
+            return None;
         }
-        last.clone()
+        let mut last = self.other_sizing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = last.as_ref().filter(|s| s.threads == threads) {
+            return Some(known.clone());
+        }
+        let new = Arc::new(Sizing::new(&self.program, &self.actions, self.code.kernels(), threads, &self.shared));
+        *last = Some(new.clone());
+        Some(new)
     }
 
     /// What a unit took and what it is, for the log.
@@ -458,131 +493,17 @@ impl CpuExecutable {
         e.with_loc(step.loc.clone())
     }
 
-    fn check_inputs(&self, inputs: &[BufferRef]) -> Result<()> {
-        let types = &self.program.inputs;
-        if types.len() != inputs.len() {
-            return Err(Error::internal(format!("{} inputs expected, got {}", types.len(), inputs.len())));
+    /// The arena of a run and scratch memory for its kernels behind it, in one block, and where scratch begins.
+    fn workspace(&self, scratch_bytes: usize) -> Result<(Option<Loan>, usize)> {
+        let at = self.binding.arena_end();
+        let total = at.and_then(|at| at.checked_add(scratch_bytes)).unwrap_or(usize::MAX);
+        if total == 0 {
+            return Ok((None, 0));
         }
-        for (i, (ty, buffer)) in types.iter().zip(inputs).enumerate() {
-            if buffer.nbytes() != ty.nbytes() {
-                let got = buffer.nbytes();
-                return Err(Error::internal(format!("input {i} of type {ty} takes {} bytes, got {got}", ty.nbytes())));
-            }
-        }
-        Ok(())
+        let arena = self.program.arena_bytes >= scratch_bytes;
+        let what = || if arena { "the arena of a program" } else { "scratch memory of a kernel" }.to_string();
+        Ok((Some(self.shared.pool.take(total, &what)?), at.unwrap_or(0)))
     }
-
-    /// The memory of every input; buffers of other executors are copied.
-    fn hold_inputs(&self, inputs: &[BufferRef]) -> Result<Vec<HeldInput>> {
-        let mut held = Vec::with_capacity(inputs.len());
-        for (buffer, ty) in inputs.iter().zip(&self.program.inputs) {
-            if let Some(own) = buffer.as_any().downcast_ref::<CpuBuffer>() {
-                let span = own.span().ok_or_else(|| Error::internal("an input without memory"))?;
-                held.push(HeldInput { span, copy: None });
-                continue;
-            }
-            let bytes = buffer.host_bytes().ok_or_else(|| Error::device("the CPU reads host memory only"))?;
-            let copy = CpuBuffer::copy(&self.shared.pool, bytes, &|| format!("a copy of an input of type {ty}"))?;
-            let span = copy.span().ok_or_else(|| Error::internal("an input without memory"))?;
-            held.push(HeldInput { span, copy: Some(copy) });
-        }
-        Ok(held)
-    }
-
-    /// The donated inputs that this run may overwrite.
-    fn in_place(&self, inputs: &mut [BufferRef]) -> Vec<bool> {
-        let taken = |(first, buffer): (&Option<usize>, &mut BufferRef)| {
-            let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
-            safe && buffer.as_any().is::<CpuBuffer>() && Arc::get_mut(buffer).is_some()
-        };
-        self.first_write.iter().zip(inputs).map(taken).collect()
-    }
-
-    /// Outputs, and copies of donated inputs that must not be overwritten.
-    fn allocate(&self, held: &[HeldInput], in_place: &[bool]) -> Result<Made> {
-        let mut made: Made = vec![None; self.program.buffers.len()];
-        let mut copies: HashMap<u32, Arc<CpuBuffer>> = HashMap::new();
-        for (i, buf) in self.program.buffers.iter().enumerate() {
-            let what = || format!("an output of type {}", buf.ty);
-            match buf.place {
-                Place::Output => {
-                    made[i] = Some(Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?));
-                }
-                Place::Donated(input) if !is_taken(in_place, input) => {
-                    let copy = match copies.get(&input) {
-                        Some(copy) => copy.clone(),
-                        None => {
-                            let copy = Arc::new(CpuBuffer::new(&self.shared.pool, buf.ty.nbytes(), &what)?);
-                            let from = held.get(input as usize).map(|h| h.span);
-                            let copied = copy.span().zip(from).is_some_and(|(to, from)| to.copy_from(&from));
-                            if !copied {
-                                return Err(Error::internal("a donated input of another size"));
-                            }
-                            copies.insert(input, copy.clone());
-                            copy
-                        }
-                    };
-                    made[i] = Some(copy);
-                }
-                Place::Input(_) | Place::Donated(_) | Place::Arena { .. } | Place::Const(_) => {}
-            }
-        }
-        Ok(made)
-    }
-
-    /// The memory of every buffer.
-    fn bind(&self, held: &[HeldInput], made: &Made, in_place: &[bool], arena: &Loan) -> Result<Vec<Span>> {
-        let arena = span(arena)?;
-        let mut spans = Vec::with_capacity(self.program.buffers.len());
-        for (i, buf) in self.program.buffers.iter().enumerate() {
-            let own = || made[i].as_ref().and_then(|b| b.span());
-            let found = match &buf.place {
-                Place::Input(n) => held.get(*n as usize).map(|h| h.span),
-                Place::Donated(n) if is_taken(in_place, *n) => held.get(*n as usize).map(|h| h.span),
-                Place::Output | Place::Donated(_) => own(),
-                Place::Arena { offset } => {
-                    offset.checked_add(buf.ty.nbytes()).and_then(|end| arena.slice(*offset..end))
-                }
-                Place::Const(_) => self.constants[i].as_ref().and_then(|b| b.span()),
-            };
-            spans.push(found.ok_or_else(|| Error::internal(format!("buffer b{i} has no memory")))?);
-        }
-        Ok(spans)
-    }
-
-    fn outputs(&self, inputs: &[BufferRef], made: &Made, in_place: &[bool]) -> Result<Vec<BufferRef>> {
-        let mut outputs: Vec<BufferRef> = Vec::with_capacity(self.program.outputs.len());
-        for &BufId(id) in &self.program.outputs {
-            let place = &self.program.buffers[id as usize].place;
-            let buffer: Option<BufferRef> = match place {
-                Place::Input(n) => inputs.get(*n as usize).cloned(),
-                Place::Donated(n) if is_taken(in_place, *n) => inputs.get(*n as usize).cloned(),
-                Place::Output | Place::Donated(_) => shared(made, id),
-                Place::Const(_) => shared(&self.constants, id),
-                Place::Arena { .. } => None,
-            };
-            outputs.push(buffer.ok_or_else(|| Error::internal(format!("output b{id} has no memory")))?);
-        }
-        Ok(outputs)
-    }
-}
-
-/// An input's memory.
-struct HeldInput {
-    span: Span,
-    /// Keeps a copy of a foreign buffer alive.
-    #[allow(dead_code, reason = "held for its memory")]
-    copy: Option<CpuBuffer>,
-}
-
-/// A buffer by its number, for the caller.
-fn shared(buffers: &[Option<Arc<CpuBuffer>>], id: u32) -> Option<BufferRef> {
-    buffers.get(id as usize).and_then(|b| b.clone()).map(|b| b as BufferRef)
-}
-
-/// Whether the run overwrites an input in place.
-fn is_taken(in_place: &[bool], input: u32) -> bool {
-    in_place.get(input as usize).copied().unwrap_or(false)
 }
 
 fn overlap() -> Error {
@@ -663,7 +584,7 @@ impl Run<'_> {
         let mut out = self.span(dot.out)?;
         let level = self.exe.shared.product_level;
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratch = packed.bytes_mut(self.sizing.packed_bytes);
+        let scratch: &mut [u8] = packed.as_mut().map_or(&mut [], |p| p.bytes_mut(self.sizing.packed_bytes));
         match views(&args, &mut out) {
             Some((seen, out)) => match seen[..] {
                 [View::Bytes(lhs), View::Bytes(rhs)] => self.with_threads(|par| {
@@ -691,7 +612,8 @@ impl Run<'_> {
         if call.attend().is_some() {
             let (count, each) = attention_scratch(call, self.sizing.threads);
             let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-            let slices = packed.bytes_mut(count.saturating_mul(each)).chunks_exact_mut(each.max(1));
+            let memory: &mut [u8] = packed.as_mut().map_or(&mut [], |p| p.bytes_mut(count.saturating_mul(each)));
+            let slices = memory.chunks_exact_mut(each.max(1));
             let tiles = Mutex::new(slices.map(elements_mut::<f32>).collect::<Result<Vec<&mut [f32]>>>()?);
             let level = self.exe.shared.level;
             return self.with_threads(|par| lib_calls::attention::run(call, &types, &args, bytes, level, &tiles, par));
@@ -703,7 +625,11 @@ impl Run<'_> {
     fn bound(&self, step: usize) -> Result<Bound<'_>> {
         match &self.exe.actions[step] {
             Action::Kernel { kernel, args } => {
-                let args = args.iter().map(|&a| self.span(a)).collect::<Result<Vec<Span>>>()?;
+                let mut list = Spans::new();
+                for &arg in args {
+                    list.push(self.span(arg)?);
+                }
+                let args = list;
                 Ok(Bound { kernel: &self.exe.code.kernels()[*kernel], args })
             }
             _ => Err(Error::internal(format!("step {step} is no kernel"))),
@@ -718,7 +644,7 @@ impl Run<'_> {
 
     fn kernels(&self, spread: &Spread) -> Result<()> {
         let steps = spread.unit.steps();
-        let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<Vec<Bound<'_>>>>()?;
+        let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<SmallVec<[Bound<'_>; 1]>>>()?;
         let failed = AtomicBool::new(false);
         self.exe.shared.threads.for_each(spread.workers, spread.parts.len(), |worker, part| {
             let (step, part) = &spread.parts[part];
@@ -759,7 +685,7 @@ impl Run<'_> {
 /// A kernel with its arguments.
 struct Bound<'a> {
     kernel: &'a KernelFn,
-    args: Vec<Span>,
+    args: Spans,
 }
 
 impl Bound<'_> {

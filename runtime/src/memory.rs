@@ -5,7 +5,6 @@
 use crate::sys::call::Span;
 use crate::sys::mem::{ALIGN, Block};
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torsh_ir::exec::{Buffer, MemoryStats};
 use torsh_ir::{Error, Result};
@@ -13,8 +12,9 @@ use torsh_ir::{Error, Result};
 /// So much is kept for reuse whatever the peak was.
 const MIN_CACHE: u64 = 64 << 20;
 
-/// Blocks kept for reuse, by size.
-type Cache = BTreeMap<usize, Vec<Block>>;
+/// Blocks kept for reuse, by size class. The last one given back, which is most likely still in a cache of the
+/// processor, is the first one taken.
+type Cache = Vec<Vec<Block>>;
 
 #[derive(Default)]
 struct State {
@@ -42,14 +42,25 @@ pub struct Loan {
     pool: Pool,
 }
 
-/// Rounds a size up so that similar sizes share blocks: to a cache line, then to an eighth of an octave.
-fn size_class(bytes: usize) -> usize {
-    if bytes <= 1024 {
-        return bytes.next_multiple_of(ALIGN);
+/// Sizes up to this one differ by a cache line.
+const SMALL: usize = 1024;
+/// Number of small classes, the empty one included.
+const SMALL_CLASSES: usize = SMALL / ALIGN + 1;
+/// Classes of an octave above.
+const STEPS: usize = 8;
+
+/// Rounds a size up so that similar sizes share blocks: to a cache line, then to an eighth of an octave. The
+/// number of the class, and its size; `None` beyond what can be addressed.
+fn size_class(bytes: usize) -> Option<(usize, usize)> {
+    if bytes <= SMALL {
+        let class = bytes.div_ceil(ALIGN);
+        return Some((class, class * ALIGN));
     }
-    let Some(octave) = bytes.checked_next_power_of_two() else { return bytes };
-    let step = (octave / 16).max(ALIGN);
-    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+    let octave = bytes.checked_next_power_of_two()?;
+    let step = octave / 2 / STEPS;
+    let above = (bytes - octave / 2).div_ceil(step);
+    let octaves = (octave / 2 / SMALL).trailing_zeros() as usize;
+    Some((SMALL_CLASSES + octaves * STEPS + above - 1, octave / 2 + above * step))
 }
 
 impl Pool {
@@ -65,7 +76,10 @@ impl Pool {
 
     /// A block of at least `bytes` bytes. `what` says for whom, in the error.
     pub fn take(&self, bytes: usize, what: &dyn Fn() -> String) -> Result<Loan> {
-        let size = size_class(bytes);
+        if bytes == 0 {
+            return Ok(Loan { block: Block::new(0), pool: self.clone() });
+        }
+        let (class, size) = size_class(bytes).unwrap_or((usize::MAX, bytes));
         let mut state = self.state();
         let refuse = |stats: &MemoryStats| {
             Error::limit(format!(
@@ -77,7 +91,7 @@ impl Pool {
         };
         let live = state.stats.live.checked_add(size as u64).filter(|&live| live <= state.stats.limit);
         let Some(live) = live else { return Err(refuse(&state.stats)) };
-        let reused = state.free.get_mut(&size).and_then(Vec::pop);
+        let reused = state.free.get_mut(class).and_then(Vec::pop);
         let mut dropped = Cache::new();
         if reused.is_some() {
             state.stats.cached -= (size as u64).min(state.stats.cached);
@@ -108,9 +122,13 @@ impl Pool {
         state.stats.live = state.stats.live.saturating_sub(size);
         let stats = &mut state.stats;
         let room = stats.peak.max(MIN_CACHE).min(stats.limit.saturating_sub(stats.live));
-        if size > 0 && stats.cached + size <= room {
+        let class = size_class(block.len()).filter(|_| stats.cached + size <= room);
+        if let Some((class, _)) = class {
             stats.cached += size;
-            state.free.entry(block.len()).or_default().push(block);
+            if state.free.len() <= class {
+                state.free.resize_with(class + 1, Vec::new);
+            }
+            state.free[class].push(block);
         } else {
             drop(state);
             drop(block);
@@ -166,7 +184,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
+        if let Some(block) = self.block.take().filter(|b| b.len() > 0) {
             self.pool.give(block);
         }
     }
@@ -220,11 +238,24 @@ mod tests {
     #[test]
     fn classes_waste_little() {
         for bytes in [1usize, 64, 65, 1000, 5000, 1 << 20, (1 << 20) + 1, 100 << 20, (1 << 30) - 3] {
-            let class = size_class(bytes);
-            assert!(class >= bytes && class.is_multiple_of(ALIGN));
-            assert!(class <= bytes + bytes / 7 + ALIGN);
+            let (_, size) = size_class(bytes).unwrap();
+            assert!(size >= bytes && size.is_multiple_of(ALIGN));
+            assert!(size <= bytes + bytes / 7 + ALIGN);
         }
-        assert_eq!(size_class(0), 0);
+        assert_eq!(size_class(0), Some((0, 0)));
+        assert_eq!(size_class(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_class_has_one_size() {
+        let mut last = (0, 0);
+        for bytes in (0..70_000).chain((70_000..9_000_000).step_by(977)) {
+            let (class, size) = size_class(bytes).unwrap();
+            assert_eq!(size_class(size), Some((class, size)), "a block of {bytes} bytes returns to another class");
+            assert!(class == last.0 && size == last.1 || class > last.0 && size > last.1);
+            assert!(bytes > last.1 || class == last.0, "{bytes} bytes fit the class before");
+            last = (class, size);
+        }
     }
 
     #[test]

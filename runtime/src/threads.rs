@@ -1,7 +1,7 @@
-//! The worker threads. A parallel region runs on the calling thread and on `threads - 1` workers of a rayon
-//! pool; which parts of the work there are does not depend on who takes them.
+//! The worker threads. A parallel region runs on the calling thread and on up to `threads - 1` helpers, as many as
+//! have time; which parts of the work there are does not depend on who takes them.
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use crate::sys::crew::Crew;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use torsh_ir::{Error, Result};
@@ -11,8 +11,9 @@ const MAX_THREADS: usize = 1024;
 
 struct Built {
     pid: u32,
-    threads: usize,
-    pool: Arc<ThreadPool>,
+    // So many were asked for; the system may have given fewer.
+    helpers: usize,
+    crew: Arc<Crew>,
 }
 
 /// The pool of an executor; threads are started at first use.
@@ -45,41 +46,36 @@ impl Threads {
         Ok(())
     }
 
-    /// The rayon pool for regions of `threads` threads, rebuilt after a fork or a change of size. `None` when
-    /// the system gives no threads.
-    fn pool(&self, threads: usize) -> Option<Arc<ThreadPool>> {
+    /// The helpers for regions of `threads` threads: made at first use, again after a fork, and when more are wanted
+    /// than there are.
+    fn crew(&self, threads: usize) -> Arc<Crew> {
+        let helpers = threads.max(self.count()) - 1;
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = std::process::id();
         if let Some(old) = built.take() {
             if old.pid != pid {
-                // The threads did not survive the fork; dropping the pool would wait for them.
+                // The threads did not survive the fork; dropping the crew would wait for them.
                 std::mem::forget(old);
-            } else if old.threads == threads {
-                let pool = old.pool.clone();
+            } else if old.helpers == helpers {
+                let crew = old.crew.clone();
                 *built = Some(old);
-                return Some(pool);
+                return crew;
             }
         }
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads.saturating_sub(1).max(1))
-            .thread_name(|i| format!("torsh-{i}"))
-            .build()
-            .ok()?;
-        let pool = Arc::new(pool);
-        *built = Some(Built { pid, threads, pool: pool.clone() });
-        Some(pool)
+        let crew = Arc::new(Crew::new(helpers));
+        *built = Some(Built { pid, helpers, crew: crew.clone() });
+        crew
     }
 
     /// Runs `work(worker, part)` for every part, on up to `threads` threads; `worker` is below both `threads`
     /// and `parts`. Where no thread can be started the caller does all of it: a region never fails.
     pub fn for_each(&self, threads: usize, parts: usize, work: impl Fn(usize, usize) + Sync) {
-        let pool = if threads <= 1 || parts <= 1 { None } else { self.pool(threads) };
-        let Some(pool) = pool else {
+        if threads <= 1 || parts <= 1 {
             (0..parts).for_each(|part| work(0, part));
             return;
-        };
+        }
         let next = AtomicUsize::new(0);
-        let run = |worker: usize| {
+        self.crew(threads).run(threads.min(parts) - 1, &|worker| {
             loop {
                 let part = next.fetch_add(1, Ordering::Relaxed);
                 if part >= parts {
@@ -87,13 +83,6 @@ impl Threads {
                 }
                 work(worker, part);
             }
-        };
-        let run = &run;
-        pool.in_place_scope(|scope| {
-            for worker in 1..threads.min(parts) {
-                scope.spawn(move |_| run(worker));
-            }
-            run(0);
         });
     }
 }
@@ -120,6 +109,66 @@ mod tests {
                 seen[part].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    // How long a region takes beyond its work, against rayon's. On a machine that is busy otherwise, too:
+    // `cargo test --release -p torsh-runtime --lib region_latency -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures"]
+    fn region_latency() {
+        let spin = |us: u64| {
+            let start = std::time::Instant::now();
+            while start.elapsed().as_nanos() < u128::from(us) * 1000 {
+                std::hint::spin_loop();
+            }
+        };
+        let own = Threads::new(Some(2)).unwrap();
+        let rayon = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let by_rayon = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
+            let next = AtomicUsize::new(0);
+            let run = || {
+                loop {
+                    let part = next.fetch_add(1, Ordering::Relaxed);
+                    if part >= parts {
+                        break;
+                    }
+                    work(part);
+                }
+            };
+            let run = &run;
+            rayon.in_place_scope(|scope| {
+                scope.spawn(move |_| run());
+                run();
+            });
+        };
+        for (part_us, parts) in [(0u64, 8usize), (6, 8), (50, 8)] {
+            for pause_us in [0u64, 200] {
+                let mut times = [Vec::new(), Vec::new(), Vec::new()];
+                for _ in 0..400 {
+                    for (which, times) in times.iter_mut().enumerate() {
+                        spin(pause_us);
+                        let start = std::time::Instant::now();
+                        match which {
+                            0 => (0..parts).for_each(|_| spin(part_us)),
+                            1 => own.for_each(2, parts, |_, _| spin(part_us)),
+                            _ => by_rayon(parts, &|_| spin(part_us)),
+                        }
+                        times.push(start.elapsed().as_secs_f64() * 1e6);
+                    }
+                }
+                for (name, times) in ["serial", "own", "rayon"].iter().zip(&mut times) {
+                    times.sort_by(f64::total_cmp);
+                    let at = |q: usize| times[times.len() * q / 100];
+                    println!(
+                        "{parts} parts of {part_us:>2} us, {pause_us:>3} us apart: {name:>6} min {:>6.1} median {:>6.1} p90 {:>7.1} p99 {:>8.1} us",
+                        times[0],
+                        at(50),
+                        at(90),
+                        at(99)
+                    );
+                }
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{HostTensor, eval_graph, run_program};
 use crate::error::{Error, Result};
-use crate::exec::{Buffer, BufferRef, Device, Executable, Executor, MemoryStats, Target};
+use crate::exec::{Buffer, BufferRef, Device, Executable, Executor, MemoryStats, Outputs, Target};
 use crate::graph::Graph;
 use crate::limits;
 use crate::program::{BufDecl, BufId, Place, Program};
@@ -166,7 +166,7 @@ impl Executable for ProgramExecutable {
         "interpreted: no code was generated\n".to_string()
     }
 
-    fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
+    fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
         let program = &*self.program;
         let values = read_inputs(&program.inputs, inputs)?;
         let arena = Held::new(&self.account, program.arena_bytes as u64, "the program's arena")?;
@@ -174,7 +174,7 @@ impl Executable for ProgramExecutable {
         drop(arena);
         // Buffers shared by several outputs are made once; an input that is an output is the input itself.
         let mut made: Vec<(BufId, BufferRef)> = Vec::new();
-        let mut outputs = Vec::with_capacity(results.len());
+        let mut outputs = Outputs::with_capacity(results.len());
         for (&id, value) in program.outputs.iter().zip(&results) {
             let known = made.iter().find(|(m, _)| *m == id).map(|(_, b)| b.clone());
             let place = program.buffers.get(id.0 as usize).map(|b| &b.place);
@@ -257,7 +257,7 @@ impl Executable for GraphExecutable {
     fn listing(&self) -> String {
         "interpreted: no code was generated\n".to_string()
     }
-    fn run(&self, inputs: &mut [BufferRef]) -> Result<Vec<BufferRef>> {
+    fn run(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
         let values = read_inputs(&self.program.inputs, inputs)?;
         let results = eval_graph(&self.graph, &values)?;
         let upload = |t: &HostTensor| -> Result<BufferRef> {

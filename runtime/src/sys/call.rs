@@ -18,6 +18,13 @@ unsafe impl Send for Span {}
 // SAFETY: as above.
 unsafe impl Sync for Span {}
 
+impl Default for Span {
+    /// No bytes.
+    fn default() -> Span {
+        Span { ptr: ALIGN as *mut u8, len: 0 }
+    }
+}
+
 impl Span {
     /// Part of a block.
     pub fn of(block: &Block, range: Range<usize>) -> Option<Span> {
@@ -33,6 +40,11 @@ impl Span {
             return None;
         }
         Some(Span { ptr: self.ptr.wrapping_add(range.start), len: range.end - range.start })
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Address of the first byte.

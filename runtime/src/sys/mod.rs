@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub(crate) mod call;
+pub(crate) mod crew;
 pub mod gemm;
 pub(crate) mod jit;
 pub(crate) mod mem;
