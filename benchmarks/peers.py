@@ -22,6 +22,8 @@ def environment(base: dict, threads: int, cache: str) -> dict:
     env["OMP_WAIT_POLICY"] = "passive"
     env["JAX_PLATFORMS"] = "cpu"
     env["TORCHINDUCTOR_CACHE_DIR"] = f"{cache}/inductor"
+    # Compile within the process: workers that import torch cost more than they save for a single program.
+    env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if threads == 1:
         env["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return env

@@ -150,7 +150,11 @@ def check_losses(losses: dict[str, list[float]], reference, tolerance: float) ->
 @contextlib.contextmanager
 def competitors(cores: Iterable[int]):
     """One busy process on each core."""
-    code = "import os,sys\nif hasattr(os,'sched_setaffinity'): os.sched_setaffinity(0,{int(sys.argv[1])})\nwhile True: pass"
+    code = (
+        "import os, sys\n"
+        "if hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, {int(sys.argv[1])})\n"
+        "while True: pass"
+    )
     running = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in cores]
     try:
         yield

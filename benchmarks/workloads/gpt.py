@@ -66,7 +66,9 @@ class GptStep(Step):
         self.optimizer = Optimizer("adamw", 1e-3, 1e-2)
         self.shapes = _shapes()
         sizes = {k: s[0] * (s[1] if len(s) == 2 else 1) for k, s in self.shapes.items()}
-        dense = sum(n for k, n in sizes.items() if len(self.shapes[k]) == 2 and k not in ("token.weight", "place.weight"))
+        dense = sum(
+            n for k, n in sizes.items() if len(self.shapes[k]) == 2 and k not in ("token.weight", "place.weight")
+        )
         rows = _BATCH * _TOKENS
         scores = _LAYERS * _BATCH * _HEADS * _TOKENS * _TOKENS // 2  # causal
         super().__init__(
@@ -101,9 +103,7 @@ class GptStep(Step):
         jnp = jax.numpy
         # The layout that a jax user keeps: [in, out], but for the tables of embeddings.
         tables = ("token.weight", "place.weight")
-        params = {
-            k: jnp.array(a if k in tables else a.T) for k, a in zip(self.shapes, arrays[2:], strict=True)
-        }
+        params = {k: jnp.array(a if k in tables else a.T) for k, a in zip(self.shapes, arrays[2:], strict=True)}
 
         def norm(p, name, x):
             d = x - x.mean(-1, keepdims=True)

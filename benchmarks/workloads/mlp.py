@@ -20,9 +20,7 @@ class Mlp(Step):
         params = sum(a * b + b for a, b in pairs)
         # Forward, and both gradients but that of the input.
         flops = 6 * batch * sum(a * b for a, b in pairs) - 2 * batch * sizes[0] * sizes[1]
-        super().__init__(
-            name, bytes=4 * params * optimizer.passes, flops=flops, array=4 * max(a * b for a, b in pairs)
-        )
+        super().__init__(name, bytes=4 * params * optimizer.passes, flops=flops, array=4 * max(a * b for a, b in pairs))
         self.sizes, self.batch, self.activation = sizes, batch, activation
         self.loss, self.optimizer = loss, optimizer
         self.names = [f"{2 * i}.{part}" for i in range(len(pairs)) for part in ("weight", "bias")]

@@ -300,13 +300,10 @@ fn measure(threads: usize, all: &[Level]) -> String {
             let (a, b) = v.split_at_mut(1);
             (widest.triad)(black_box(&mut a[0]), black_box(&b[0]), black_box(&b[1]), 0.5);
         });
-        let g = |v: f64| v / 1e9;
-        levels.push(format!(
-            "\"{name}\":{{\"read\":{:.2},\"copy\":{:.2},\"triad\":{:.2}}}",
-            g(read),
-            g(copy),
-            g(triad)
-        ));
+        // Of all threads together.
+        let set = bytes * threads;
+        let rates = [("read", read), ("copy", copy), ("triad", triad)].map(|(k, v)| format!("\"{k}\":{:.2}", v / 1e9));
+        levels.push(format!("\"{name}\":{{\"bytes\":{set},{}}}", rates.join(",")));
     }
     let rounds = 20_000;
     let peaks = all.iter().map(|level| {
@@ -323,7 +320,7 @@ fn measure(threads: usize, all: &[Level]) -> String {
         format!("\"{}\":{:.2}", level.name, peak / 1e9)
     });
     let peaks = peaks.collect::<Vec<_>>().join(",");
-    format!("{{\"gb_per_s\":{{{}}},\"gflop_per_s\":{{{peaks}}}}}", levels.join(","))
+    format!("{{\"levels\":{{{}}},\"gflop_per_s\":{{{peaks}}}}}", levels.join(","))
 }
 
 fn main() -> Result<(), String> {
