@@ -84,7 +84,14 @@ def collect(options, names: list[str]) -> Results:
                 results.limits = limits.measure(options.threads, options.lock)
             except limits.NoLimits as reason:
                 results.limits_reason = str(reason)
-        settings = dict(_QUICK if quick else _FULL, lock=options.lock, on_row=show)
+
+        def on_row(results: Results, row: Row) -> None:
+            show(results, row)
+            if options.json:
+                # A run that is cut short leaves what it had.
+                save(options.json, results.to_json())
+
+        settings = dict(_QUICK if quick else _FULL, lock=options.lock, on_row=on_row)
         for loaded in (False, True) if options.loaded else (False,):
             runner.run(names, options.peers, options.threads, rounds, loaded=loaded, results=results, **settings)
         if not options.no_start:
