@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     out.add_argument("--from-json", type=Path, metavar="FILE", help="measure nothing: report these results")
     out.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    out.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds that a peer may take to compile")
     out.add_argument("--lock", metavar="FILE", help="hold this file's lock while timing")
     out.add_argument("--list", action="store_true", help="name the workloads and peers")
     return out
@@ -91,11 +92,11 @@ def collect(options, names: list[str]) -> Results:
                 # A run that is cut short leaves what it had.
                 save(options.json, results.to_json())
 
-        settings = dict(_QUICK if quick else _FULL, lock=options.lock, on_row=on_row)
+        settings = dict(_QUICK if quick else _FULL, lock=options.lock, on_row=on_row, build_timeout=options.timeout)
         for loaded in (False, True) if options.loaded else (False,):
             runner.run(names, options.peers, options.threads, rounds, loaded=loaded, results=results, **settings)
         if not options.no_start:
-            start.measure(results, 1 if quick else 3, options.lock)
+            start.measure(results, 1 if quick else 3, options.lock, options.peers)
     except KeyboardInterrupt:
         print("interrupted: reporting what was measured", file=sys.stderr)
     return results

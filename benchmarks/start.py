@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import peers as peer_table
@@ -124,10 +124,11 @@ def _location(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def measure(results: Results, rounds: int, lock: str | None = None) -> None:
-    """Fills the start and growth tables of the results."""
+def measure(results: Results, rounds: int, lock: str | None = None, peers: Iterable[str] = _COMPILERS) -> None:
+    """Fills the start and growth tables of the results; compile times of those of the peers that compile."""
     here = {m: importlib.util.find_spec(m) is not None for m in ("torsh", "numpy", "torch", "jax", "jaxlib")}
-    compilers = [p for p in _COMPILERS if here[p.split("-")[0]]]
+    chosen = set(peers)
+    compilers = [p for p in _COMPILERS if p in chosen and here[p.split("-")[0]]]
     with tempfile.TemporaryDirectory(prefix="torsh-bench-") as folder:
         table = _Table(lock)
         _compile_times(table, compilers, rounds, folder)
