@@ -79,12 +79,18 @@ def collect(options, names: list[str]) -> Results:
     rounds = options.rounds or (3 if quick else 8)
     command = "python -m benchmarks " + " ".join(sys.argv[1:])
     results = Results(runner.describe(rounds, command.strip()))
+
+    def measure_limits() -> None:
+        if options.no_limits or results.limits_reason:
+            return
+        try:
+            results.limits = limits.larger(results.limits, limits.measure(options.threads, options.lock))
+        except limits.NoLimits as reason:
+            results.limits_reason = str(reason)
+
     try:
-        if not options.no_limits:
-            try:
-                results.limits = limits.measure(options.threads, options.lock)
-            except limits.NoLimits as reason:
-                results.limits_reason = str(reason)
+        # Before and after, since other work on the machine lowers what is seen.
+        measure_limits()
 
         def on_row(results: Results, row: Row) -> None:
             show(results, row)
@@ -95,6 +101,7 @@ def collect(options, names: list[str]) -> Results:
         settings = dict(_QUICK if quick else _FULL, lock=options.lock, on_row=on_row, build_timeout=options.timeout)
         for loaded in (False, True) if options.loaded else (False,):
             runner.run(names, options.peers, options.threads, rounds, loaded=loaded, results=results, **settings)
+        measure_limits()
         if not options.no_start:
             start.measure(results, 1 if quick else 3, options.lock, options.peers)
     except KeyboardInterrupt:

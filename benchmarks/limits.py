@@ -36,6 +36,21 @@ def measure(threads, lock: str | None = None, timeout: float = 900) -> dict:
         raise NoLimits(f"unreadable answer: {error}") from None
 
 
+def larger(a: dict | None, b: dict) -> dict:
+    """The larger of each rate of two measurements: whatever else ran on the machine only lowers them."""
+    if a is None:
+        return b
+    out = json.loads(json.dumps(a))
+    for threads, figures in b["threads"].items():
+        mine = out["threads"].setdefault(threads, figures)
+        for name, rates in figures["levels"].items():
+            for kind, rate in rates.items():
+                mine["levels"][name][kind] = max(mine["levels"][name][kind], rate)
+        for isa, rate in figures["gflop_per_s"].items():
+            mine["gflop_per_s"][isa] = max(mine["gflop_per_s"].get(isa, 0.0), rate)
+    return out
+
+
 def level(limits: dict, threads: int, size: float) -> str:
     """The first cache level that holds a working set: at most twice the one that was measured there."""
     levels = limits["threads"][str(threads)]["levels"]

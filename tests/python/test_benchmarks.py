@@ -276,6 +276,18 @@ def test_roofline_takes_the_level_that_holds_the_working_set():
     assert limits.least_us(FIGURES, benchmarks.WORKLOADS["column-sum"], 1) == (pytest.approx(559.2, rel=1e-3), "L3")
 
 
+def test_the_larger_of_two_measurements_of_a_limit_counts():
+    other = json.loads(json.dumps(FIGURES))
+    other["threads"]["1"]["levels"]["L2"]["copy"] = 70.0
+    other["threads"]["1"]["levels"]["L1"]["copy"] = 1.0
+    other["threads"]["1"]["gflop_per_s"]["avx2"] = 90.0
+    other["threads"]["2"] = other["threads"]["1"]
+    both = limits.larger(FIGURES, other)["threads"]
+    assert both["1"]["levels"]["L2"]["copy"] == 70.0 and both["1"]["levels"]["L1"]["copy"] == 120.0
+    assert both["1"]["gflop_per_s"]["avx2"] == 100.0 and both["2"]["gflop_per_s"]["avx2"] == 90.0
+    assert limits.larger(None, FIGURES) == FIGURES
+
+
 def test_limits_without_cargo_are_left_out(monkeypatch):
     monkeypatch.setattr(limits, "_BUILD", ["no-such-cargo-here"])
     with pytest.raises(limits.NoLimits, match="cargo is not installed"):
