@@ -64,7 +64,7 @@ lint: $(STAMPS)/test
 
 bench: $(STAMPS)/torsh
 	$(BIN)/pip install -q -r requirements/bench.txt
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks --write
 
 clean:
 	rm -rf $(VENV) target
