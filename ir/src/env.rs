@@ -32,7 +32,7 @@ table! {
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, avx2 or avx512.";
     JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
     LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run).";
-    SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: block, inline or auto.";
+    SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
     VERIFY = "TORSH_VERIFY", "1 in debug builds, else 0", "1 runs the verifier and a text round trip after each pass.";
     MAX_MEMORY = "TORSH_MAX_MEMORY", "a share of the machine or cgroup", "Bytes of tensor memory that the process may use (suffixes K, M, G, T).";
@@ -194,7 +194,7 @@ pub fn isa() -> Option<&'static str> {
 }
 /// [`SCHEDULE`]: `block`, `inline` or `auto`.
 pub fn schedule() -> &'static str {
-    word(SCHEDULE, &["block", "inline", "auto"]).unwrap_or("auto")
+    word(SCHEDULE, &["auto", "block", "inline", "vector", "row", "random"]).unwrap_or("auto")
 }
 /// [`THREADS`].
 pub fn threads() -> Option<usize> {

@@ -309,6 +309,8 @@ fn un_float(op: UnOp, x: f64, dtype: DType) -> f64 {
         UnOp::Cosh => libm::cosh(x),
         UnOp::Tanh => libm::tanh(x),
         UnOp::Asinh => libm::asinh(x),
+        // The library's is arbitrary far below its domain.
+        UnOp::Acosh if x < 1.0 => f64::NAN,
         UnOp::Acosh => libm::acosh(x),
         UnOp::Atanh => libm::atanh(x),
         UnOp::Erf => libm::erf(x),

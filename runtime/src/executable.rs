@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use torsh_codegen::cpu::Options;
+use torsh_codegen::cpu::{Level, Options};
 use torsh_ir::exec::{BufferRef, Executable, StepDetail};
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, DotStep, LibCall, Place, Program, StepOp};
@@ -169,6 +169,7 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
                     aliases: aliases.clone(),
                     l2_bytes: shared.l2_bytes,
                     vectors: crate::machine::has_vectors(),
+                    level: Level::parse(shared.level),
                     ..Options::default()
                 };
                 let next = kernels.len();

@@ -303,7 +303,7 @@ fn in_place(g: &mut Gen<'_>) {
 fn random_kernels_mean_the_same_everywhere() {
     let mut executors = Vec::new();
     for isa in prims::LEVELS.into_iter().filter(|l| prims::supported(l)) {
-        for schedule in [Schedule::Block, Schedule::Inline, Schedule::Auto] {
+        for schedule in Schedule::ALL {
             for threads in [1, 2] {
                 let config = Config {
                     isa: Some(isa),

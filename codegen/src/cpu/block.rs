@@ -12,14 +12,17 @@
 //! parameter only if no load can see that parameter. Results do not depend on how rows (and, in map
 //! kernels, columns) are split between calls.
 
+mod cluster;
 mod fold;
 
-use super::FrameSize;
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
 use super::normal::{Normal, VectorAxis};
 use super::prims::{Form, Prim};
 use super::scratch::{Frame, Slot};
+use super::vec::Level;
+use super::vec::plan::StagePlan;
+use super::{FrameSize, Options};
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;
@@ -67,6 +70,10 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     locs: Vec<Option<Loc>>,
     one: Value,
     splits_columns: bool,
+    /// What vector functions do, by stage; empty if there are none.
+    plans: &'e [Option<StagePlan>],
+    level: Level,
+    listing: bool,
 }
 
 /// Emits the body of the kernel function.
@@ -74,9 +81,10 @@ pub(super) fn emit<M: Module>(
     e: &mut Emitter<'_, M>,
     normal: &Normal,
     facts: &Facts,
-    max_block: usize,
+    options: &Options,
+    (level, plans): (Level, &[Option<StagePlan>]),
 ) -> Result<FrameSize> {
-    let frame = Frame::new(normal, facts, max_block)?;
+    let frame = Frame::new(normal, facts, options.block, plans)?;
     let k = &normal.kernel;
     let one = e.int(1);
     let mut em = BlockEmitter {
@@ -88,6 +96,9 @@ pub(super) fn emit<M: Module>(
         locs: vec![None; k.values.len()],
         one,
         splits_columns: k.is_map(),
+        plans,
+        level,
+        listing: options.listing,
     };
     em.constants();
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
@@ -157,8 +168,7 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
                     let n = if self.axis == VectorAxis::Grid { rows } else { self.one };
                     let point = Point { at: &at, pos, origin: pos, n };
                     self.insts(&work, &point, true)?;
-                    self.insts(&work, &point, false)?;
-                    self.stores(&work, &point)?;
+                    self.vectors(&work, &[], &point)?;
                 }
                 Domain::Full => {
                     let accumulators = self.open_reduces(stage, rows)?;
@@ -198,9 +208,7 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         if self.axis == VectorAxis::Grid {
             let point = Point { at: &at, pos, origin: pos, n: rows };
             self.insts(work, &point, true)?;
-            self.insts(work, &point, false)?;
-            self.fold(work.stage, accumulators, &point)?;
-            return self.stores(work, &point);
+            return self.vectors(work, accumulators, &point);
         }
         self.insts(work, &Point { at: &at, pos, origin: pos, n: self.one }, true)?;
         let (lo, hi) = if self.splits_columns {
@@ -208,14 +216,18 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         } else {
             (self.e.int(0), self.e.int(self.k.inner[level] as i64))
         };
+        if self.stage_plan().is_some_and(StagePlan::is_unbounded) {
+            let n = self.e.b.ins().isub(hi, lo);
+            let at = work.advance(self.e, &at, lo, grid + level);
+            let here = self.e.b.ins().iadd(pos, lo);
+            return self.vectors(work, accumulators, &Point { at: &at, pos: here, origin: pos, n });
+        }
         let head = self.e.open_loop(lo, hi);
         let n = self.e.block_len(head.index, hi, self.frame.block as i64);
         let at = work.advance(self.e, &at, head.index, grid + level);
         let here = self.e.b.ins().iadd(pos, head.index);
         let point = Point { at: &at, pos: here, origin: pos, n };
-        self.insts(work, &point, false)?;
-        self.fold(work.stage, accumulators, &point)?;
-        self.stores(work, &point)?;
+        self.vectors(work, accumulators, &point)?;
         let next = self.e.add_imm(head.index, self.frame.block as i64);
         self.e.close_loop(head, next);
         Ok(())
@@ -547,8 +559,9 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         }
     }
 
-    fn stores(&mut self, work: &StageWork<'_>, point: &Point<'_>) -> Result<()> {
-        for (i, store) in work.stage.stores.iter().enumerate() {
+    fn stores(&mut self, work: &StageWork<'_>, point: &Point<'_>, which: &[usize]) -> Result<()> {
+        for &i in which {
+            let store = &work.stage.stores[i];
             let v = self.facts.canon(store.value);
             let at = point.at[work.first_store + i];
             let x = self.operand(point, v)?;

@@ -4,8 +4,9 @@
 //! nothing is hoisted or folded behind our back: the helpers here fold what is cheap to fold.
 
 use super::prims::Prim;
+use super::vec;
 use cranelift::codegen::ir::{BlockArg, FuncRef};
-use cranelift::module::{Linkage, Module};
+use cranelift::module::{FuncId, Linkage, Module};
 use cranelift::prelude::*;
 use std::collections::HashMap;
 use torsh_ir::kernel::{Affine, Kernel};
@@ -48,6 +49,12 @@ pub(super) struct Loop {
     pub index: Value,
 }
 
+/// Machine code of our own that a kernel calls.
+pub(super) struct Raw {
+    pub func: FuncId,
+    pub code: vec::Code,
+}
+
 /// A function under construction.
 pub(super) struct Emitter<'f, M: Module> {
     pub b: FunctionBuilder<'f>,
@@ -62,11 +69,14 @@ pub(super) struct Emitter<'f, M: Module> {
     pub col_lo: Value,
     pub col_hi: Value,
     pub scratch: Value,
+    /// Vector functions called so far; they are to be defined in the same module.
+    pub raws: Vec<Raw>,
+    name: &'f str,
 }
 
 impl<'f, M: Module> Emitter<'f, M> {
     /// Opens the entry block of a kernel function with `params` buffers.
-    pub fn new(mut b: FunctionBuilder<'f>, module: &'f mut M, params: usize) -> Emitter<'f, M> {
+    pub fn new(mut b: FunctionBuilder<'f>, module: &'f mut M, name: &'f str, params: usize) -> Emitter<'f, M> {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
@@ -83,16 +93,35 @@ impl<'f, M: Module> Emitter<'f, M> {
             col_lo: p[3],
             col_hi: p[4],
             scratch: p[5],
+            raws: Vec::new(),
+            name,
         }
     }
 
-    /// Returns from the function and hands back the primitives that it calls.
-    pub fn finish(mut self) -> Vec<Prim> {
+    /// Returns from the function and hands back the primitives and vector functions that it calls.
+    pub fn finish(mut self) -> (Vec<Prim>, Vec<Raw>) {
         self.b.ins().return_(&[]);
         self.b.seal_all_blocks();
         let config = self.module.target_config();
         self.b.finalize(config);
-        self.prims
+        (self.prims, self.raws)
+    }
+
+    /// Calls a vector function over `n` elements.
+    pub fn call_raw(&mut self, code: vec::Code, area: Value, n: Value) -> Result<()> {
+        let mut sig = self.module.make_signature();
+        sig.params.extend([AbiParam::new(types::I64); 2]);
+        let name = format!("{}_vector{}", self.name, self.raws.len());
+        let func = self
+            .module
+            .declare_function(&name, Linkage::Local, &sig)
+            .map_err(|e| clif_error("cannot declare a vector function", e))?;
+        let f = self.module.declare_func_in_func(func, self.b.func);
+        // By its whole address: executable memory need not be near itself.
+        self.b.func.dfg.ext_funcs[f].colocated = false;
+        self.b.ins().call(f, &[area, n]);
+        self.raws.push(Raw { func, code });
+        Ok(())
     }
 
     pub fn call(&mut self, prim: Prim, args: &[Value]) -> Result<()> {

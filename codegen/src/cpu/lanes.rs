@@ -55,6 +55,7 @@ pub trait Lanes {
     /// The bits.
     fn bits(&mut self, a: Self::F) -> Self::I;
     /// The number of these bits.
+    #[allow(clippy::wrong_self_convention, reason = "the method converts a lane, not the evaluator")]
     fn from_bits(&mut self, a: Self::I) -> Self::F;
     /// Conversion of an integer, rounded to nearest even.
     fn to_float(&mut self, a: Self::I) -> Self::F;

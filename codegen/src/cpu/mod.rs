@@ -6,8 +6,9 @@
 //! ranges may run at the same time, each with its own scratch of [`Emitted::scratch_bytes`], 64-byte aligned;
 //! what they compute does not depend on how the ranges were cut.
 //!
-//! Two schedules compete: blocks of precompiled primitives (`block`), and vector code in line (`inline`).
-//! [`Options::schedule`] forces one; `Auto` follows the cost model of `cost.rs`.
+//! Three schedules compete: vector functions of our own, with primitives for the rest (`vec`, within `block`);
+//! blocks of precompiled primitives (`block`); and vector code in line (`inline`). [`Options::schedule`] forces
+//! one; `Auto` takes vector functions where they do most of the work, else follows the cost model of `cost.rs`.
 
 mod analysis;
 mod block;
@@ -15,10 +16,13 @@ mod cost;
 mod emit;
 mod inline;
 pub mod lanes;
+pub mod math;
 mod normal;
 pub mod prims;
 mod scratch;
+mod vec;
 
+use analysis::Facts;
 use cranelift::codegen::Context;
 use cranelift::codegen::ir::{Function, UserFuncName};
 use cranelift::module::{FuncId, Linkage, Module};
@@ -26,8 +30,12 @@ use cranelift::prelude::*;
 use emit::{Emitter, clif_error};
 use normal::Normal;
 use prims::Prim;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use torsh_ir::kernel::Kernel;
 use torsh_ir::{Error, Result};
+use vec::plan::StagePlan;
+
+pub use vec::Level;
 
 /// Which schedule to emit.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -39,17 +47,24 @@ pub enum Schedule {
     Block,
     /// Vector code in line, where the kernel allows it.
     Inline,
+    /// Vector functions of our own, where the target and the kernel allow them.
+    Vector,
+    /// The same, with vectors along the last inner axis even where the last grid axis would be cheaper.
+    Row,
+    /// One of those that fit, picked by a hash of the kernel: for tests.
+    Random,
 }
 
 impl Schedule {
+    /// Every schedule.
+    pub const ALL: [Schedule; 6] =
+        [Schedule::Auto, Schedule::Block, Schedule::Inline, Schedule::Vector, Schedule::Row, Schedule::Random];
+
     /// Parses the value of `TORSH_SCHEDULE`.
     pub fn parse(text: &str) -> Result<Schedule> {
-        match text {
-            "auto" => Ok(Schedule::Auto),
-            "block" => Ok(Schedule::Block),
-            "inline" => Ok(Schedule::Inline),
-            _ => Err(Error::value(format!("unknown schedule {text:?}: expected auto, block or inline"))),
-        }
+        Schedule::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| {
+            Error::value(format!("unknown schedule {text:?}: expected auto, block, inline, vector, row or random"))
+        })
     }
     /// The word that [`Schedule::parse`] reads.
     pub const fn name(self) -> &'static str {
@@ -57,6 +72,9 @@ impl Schedule {
             Schedule::Auto => "auto",
             Schedule::Block => "block",
             Schedule::Inline => "inline",
+            Schedule::Vector => "vector",
+            Schedule::Row => "row",
+            Schedule::Random => "random",
         }
     }
 }
@@ -74,6 +92,8 @@ pub struct Options {
     pub l2_bytes: usize,
     /// Vector code may be emitted: the target has 128-bit vectors with everything that `inline` uses.
     pub vectors: bool,
+    /// The instruction set for vector functions, if the target has one that we write for.
+    pub level: Option<Level>,
     /// Also return the text of the function.
     pub listing: bool,
 }
@@ -86,6 +106,7 @@ impl Default for Options {
             aliases: Vec::new(),
             l2_bytes: 1 << 20,
             vectors: true,
+            level: None,
             listing: false,
         }
     }
@@ -96,6 +117,9 @@ impl Default for Options {
 pub struct Emitted {
     /// The function.
     pub func: FuncId,
+    /// The kernel in the form that was cut into rows and columns: rows are the points of its grid in row-major order,
+    /// columns those of its inner axes. Callers prove from it what a range of rows touches.
+    pub form: Kernel,
     /// Rows to compute.
     pub rows: usize,
     /// Length of a row.
@@ -120,38 +144,64 @@ pub struct Emitted {
     pub listing: String,
 }
 
-/// The lane count for the inline schedule, or `None` for the block schedule; and why.
-fn choose(normal: &Normal, options: &Options) -> (Option<usize>, &'static str) {
-    if options.schedule == Schedule::Block {
-        return (None, "forced");
+/// A schedule that fits a kernel, with what it takes to emit it.
+enum Chosen {
+    Inline { lanes: usize },
+    Block,
+    Vector { level: Level, plans: Vec<Option<StagePlan>> },
+}
+
+/// Vector functions must do so much of a kernel's work to be worth while.
+const VECTOR_SHARE: f64 = 0.4;
+
+/// The schedule to emit, and why.
+fn choose(normal: &Normal, facts: &Facts, schedule: Schedule, options: &Options) -> (Chosen, &'static str) {
+    if schedule == Schedule::Block {
+        return (Chosen::Block, "forced");
+    }
+    let forced = matches!(schedule, Schedule::Vector | Schedule::Row);
+    if forced || schedule == Schedule::Auto {
+        let plans = options.level.and_then(|level| Some((level, vec::plan::plan(normal, facts)?)));
+        match plans {
+            Some((level, plans)) if forced || vec::plan::share(&plans, facts) >= VECTOR_SHARE => {
+                let reason = if forced { "forced" } else { "vector functions do most of the work" };
+                return (Chosen::Vector { level, plans }, reason);
+            }
+            None if forced => return (Chosen::Block, "no vector functions for this target or kernel"),
+            Some(_) | None => {}
+        }
     }
     if !options.vectors {
-        return (None, "the target has no vector code");
+        return (Chosen::Block, "the target has no vector code");
     }
     let Some(lanes) = inline::lanes(normal) else {
-        return (None, "the kernel is not a map with vector code for all of its operations");
+        return (Chosen::Block, "the kernel is not a map with vector code for all of its operations");
     };
-    if options.schedule == Schedule::Inline {
-        return (Some(lanes), "forced");
+    if schedule == Schedule::Inline {
+        return (Chosen::Inline { lanes }, "forced");
     }
     let (inline, block) = cost::inline_and_block_ns(&normal.kernel, options.block, options.l2_bytes);
     if inline <= block {
-        (Some(lanes), "cheaper in line by the cost model")
+        (Chosen::Inline { lanes }, "cheaper in line by the cost model")
     } else {
-        (None, "cheaper in blocks by the cost model")
+        (Chosen::Block, "cheaper in blocks by the cost model")
     }
+}
+
+/// The schedule that `Random` stands for.
+fn settle(schedule: Schedule, kernel: &Kernel) -> Schedule {
+    if schedule != Schedule::Random {
+        return schedule;
+    }
+    let mut hasher = DefaultHasher::new();
+    kernel.hash(&mut hasher);
+    [Schedule::Block, Schedule::Inline, Schedule::Vector, Schedule::Row][(hasher.finish() % 4) as usize]
 }
 
 /// What a schedule needs at run time.
 struct FrameSize {
     scratch_bytes: usize,
     rows: usize,
-}
-
-/// The form of a kernel that [`emit`] cuts into rows and columns: rows are the points of its grid in row-major
-/// order, columns those of its inner axes. Callers prove from it what a range of rows touches.
-pub fn normal_form(kernel: &Kernel) -> Kernel {
-    normal::normalise(kernel).kernel
 }
 
 /// Emits `kernel` into `module` as function `name`. The kernel must satisfy its verifier.
@@ -162,9 +212,15 @@ pub fn emit<M: Module>(
     kernel: &Kernel,
     options: &Options,
 ) -> Result<Emitted> {
-    let normal = normal::normalise(kernel);
-    let (lanes, reason) = choose(&normal, options);
-    let schedule = if lanes.is_some() { Schedule::Inline } else { Schedule::Block };
+    let wanted = settle(options.schedule, kernel);
+    let normal = normal::normalise(kernel, wanted == Schedule::Row);
+    let facts = Facts::new(&normal, &options.aliases);
+    let (chosen, reason) = choose(&normal, &facts, wanted, options);
+    let schedule = match chosen {
+        Chosen::Inline { .. } => Schedule::Inline,
+        Chosen::Block => Schedule::Block,
+        Chosen::Vector { .. } => Schedule::Vector,
+    };
     module.clear_context(ctx);
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
@@ -172,15 +228,13 @@ pub fn emit<M: Module>(
         module.declare_function(name, Linkage::Export, &sig).map_err(|e| clif_error("cannot declare a kernel", e))?;
     ctx.func = Function::with_name_signature(UserFuncName::user(0, func.as_u32()), sig);
     let mut builder_ctx = FunctionBuilderContext::new();
-    let (frame, prims) = {
+    let (frame, (prims, raws)) = {
         let builder = FunctionBuilder::new(&mut ctx.func, &mut builder_ctx);
-        let mut e = Emitter::new(builder, module, kernel.params.len());
-        let frame = match lanes {
-            Some(lanes) => inline::emit(&mut e, &normal, lanes)?,
-            None => {
-                let facts = analysis::Facts::new(&normal, &options.aliases);
-                block::emit(&mut e, &normal, &facts, options.block)?
-            }
+        let mut e = Emitter::new(builder, module, name, kernel.params.len());
+        let frame = match &chosen {
+            Chosen::Inline { lanes } => inline::emit(&mut e, &normal, *lanes)?,
+            Chosen::Block => block::emit(&mut e, &normal, &facts, options, (Level::Avx2, &[]))?,
+            Chosen::Vector { level, plans } => block::emit(&mut e, &normal, &facts, options, (*level, plans))?,
         };
         (frame, e.finish())
     };
@@ -202,8 +256,19 @@ pub fn emit<M: Module>(
             listing.push_str(text);
         }
     }
+    for (i, raw) in raws.into_iter().enumerate() {
+        // Constants are read from the code, aligned as vectors.
+        module
+            .define_function_bytes(raw.func, 64, &raw.code.bytes, &[])
+            .map_err(|e| clif_error("cannot define a vector function", e))?;
+        code_bytes += raw.code.bytes.len();
+        if options.listing {
+            listing.push_str(&format!("\n; vector function {i}\n{}", raw.code.text));
+        }
+    }
     Ok(Emitted {
         func,
+        form: normal.kernel.clone(),
         rows: normal.kernel.rows(),
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),

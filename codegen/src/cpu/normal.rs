@@ -34,8 +34,8 @@ const CALL_NS: f64 = 3.0;
 /// Elements per block, for weighing call costs.
 const BLOCK: f64 = 512.0;
 
-/// Normalises a kernel.
-pub fn normalise(kernel: &Kernel) -> Normal {
+/// Normalises a kernel. `by_row` keeps vectors along the last inner axis.
+pub fn normalise(kernel: &Kernel, by_row: bool) -> Normal {
     let mut k = kernel.clone();
     if k.is_map() {
         if k.stages[0].domain == Domain::Row {
@@ -67,9 +67,9 @@ pub fn normalise(kernel: &Kernel) -> Normal {
     merge_axes(&mut k);
     ensure_inner(&mut k);
     let last_inner = k.grid.len() + k.inner.len() - 1;
-    let by_row = row_kernel_cost(&k, last_inner, k.inner[k.inner.len() - 1]);
+    let row_cost = row_kernel_cost(&k, last_inner, k.inner[k.inner.len() - 1]);
     let axis = match k.grid.last() {
-        Some(&extent) if row_kernel_cost(&k, k.grid.len() - 1, extent) < by_row => VectorAxis::Grid,
+        Some(&extent) if !by_row && row_kernel_cost(&k, k.grid.len() - 1, extent) < row_cost => VectorAxis::Grid,
         _ => VectorAxis::Inner,
     };
     Normal { kernel: k, axis }
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_contiguous_map_is_one_row() {
-        let n = normalise(&kernel(&[4, 1, 5], &[6], &[30, 0, 6, 1], &[30, 7, 6, 1], false));
+        let n = normalise(&kernel(&[4, 1, 5], &[6], &[30, 0, 6, 1], &[30, 7, 6, 1], false), false);
         assert_eq!(shape(&n), (&[][..], &[120][..]));
         assert_eq!(affines(&n.kernel).next().unwrap(), &affine(3, &[1]));
     }
@@ -243,28 +243,28 @@ mod tests {
     #[test]
     fn a_map_runs_along_its_cheapest_axis() {
         // Both sides contiguous along the first axis.
-        let n = normalise(&kernel(&[600], &[700], &[1, 600], &[1, 601], false));
+        let n = normalise(&kernel(&[600], &[700], &[1, 600], &[1, 601], false), false);
         assert_eq!(shape(&n), (&[700][..], &[600][..]));
         // An axis that is short is worth a stride.
-        let n = normalise(&kernel(&[100_000], &[2], &[2, 1], &[3, 1], false));
+        let n = normalise(&kernel(&[100_000], &[2], &[2, 1], &[3, 1], false), false);
         assert_eq!(shape(&n), (&[2][..], &[100_000][..]));
     }
 
     #[test]
     fn a_scalar_is_a_row_of_one() {
-        let n = normalise(&kernel(&[], &[], &[], &[], false));
+        let n = normalise(&kernel(&[], &[], &[], &[], false), false);
         assert_eq!(shape(&n), (&[][..], &[1][..]));
         assert_eq!(n.axis, VectorAxis::Inner);
     }
 
     #[test]
     fn rows_and_columns() {
-        let n = normalise(&kernel(&[8, 8], &[1000], &[8000, 1000, 1], &[8, 1, 0], true));
+        let n = normalise(&kernel(&[8, 8], &[1000], &[8000, 1000, 1], &[8, 1, 0], true), false);
         assert_eq!((shape(&n), n.axis), ((&[64][..], &[1000][..]), VectorAxis::Inner));
-        let n = normalise(&kernel(&[1000], &[8, 8], &[1, 8000, 1000], &[1, 0, 0], true));
+        let n = normalise(&kernel(&[1000], &[8, 8], &[1, 8000, 1000], &[1, 0, 0], true), false);
         assert_eq!((shape(&n), n.axis), ((&[1000][..], &[64][..]), VectorAxis::Grid));
         // Nothing to fold: any number of empty axes is one.
-        let n = normalise(&kernel(&[3], &[5, 0, 2], &[0, 2, 0, 1], &[1, 0, 0, 0], true));
+        let n = normalise(&kernel(&[3], &[5, 0, 2], &[0, 2, 0, 1], &[1, 0, 0, 0], true), false);
         assert_eq!(shape(&n), (&[3][..], &[0][..]));
     }
 }

@@ -3,6 +3,7 @@
 
 use super::analysis::{Facts, Keep, slot_dtype};
 use super::normal::{Normal, VectorAxis};
+use super::vec::plan::StagePlan;
 use std::collections::HashMap;
 use torsh_ir::kernel::{Domain, Inst, Kernel, ValueId};
 use torsh_ir::{Error, Result};
@@ -53,14 +54,18 @@ pub(super) struct Frame {
 
 impl Frame {
     /// Lays out cells and kept values, and chooses the block size.
-    pub fn new(normal: &Normal, facts: &Facts, max_block: usize) -> Result<Frame> {
+    pub fn new(normal: &Normal, facts: &Facts, max_block: usize, plans: &[Option<StagePlan>]) -> Result<Frame> {
         let k = &normal.kernel;
         let reduces: usize = k.stages.iter().map(|s| s.reduces.len()).sum();
         let end_of_cells = CELL * (2 * k.values.len() + 8 * reduces + 8) as u64;
         let kept: Vec<ValueId> =
             (0..k.values.len()).filter(|&i| facts.keep[i] == Keep::Scratch).map(|i| ValueId(i as u32)).collect();
         let width = |v: &ValueId| slot_dtype(k.value(*v).dtype).size();
-        let peak = (0..k.stages.len()).map(|s| peak_bytes(normal, facts, s)).max().unwrap_or(0).max(1);
+        let peak = |s: usize| match plans.get(s) {
+            Some(Some(plan)) => plan.slot_bytes,
+            _ => peak_bytes(normal, facts, s),
+        };
+        let peak = (0..k.stages.len()).map(peak).max().unwrap_or(0).max(1);
         let mut block = max_block.max(MIN_BLOCK);
         while block > 64 && block.saturating_mul(peak) > SLOT_BYTES {
             block /= 2;
@@ -99,7 +104,8 @@ impl Frame {
         self.end as usize
     }
 
-    fn grow(&mut self, bytes: Option<u64>) -> Result<u64> {
+    /// More memory; its offset is a multiple of 64.
+    pub fn grow(&mut self, bytes: Option<u64>) -> Result<u64> {
         let offset = self.end;
         let end = bytes.and_then(|b| b.checked_add(offset + 63)).filter(|&end| end < MAX_FRAME);
         let end =

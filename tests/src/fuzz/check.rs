@@ -51,6 +51,10 @@ pub fn backends() -> Vec<Backend> {
         ("block", Some("avx2"), 2),
         ("inline", Some("portable"), 3),
         ("block", Some("avx512"), 1),
+        ("vector", Some("avx512"), 2),
+        ("vector", Some("avx2"), 1),
+        ("row", None, 1),
+        ("random", None, 3),
     ];
     for (schedule, isa, threads) in configs {
         let Ok(parsed) = Schedule::parse(schedule) else { continue };

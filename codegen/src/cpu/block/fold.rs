@@ -13,7 +13,7 @@ use torsh_ir::{DType, Result, Scalar};
 /// The running state of one reduction.
 pub(super) struct Accumulator {
     /// Scratch offset of the accumulated value or vector.
-    value: u64,
+    pub value: u64,
     /// Scratch offset of the index, for arg reductions.
     index: u64,
 }
@@ -67,8 +67,15 @@ impl<M: Module> BlockEmitter<'_, '_, M> {
     }
 
     /// Folds the values of one block or point.
-    pub(super) fn fold(&mut self, stage: &Stage, accumulators: &[Accumulator], point: &Point<'_>) -> Result<()> {
-        for (reduce, acc) in stage.reduces.iter().zip(accumulators) {
+    pub(super) fn fold(
+        &mut self,
+        stage: &Stage,
+        accumulators: &[Accumulator],
+        point: &Point<'_>,
+        which: &[usize],
+    ) -> Result<()> {
+        for &i in which {
+            let (reduce, acc) = (&stage.reduces[i], &accumulators[i]);
             let v = self.facts.canon(reduce.value);
             let dtype = slot_dtype(self.k.value(reduce.value).dtype);
             let mut x = self.operand(point, v)?;

@@ -1,14 +1,18 @@
-//! Transcendental functions as straight-line code, so that the loops over them vectorise. Only plain
-//! additions and multiplications: the bits are the same at every ISA level.
+//! Transcendental functions as straight-line code, so that the loops over them vectorise.
 //!
-//! The f32 functions compute in f64 with polynomials whose relative error is below 1e-9 (0.01 ulp of f32)
-//! and round once. Coefficients are Chebyshev fits of the function named beside them. The f64 functions
-//! follow fdlibm's reductions (Sun Microsystems, 1993: e_log.c, s_log1p.c) and a Taylor polynomial of e^r.
+//! Those of f32 are `torsh_codegen::cpu::math`, evaluated here by [`Plain`], one number at a time. Their fused
+//! multiply-adds are rounded once at every ISA level (the portable one calls the C library for them), so
+//! the bits are the same at all. What follows is in f64 and plain additions and multiplications: the functions
+//! of f64, which follow fdlibm's reductions (Sun Microsystems, 1993: e_log.c, s_log1p.c) and a Taylor
+//! polynomial of e^r, and the power function of f32, which rounds once (coefficients are Chebyshev fits of the
+//! function named beside them).
 //!
 //! `x + MAGIC` rounds `x` to an integer, to nearest even, whose low bits are then the low bits of the sum:
 //! no conversion to integers is needed, which AVX2 lacks for 64 bits.
 
-use std::f64::consts::{LN_2, LOG2_E, LOG10_E};
+use std::f64::consts::{LN_2, LOG2_E};
+use torsh_codegen::cpu::lanes::Lanes;
+use torsh_codegen::cpu::math::TRIG_BOUND;
 
 /// 1.5 * 2^52.
 const MAGIC: f64 = 6_755_399_441_055_744.0;
@@ -17,6 +21,58 @@ const ONE: u64 = 0x3ff0_0000_0000_0000;
 /// The leading 33 bits of ln 2: products with exponents are exact.
 const LN2_HI: f64 = 6.931_471_803_691_238e-1;
 const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
+
+/// Evaluates lane arithmetic on one number: LLVM makes vectors of the loop around it.
+pub(super) struct Plain;
+
+/// One method a line: `name(operands) -> result = expression`.
+macro_rules! plain {
+    ($($name:ident($($p:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
+        impl Lanes for Plain {
+            type F = f32;
+            type I = i32;
+            type M = bool;
+            $(#[inline(always)] fn $name(&mut self, $($p: $t),*) -> $r { $e })*
+        }
+    };
+}
+
+plain! {
+    f(c: f32) -> f32 = c;
+    i(c: i32) -> i32 = c;
+    add(a: f32, b: f32) -> f32 = a + b;
+    sub(a: f32, b: f32) -> f32 = a - b;
+    mul(a: f32, b: f32) -> f32 = a * b;
+    div(a: f32, b: f32) -> f32 = a / b;
+    fma(a: f32, b: f32, c: f32) -> f32 = a.mul_add(b, c);
+    fnma(a: f32, b: f32, c: f32) -> f32 = (-a).mul_add(b, c);
+    sqrt(a: f32) -> f32 = a.sqrt();
+    min(a: f32, b: f32) -> f32 = if a < b { a } else { b };
+    max(a: f32, b: f32) -> f32 = if a > b { a } else { b };
+    round(a: f32) -> f32 = a.round_ties_even();
+    lt(a: f32, b: f32) -> bool = a < b;
+    le(a: f32, b: f32) -> bool = a <= b;
+    eq(a: f32, b: f32) -> bool = a == b;
+    ilt(a: i32, b: i32) -> bool = a < b;
+    select(m: bool, a: f32, b: f32) -> f32 = if m { a } else { b };
+    bits(a: f32) -> i32 = a.to_bits().cast_signed();
+    from_bits(a: i32) -> f32 = f32::from_bits(a.cast_unsigned());
+    to_float(a: i32) -> f32 = a as f32;
+    iadd(a: i32, b: i32) -> i32 = a.wrapping_add(b);
+    isub(a: i32, b: i32) -> i32 = a.wrapping_sub(b);
+    iand(a: i32, b: i32) -> i32 = a & b;
+    ior(a: i32, b: i32) -> i32 = a | b;
+    ixor(a: i32, b: i32) -> i32 = a ^ b;
+    shl(a: i32, n: u32) -> i32 = a.wrapping_shl(n);
+    sar(a: i32, n: u32) -> i32 = a.wrapping_shr(n);
+    shr(a: i32, n: u32) -> i32 = a.cast_unsigned().wrapping_shr(n).cast_signed();
+}
+
+/// Where the sine, cosine and tangent of f32 hold: not beyond this.
+#[inline(always)]
+pub(super) fn beyond_trig32(x: f32) -> bool {
+    (x.abs() > TRIG_BOUND) | x.is_nan()
+}
 
 /// Horner's rule, lowest coefficient first.
 macro_rules! poly {
@@ -50,82 +106,6 @@ fn expm1_small(r: f64) -> f64 {
     r + r * r * q
 }
 
-/// `(e^x - 1, n shifted)` split as `e^x = 2^n (1 + first)`.
-#[inline(always)]
-fn exp_split(x: f64) -> (f64, f64) {
-    let t = x * LOG2_E + MAGIC;
-    let n = t - MAGIC;
-    (expm1_small(x - n * LN_2), t)
-}
-
-/// e^x to 2e-10 for -700 < x < 700.
-#[inline(always)]
-fn exp_mid(x: f64) -> f64 {
-    let (em, t) = exp_split(x);
-    (1.0 + em) * pow2(t)
-}
-
-/// e^x - 1 to 5e-10 for -700 < x < 700, relative also near 0.
-#[inline(always)]
-fn expm1_mid(x: f64) -> f64 {
-    let (em, t) = exp_split(x);
-    let s = pow2(t);
-    s * em + (s - 1.0)
-}
-
-/// Beyond these e^x is infinite or zero in f32.
-#[inline(always)]
-fn clamp32(x: f64) -> f64 {
-    at_least(at_most(x, 90.0), -110.0)
-}
-
-#[inline(always)]
-pub(super) fn exp32(x: f32) -> f32 {
-    exp_mid(clamp32(f64::from(x))) as f32
-}
-
-#[inline(always)]
-pub(super) fn exp2_32(x: f32) -> f32 {
-    let x = at_least(at_most(f64::from(x), 130.0), -160.0);
-    let t = x + MAGIC;
-    let em = expm1_small((x - (t - MAGIC)) * LN_2);
-    ((1.0 + em) * pow2(t)) as f32
-}
-
-#[inline(always)]
-pub(super) fn expm1_32(x: f32) -> f32 {
-    // The sign is that of x, at zero too.
-    (expm1_mid(clamp32(f64::from(x))) as f32).copysign(x)
-}
-
-#[inline(always)]
-pub(super) fn tanh32(x: f32) -> f32 {
-    let e = expm1_mid(2.0 * at_most(f64::from(x.abs()), 20.0));
-    ((e / (e + 2.0)) as f32).copysign(x)
-}
-
-#[inline(always)]
-pub(super) fn sigmoid32(x: f32) -> f32 {
-    let e = exp_mid(-at_most(f64::from(x.abs()), 110.0));
-    ((if x >= 0.0 { 1.0 } else { e }) / (1.0 + e)) as f32
-}
-
-#[inline(always)]
-pub(super) fn erf32(x: f32) -> f32 {
-    let a = at_most(f64::from(x.abs()), 4.0);
-    let t = a * a;
-    // Fit of erf(sqrt t) / sqrt t on 0..1.
-    let small = a * poly!(t; 1.128_379_167_061_543_5, -0.376_126_384_680_287_1, 0.112_837_824_952_368_45,
-        -0.026_865_430_727_670_243, 0.005_221_031_807_858_023, -0.000_848_408_040_553_510_7,
-        0.000_112_659_590_256_066_09, -9.667_044_571_486_996e-6);
-    // Fit of -ln(erfc(2.5 + u)) on -1.5..1.5.
-    let g = poly!(a - 2.5; 7.806_815_272_727_264, 5.352_680_674_224_487, 0.943_893_703_610_650_7,
-        0.010_858_541_642_896_825, -0.002_165_303_549_162_519_6, 0.000_420_122_523_541_289_46,
-        -7.729_137_615_384_619e-5, 1.331_501_439_731_690_8e-5, -1.637_151_414_593_643_6e-6);
-    let large = 1.0 - exp_mid(-g);
-    ((if a < 1.0 { small } else { large }) as f32).copysign(x)
-}
-
 /// `(k, m)` with `x = 2^k m` and m in sqrt(1/2)..sqrt(2), for normal positive x.
 #[inline(always)]
 fn log_split(x: f64) -> (f64, f64) {
@@ -155,38 +135,6 @@ fn log_edges(x: f64, inside: f64) -> f64 {
     if x > 0.0 { positive } else { other }
 }
 
-#[inline(always)]
-pub(super) fn log32(x: f32) -> f32 {
-    let x = f64::from(x);
-    let (k, m) = log_split(x);
-    log_edges(x, k * LN_2 + log1p_small(m - 1.0)) as f32
-}
-
-#[inline(always)]
-pub(super) fn log2_32(x: f32) -> f32 {
-    let x = f64::from(x);
-    let (k, m) = log_split(x);
-    log_edges(x, k + log1p_small(m - 1.0) * LOG2_E) as f32
-}
-
-#[inline(always)]
-pub(super) fn log10_32(x: f32) -> f32 {
-    let x = f64::from(x);
-    let (k, m) = log_split(x);
-    log_edges(x, (k * LN_2 + log1p_small(m - 1.0)) * LOG10_E) as f32
-}
-
-#[inline(always)]
-pub(super) fn log1p_32(x: f32) -> f32 {
-    let wide = f64::from(x);
-    let u = 1.0 + wide;
-    let (k, m) = log_split(u);
-    // Below sqrt(2) the reduced argument is x itself, whose bits 1 + x may have lost.
-    let f = if k == 0.0 { wide } else { m - 1.0 };
-    let y = log_edges(u, k * LN_2 + log1p_small(f)) as f32;
-    if x == 0.0 { x } else { y }
-}
-
 /// a^b by 2^(b log2 |a|), wherever `beyond_pow32` is false.
 #[inline(always)]
 pub(super) fn pow32(a: f32, b: f32) -> f32 {
@@ -209,48 +157,6 @@ pub(super) fn pow32(a: f32, b: f32) -> f32 {
 #[inline(always)]
 pub(super) fn beyond_pow32(a: f32, b: f32) -> bool {
     (a == 0.0) | a.is_nan() | a.is_infinite() | b.is_nan()
-}
-
-/// Where `sin32` and `cos32` hold; beyond it the reduction loses bits.
-#[inline(always)]
-pub(super) fn beyond_trig32(x: f32) -> bool {
-    (x.abs() > 1_048_576.0) | x.is_nan()
-}
-
-/// `(sin r, cos r, quadrant)` with `x = r + quadrant pi/2`, |r| <= pi/4.
-#[inline(always)]
-fn trig_split(x: f64) -> (f64, f64, u64) {
-    /// The leading 33 bits of pi/2 and the rest.
-    const HI: f64 = 1.570_796_326_734_125_6;
-    const LO: f64 = 6.077_100_506_506_192e-11;
-    let t = x * std::f64::consts::FRAC_2_PI + MAGIC;
-    let n = t - MAGIC;
-    let r = (x - n * HI) - n * LO;
-    let z = r * r;
-    // Fits of (sin r / r - 1) / r^2 and (cos r - 1 + r^2/2) / r^4.
-    let s = poly!(z; -0.166_666_666_638_530_44, 0.008_333_331_873_837_089, -0.000_198_400_862_637_554_43,
-        2.724_986_465_513_958_5e-6);
-    let c = poly!(z; 0.041_666_666_664_319_33, -0.001_388_888_767_128_810_8, 2.480_059_998_353_171e-5,
-        -2.730_090_816_799_653_7e-7);
-    (r * (1.0 + z * s), (1.0 - 0.5 * z) + z * z * c, t.to_bits())
-}
-
-/// Flips the sign of `y` in the quadrants 2 and 3.
-#[inline(always)]
-fn quadrant_sign(y: f64, q: u64) -> f64 {
-    f64::from_bits(y.to_bits() ^ ((q & 2) << 62))
-}
-
-#[inline(always)]
-pub(super) fn sin32(x: f32) -> f32 {
-    let (s, c, q) = trig_split(f64::from(x));
-    quadrant_sign(if q & 1 == 0 { s } else { c }, q) as f32
-}
-
-#[inline(always)]
-pub(super) fn cos32(x: f32) -> f32 {
-    let (s, c, q) = trig_split(f64::from(x));
-    quadrant_sign(if q & 1 == 0 { c } else { s }, q.wrapping_add(1)) as f32
 }
 
 /// `e^r - 1 - r` for |r| <= ln(2)/2, to 2^-54 of e^r.

@@ -6,7 +6,8 @@ use super::convert::{self, Bf16, Bool, F16, To};
 use super::ints::{Int, philox};
 use super::isa::{Addr, Isa, Portable, plain};
 use super::loops::{Arg, Bin, Extreme, Fold, Un};
-use super::math;
+use super::math::{self, Plain};
+use torsh_codegen::cpu::math as lanes;
 
 type Rows = Vec<(String, Addr)>;
 
@@ -61,11 +62,11 @@ macro_rules! unary_rare {
             type R = $x;
             const HAS_RARE: bool = true;
             #[inline(always)]
-            fn f(x: $x) -> $x { $f(x) }
+            fn f(x: $x) -> $x { ($f)(x) }
             #[inline(always)]
             fn rare(x: $x) -> bool { $rare(x) }
             #[inline(always)]
-            fn slow(x: $x) -> $x { $slow(x) }
+            fn slow(x: $x) -> $x { ($slow)(x) }
         }
         $rows.push((format!("{}_{}", stringify!($name), $suffix), $isa::un::<Op>()));
     })* };
@@ -91,22 +92,18 @@ fn float_unary<I: Isa>(rows: &mut Rows) {
     }
     exact!(f32);
     exact!(f64);
-    unary! { rows, I, "f32", f32 => f32;
-        exp: |x| math::exp32(x);
-        exp2: |x| math::exp2_32(x);
-        expm1: |x| math::expm1_32(x);
-        log: |x| math::log32(x);
-        log2: |x| math::log2_32(x);
-        log10: |x| math::log10_32(x);
-        log1p: |x| math::log1p_32(x);
-        tanh: |x| math::tanh32(x);
-        erf: |x| math::erf32(x);
-        sigmoid: |x| math::sigmoid32(x);
+    macro_rules! lanes {
+        ($($f:ident)*) => { unary! { rows, I, "f32", f32 => f32; $($f: |x| lanes::$f(&mut Plain, x);)* } };
     }
-    unary_rare! { rows, I, "f32", f32;
-        sin: math::sin32, rare math::beyond_trig32, slow |x| libm::sin(f64::from(x)) as f32;
-        cos: math::cos32, rare math::beyond_trig32, slow |x| libm::cos(f64::from(x)) as f32;
+    lanes!(exp exp2 expm1 log log2 log10 log1p tanh erf sigmoid asin acos atan sinh cosh asinh acosh atanh);
+    macro_rules! periodic {
+        ($($f:ident)*) => {
+            unary_rare! { rows, I, "f32", f32; $(
+                $f: |x| lanes::$f(&mut Plain, x), rare math::beyond_trig32, slow |x| libm::$f(f64::from(x)) as f32;
+            )* }
+        };
     }
+    periodic!(sin cos tan);
     unary! { rows, I, "f64", f64 => f64;
         exp: |x| math::exp64(x);
         exp2: |x| math::exp2_64(x);
@@ -117,19 +114,11 @@ fn float_unary<I: Isa>(rows: &mut Rows) {
         sigmoid: |x| math::sigmoid64(x);
     }
     macro_rules! library {
-        ($($f:ident)*) => {
-            unary! { rows, Portable, "f32", f32 => f32; $($f: |x| libm::$f(f64::from(x)) as f32;)* }
-            unary! { rows, Portable, "f64", f64 => f64; $($f: |x| libm::$f(x);)* }
-        };
+        ($($f:ident)*) => { unary! { rows, Portable, "f64", f64 => f64; $($f: |x| libm::$f(x);)* } };
     }
-    library!(tan asin acos atan sinh cosh asinh acosh atanh);
-    unary! { rows, Portable, "f64", f64 => f64;
-        log2: |x| libm::log2(x);
-        log10: |x| libm::log10(x);
-        sin: |x| libm::sin(x);
-        cos: |x| libm::cos(x);
-        erf: |x| libm::erf(x);
-    }
+    library!(tan asin acos atan sinh cosh asinh atanh log2 log10 sin cos erf);
+    // The library's is arbitrary far below its domain.
+    unary! { rows, Portable, "f64", f64 => f64; acosh: |x| if x < 1.0 { f64::NAN } else { libm::acosh(x) }; }
     unary! { rows, I, "f16", f32 => f32; round: |x| convert::f16_to_f32(convert::f32_to_f16(x)); }
     unary! { rows, I, "bf16", f32 => f32; round: |x| convert::bf16_to_f32(convert::f32_to_bf16(x)); }
 }

@@ -1,0 +1,70 @@
+//! The vector code generator: straight-line bodies as raw machine code over whole vector registers.
+//!
+//! Cranelift has vectors of 128 bits only. For a cluster of operations on contiguous elements, this module
+//! writes one function with 256-bit (AVX2 and FMA) or 512-bit (AVX-512) instructions itself: it reads each
+//! input once, keeps everything between in registers and writes each result once. Cranelift still emits the
+//! loop nest and the addresses, and calls such a function like a primitive.
+//!
+//! * `plan` cuts a stage into clusters and primitives,
+//! * `record` turns a cluster's instructions into a [`graph::Graph`] of lane operations,
+//! * `emit` writes its loops, `alloc` gives its values registers, `asm` encodes instructions.
+//!
+//! A function is `extern "C" fn(area: *mut u8, n: u64)`. `area`, 64-byte aligned, begins with the addresses of
+//! the streams, the uniform elements and the accumulators, 8 bytes each; the rest is the function's to use.
+//! Streams may have any alignment. A stream that is written may be one that is read, element for element: all
+//! reads of some elements come before their writes.
+
+mod alloc;
+mod asm;
+mod emit;
+mod graph;
+pub(super) mod plan;
+mod record;
+
+pub(super) use emit::Code;
+pub(super) use record::Binding;
+
+use super::analysis::Facts;
+use torsh_ir::Result;
+use torsh_ir::kernel::{Kernel, Stage};
+
+/// The function of a cluster, and what the addresses in its area are of.
+pub(super) fn function(
+    kernel: &Kernel,
+    facts: &Facts,
+    stage: &Stage,
+    cluster: &plan::Cluster,
+    level: Level,
+    listing: bool,
+) -> Result<(Code, Vec<Binding>)> {
+    let (graph, bindings) = record::record(kernel, facts, stage, cluster, level)?;
+    Ok((emit::compile(&graph, listing)?, bindings))
+}
+
+/// Instruction sets that the generator writes for.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Level {
+    /// 256-bit vectors: AVX2, FMA and F16C.
+    Avx2,
+    /// 512-bit vectors and mask registers: AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Level {
+    /// The level by the name that the runtime gives to it.
+    pub fn parse(name: &str) -> Option<Level> {
+        match name {
+            "avx2" => Some(Level::Avx2),
+            "avx512" => Some(Level::Avx512),
+            _ => None,
+        }
+    }
+
+    /// 32-bit lanes of a register.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Level::Avx2 => 8,
+            Level::Avx512 => 16,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Vector functions against the block schedule, bit for bit, at every ISA level that has them: odd lengths,
+//! unaligned operands, updates in place, special values, more live values than registers.
+
+mod common;
+
+use common::{Make, Rng, affine, program, run_on};
+use torsh_codegen::cpu::Schedule;
+use torsh_ir::interp::HostTensor;
+use torsh_ir::kernel::{Access, Domain, Kernel, Reduce, Stage, Store, ValueId};
+use torsh_ir::program::Program;
+use torsh_ir::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
+use torsh_ir::{DType, Scalar};
+use torsh_runtime::sys::prims;
+use torsh_runtime::{Config, CpuExecutor};
+
+/// Per level: the executor to agree with, and those that must.
+fn executors() -> Vec<(&'static str, CpuExecutor, Vec<CpuExecutor>)> {
+    let make = |isa, schedule| {
+        let config =
+            Config { isa: Some(isa), schedule, threads: Some(1), memory_limit: Some(4 << 30), ..Config::default() };
+        CpuExecutor::with_config(&config).unwrap()
+    };
+    let levels = ["avx2", "avx512"].into_iter().filter(|l| prims::supported(l));
+    levels.map(|l| (l, make(l, Schedule::Block), vec![make(l, Schedule::Vector), make(l, Schedule::Row)])).collect()
+}
+
+/// Inputs of every kind: small numbers, any bits at all, special values.
+fn wild(p: &Program, rng: &mut Rng) -> Vec<HostTensor> {
+    let make = |ty: &torsh_ir::shape::Type| {
+        HostTensor::from_fn(ty.clone(), |_| {
+            let x = match rng.below(12) {
+                0 => f64::NAN,
+                1 => f64::INFINITY,
+                2 => f64::NEG_INFINITY,
+                3 => -0.0,
+                4 => 0.0,
+                5 | 6 => f64::from(f32::from_bits(rng.next() as u32)),
+                7 => f64::from(f32::from_bits(rng.next() as u32 & 0x807f_ffff)),
+                _ => (rng.below(4001) as f64 - 2000.0) / 128.0,
+            };
+            let x = if ty.dtype.is_float() { Scalar::Float(x) } else { Scalar::Int(rng.next() as i64) };
+            x.to_dtype(ty.dtype)
+        })
+    };
+    p.inputs.iter().map(make).collect()
+}
+
+/// `skip` elements at the front are nobody's.
+fn assert_bits(want: &[HostTensor], got: &[HostTensor], skip: usize, context: &dyn Fn() -> String) {
+    for (o, (w, g)) in want.iter().zip(got).enumerate() {
+        for i in skip..w.len() {
+            let nan = |t: &HostTensor| matches!(t.get(i), Scalar::Float(x) if x.is_nan());
+            let same = w.bits(i) == g.bits(i) || (nan(w) && nan(g));
+            assert!(same, "output {o} element {i}: want {:?}, got {:?}\n{}", w.get(i), g.get(i), context());
+        }
+    }
+}
+
+fn compare(kernel: Kernel, rng: &mut Rng, all: &[(&'static str, CpuExecutor, Vec<CpuExecutor>)]) {
+    let p = program(kernel);
+    p.verify().unwrap();
+    let skip = kernel_skip(&p);
+    let x = wild(&p, rng);
+    for (level, block, others) in all {
+        let want = run_on(block, &p, &x, false);
+        for other in others {
+            let got = run_on(other, &p, &x, false);
+            assert_bits(&want, &got, skip, &|| format!("{level}\n{}", torsh_ir::text::program(&p)));
+        }
+    }
+}
+
+/// The first element that the kernel of a program stores.
+fn kernel_skip(p: &Program) -> usize {
+    let torsh_ir::program::StepOp::Kernel { kernel, .. } = &p.steps[0].op else { return 0 };
+    kernel.stages.iter().flat_map(|s| &s.stores).map(|s| s.index.offset as usize).max().unwrap_or(0)
+}
+
+/// Stores `values` and is done; lengths are those of the only axis.
+fn finish(mut m: Make, n: usize, insts: Vec<ValueId>, values: &[ValueId], offset: usize) -> Kernel {
+    let mut stores = Vec::new();
+    for &value in values {
+        let param = m.param(m.0.value(value).dtype, n + offset, Access::Write);
+        stores.push(Store { param, index: affine(offset as i64, &[1]), value });
+    }
+    m.0.stages.push(Stage { domain: Domain::Full, insts, reduces: vec![], stores });
+    m.0
+}
+
+const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const SMALL: [DType; 8] =
+    [DType::F32, DType::F16, DType::BF16, DType::I32, DType::Bool, DType::U8, DType::I8, DType::I16];
+
+#[test]
+fn each_unary_function_gives_the_bits_of_its_primitive() {
+    let (all, mut rng) = (executors(), Rng(1));
+    for &op in UnOp::ALL {
+        for dtype in SMALL {
+            if op == UnOp::Not && dtype.is_float()
+                || !matches!(op, UnOp::Not | UnOp::Neg | UnOp::Abs | UnOp::Sign) && !dtype.is_float()
+                || dtype == DType::Bool && op != UnOp::Not
+            {
+                continue;
+            }
+            let n = 300 + rng.below(40);
+            let mut m = Make::new(&[], &[n]);
+            let a = m.param(dtype, n, Access::Read);
+            let x = m.load(a, 0, &[1]);
+            let y = m.op(ScalarOp::Un(op), &[x], dtype);
+            compare(finish(m, n, vec![x, y], &[y], 0), &mut rng, &all);
+        }
+    }
+}
+
+#[test]
+fn conversions_give_the_bits_of_their_primitives() {
+    let (all, mut rng) = (executors(), Rng(2));
+    for from in DType::ALL {
+        for to in DType::ALL {
+            let n = 200 + rng.below(40);
+            let mut m = Make::new(&[], &[n]);
+            let a = m.param(from, n, Access::Read);
+            let x = m.load(a, 0, &[1]);
+            let y = m.op(ScalarOp::Cast, &[x], to);
+            compare(finish(m, n, vec![x, y], &[y], 0), &mut rng, &all);
+        }
+    }
+}
+
+/// A random straight line of operations over `loads` loads.
+fn random_map(rng: &mut Rng, n: usize, dtypes: &[DType], loads: usize, ops: usize, outputs: usize) -> Kernel {
+    let mut m = Make::new(&[], &[n]);
+    let mut insts = Vec::new();
+    let mut of: Vec<(DType, ValueId)> = Vec::new();
+    let pad = rng.below(3);
+    for i in 0..loads {
+        let dtype = dtypes[i % dtypes.len()];
+        let broadcast = rng.chance(20);
+        let a = m.param(dtype, n + pad + 1, Access::Read);
+        let v = m.load(a, pad as i64, &[i64::from(!broadcast)]);
+        insts.push(v);
+        of.push((dtype, v));
+    }
+    for _ in 0..ops {
+        let dtype = rng.pick(dtypes);
+        let find = |of: &[(DType, ValueId)], rng: &mut Rng, dtype: DType| {
+            let fits: Vec<ValueId> = of.iter().filter(|(d, _)| *d == dtype).map(|&(_, v)| v).collect();
+            (!fits.is_empty()).then(|| rng.pick(&fits))
+        };
+        let Some(x) = find(&of, rng, dtype) else { continue };
+        let y = if rng.chance(25) {
+            let c = m.constant([0.0, 1.0, -2.5, 3.0][rng.below(4)], dtype);
+            insts.push(c);
+            c
+        } else {
+            find(&of, rng, dtype).unwrap()
+        };
+        let cond = find(&of, rng, DType::Bool);
+        let (op, args, out) = match rng.below(8) {
+            0 if dtype.is_float() => {
+                let op =
+                    rng.pick(&[UnOp::Exp, UnOp::Tanh, UnOp::Sqrt, UnOp::Floor, UnOp::Neg, UnOp::Sigmoid, UnOp::Sign]);
+                (ScalarOp::Un(op), vec![x], dtype)
+            }
+            1 => (ScalarOp::Cmp(rng.pick(CmpOp::ALL)), vec![x, y], DType::Bool),
+            2 if cond.is_some() => (ScalarOp::Select, vec![cond.unwrap(), x, y], dtype),
+            3 => (ScalarOp::Cast, vec![x], rng.pick(dtypes)),
+            _ => {
+                let mut ops = vec![BinOp::Add, BinOp::Mul, BinOp::Max, BinOp::Min];
+                if dtype.is_float() {
+                    ops.extend([BinOp::Div, BinOp::Sub, BinOp::FloorDiv]);
+                } else {
+                    ops.extend([BinOp::And, BinOp::Or, BinOp::Xor]);
+                }
+                if rng.chance(3) && dtype.is_float() {
+                    ops = vec![BinOp::Fmod];
+                }
+                (ScalarOp::Bin(rng.pick(&ops)), vec![x, y], dtype)
+            }
+        };
+        let v = m.op(op, &args, out);
+        insts.push(v);
+        of.push((out, v));
+    }
+    let last: Vec<ValueId> = of.iter().rev().take(outputs).map(|&(_, v)| v).collect();
+    finish(m, n, insts, &last, pad)
+}
+
+#[test]
+fn random_maps_give_the_bits_of_the_block_schedule() {
+    let (all, mut rng) = (executors(), Rng(3));
+    for case in 0..240 {
+        let n = if case < 71 { case } else { rng.pick(&[1, 15, 16, 17, 64, 129, 511, 513, 1030, 3000]) };
+        let dtypes = if rng.chance(50) { &SMALL[..1] } else { &SMALL };
+        let (loads, ops) = (1 + rng.below(6), 1 + rng.below(24));
+        let outputs = 1 + rng.below(3);
+        compare(random_map(&mut rng, n, dtypes, loads, ops, outputs), &mut rng, &all);
+    }
+}
+
+#[test]
+fn more_values_than_registers() {
+    let (all, mut rng) = (executors(), Rng(4));
+    for case in 0..12 {
+        let n = rng.pick(&[5, 67, 700]);
+        let mut m = Make::new(&[], &[n]);
+        let count = 34 + case;
+        let mut insts = Vec::new();
+        let mut values = Vec::new();
+        for i in 0..count {
+            let a = m.param(DType::F32, n, Access::Read);
+            let x = m.load(a, 0, &[1]);
+            let y = m.op(ScalarOp::Un(if i % 3 == 0 { UnOp::Exp } else { UnOp::Abs }), &[x], DType::F32);
+            insts.extend([x, y]);
+            values.push(y);
+        }
+        // Masks too: compared in one order, chosen by in the other.
+        let mut masks = Vec::new();
+        for i in 0..count - 1 {
+            let c = m.op(ScalarOp::Cmp(CmpOp::Lt), &[values[i], values[i + 1]], DType::Bool);
+            insts.push(c);
+            masks.push(c);
+        }
+        let mut sum = values[0];
+        for (i, &v) in values.iter().enumerate().rev() {
+            let s = m.op(ScalarOp::Bin(BinOp::Add), &[sum, v], DType::F32);
+            sum = m.op(ScalarOp::Select, &[masks[i % masks.len()], s, sum], DType::F32);
+            insts.extend([s, sum]);
+        }
+        compare(finish(m, n, insts, &[sum, values[3]], 0), &mut rng, &all);
+    }
+}
+
+#[test]
+fn updates_in_place_read_before_they_write() {
+    let (all, mut rng) = (executors(), Rng(5));
+    for n in [1, 7, 16, 40, 200, 1500] {
+        let mut m = Make::new(&[], &[n]);
+        let a = m.param(DType::F32, n, Access::ReadWrite);
+        let b = m.param(DType::F32, n, Access::ReadWrite);
+        let (x, y) = (m.load(a, 0, &[1]), m.load(b, 0, &[1]));
+        let s = m.op(ScalarOp::Bin(BinOp::Add), &[x, y], DType::F32);
+        let t = m.op(ScalarOp::Un(UnOp::Tanh), &[s], DType::F32);
+        // What was in `a` is also stored as it was, after `a` has been overwritten.
+        let c = m.param(DType::F32, n, Access::Write);
+        let store = |param, value| Store { param, index: affine(0, &[1]), value };
+        let stores = vec![store(a, t), store(b, x), store(c, x)];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x, y, s, t], reduces: vec![], stores });
+        compare(m.0, &mut rng, &all);
+    }
+}
+
+#[test]
+fn reductions_give_the_bits_of_their_primitives() {
+    let (all, mut rng) = (executors(), Rng(6));
+    for cols in (1..40).chain([511, 512, 513, 1030]) {
+        for dtype in FLOATS.into_iter().chain([DType::I32, DType::Bool]) {
+            let rows = 3;
+            let mut m = Make::new(&[rows], &[cols]);
+            let a = m.param(dtype, rows * cols, Access::Read);
+            let x = m.load(a, 0, &[cols as i64, 1]);
+            let mut insts = vec![x];
+            let ops: &[ReduceOp] = match dtype {
+                DType::Bool => &[ReduceOp::Any, ReduceOp::All],
+                _ => &[ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Prod, ReduceOp::ArgMax],
+            };
+            let y = if dtype.is_float() { m.op(ScalarOp::Un(UnOp::Abs), &[x], dtype) } else { x };
+            if y != x {
+                insts.push(y);
+            }
+            let mut reduces = Vec::new();
+            let mut stores = Vec::new();
+            for &op in ops {
+                let out_dtype = if op == ReduceOp::ArgMax { DType::I64 } else { dtype };
+                let out = m.value(torsh_ir::kernel::Inst::Reduced, out_dtype);
+                reduces.push(Reduce { op, value: y, out });
+                let param = m.param(out_dtype, rows, Access::Write);
+                stores.push(Store { param, index: affine(0, &[1, 0]), value: out });
+            }
+            m.0.stages.push(Stage { domain: Domain::Full, insts, reduces, stores: vec![] });
+            m.0.stages.push(Stage { domain: Domain::Row, insts: vec![], reduces: vec![], stores });
+            compare(m.0, &mut rng, &all);
+        }
+    }
+}
