@@ -194,7 +194,7 @@ pub fn isa() -> Option<&'static str> {
 }
 /// [`SCHEDULE`]: `block`, `inline` or `auto`.
 pub fn schedule() -> &'static str {
-    word(SCHEDULE, &["block", "inline", "auto"]).unwrap_or("auto")
+    word(SCHEDULE, &["auto", "block", "inline", "vector", "row", "random"]).unwrap_or("auto")
 }
 /// [`THREADS`].
 pub fn threads() -> Option<usize> {

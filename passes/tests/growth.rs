@@ -94,3 +94,19 @@ fn a_graph_of_ten_thousand_nodes_compiles() {
         }
     }
 }
+
+/// Prints the time of each pass: `cargo test --release -p torsh-passes --test growth -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints times and asserts nothing"]
+fn times() {
+    for (name, family) in families() {
+        for n in [1000, 3000, 10_000] {
+            let n = if name == "writes" || name == "splits" { n.min(4000) } else { n };
+            let program = compile(&build(family, n), &Options::default()).expect("compiles");
+            let total: f64 = program.stats.passes.iter().map(|p| p.1).sum();
+            let slow = program.stats.passes.iter().filter(|p| p.1 > 0.02 * total);
+            let text: Vec<String> = slow.map(|(pass, s)| format!("{pass} {:.0}", s * 1e3)).collect();
+            println!("{name} {n}: {} steps, {:.0} ms: {}", program.steps.len(), total * 1e3, text.join(", "));
+        }
+    }
+}

@@ -10,7 +10,7 @@
 //!   all parameters: their parts form one list for one parallel region.
 
 use std::ops::Range;
-use torsh_codegen::cpu::{Emitted, normal_form};
+use torsh_codegen::cpu::Emitted;
 use torsh_ir::kernel::{Access, Affine, Inst, Kernel};
 use torsh_ir::program::{BufId, DotStep, Place, Program, StepOp};
 
@@ -188,7 +188,7 @@ fn on_rows(
     info: &Emitted,
     rows: usize,
 ) -> Option<(OnRows, Vec<Touch>)> {
-    let normal = normal_form(kernel, info.asked);
+    let normal = &info.form;
     if (info.rows, info.cols) != (normal.rows(), normal.row_len()) {
         return None;
     }
@@ -197,7 +197,7 @@ fn on_rows(
     if points == 0 || !points.is_multiple_of(rows) {
         return None;
     }
-    let space = Space::new(&normal, rows, columns)?;
+    let space = Space::new(normal, rows, columns)?;
     let mut own = vec![true; kernel.params.len()];
     let loads = normal.values.iter().filter_map(|v| match &v.inst {
         Inst::Load { param, index } => Some((*param, index)),

@@ -621,3 +621,19 @@ def test_an_argument_that_always_changes_is_not_compiled_for_ever(make):
             assert f(torsh.zeros(1), make(i)).item() == i
     assert len(seen) == 1
     assert f.cache_info()["entries"] <= 10
+
+
+@pytest.mark.compiled_only
+def test_explain_says_how_each_step_runs():
+    f = torsh.compile(lambda x, w, b: torsh.relu(x @ w + b))
+    f(torsh.ones(96, 64), torsh.ones(64, 80), torsh.ones(80))
+    e = f.explain()
+    if "unit" not in e["programs"][0]["steps"][0]:
+        pytest.skip("the interpreter has no schedules")
+    product, kernel = e["programs"][0]["steps"]
+    assert (product["kind"], kernel["kind"]) == ("dot", "kernel")
+    assert product["together"] == kernel["together"] == "chain" and product["unit"] == kernel["unit"]
+    assert product["flops"] == 2 * 96 * 64 * 80 and kernel["bytes"] > 2 * 4 * 96 * 80
+    assert kernel["schedule"] and kernel["reason"] and kernel["threads"] >= 1
+    text = str(e)
+    assert "+ on its rows kernel: " in text and "ms per pass: " in text and "fuse" in text

@@ -117,6 +117,9 @@ impl Default for Options {
 pub struct Emitted {
     /// The function.
     pub func: FuncId,
+    /// The kernel in the form that was cut into rows and columns: rows are the points of its grid in row-major order,
+    /// columns those of its inner axes. Callers prove from it what a range of rows touches.
+    pub form: Kernel,
     /// Rows to compute.
     pub rows: usize,
     /// Length of a row.
@@ -129,8 +132,6 @@ pub struct Emitted {
     pub splits_columns: bool,
     /// Bytes of scratch that each concurrent call needs.
     pub scratch_bytes: usize,
-    /// The schedule that was asked for, with which [`normal_form`] gives the form that was emitted.
-    pub asked: Schedule,
     /// The schedule in use.
     pub schedule: Schedule,
     /// Why.
@@ -203,12 +204,6 @@ struct FrameSize {
     rows: usize,
 }
 
-/// The form of a kernel that [`emit`] cuts into rows and columns: rows are the points of its grid in row-major
-/// order, columns those of its inner axes. Callers prove from it what a range of rows touches.
-pub fn normal_form(kernel: &Kernel, schedule: Schedule) -> Kernel {
-    normal::normalise(kernel, settle(schedule, kernel) == Schedule::Row).kernel
-}
-
 /// Emits `kernel` into `module` as function `name`. The kernel must satisfy its verifier.
 pub fn emit<M: Module>(
     module: &mut M,
@@ -273,13 +268,13 @@ pub fn emit<M: Module>(
     }
     Ok(Emitted {
         func,
+        form: normal.kernel.clone(),
         rows: normal.kernel.rows(),
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),
         row_block: frame.rows,
         cost_ns: cost::kernel_ns(&normal.kernel),
         scratch_bytes: frame.scratch_bytes,
-        asked: options.schedule,
         schedule,
         reason,
         prims,

@@ -149,7 +149,11 @@ fn shorter(longer: &Emitted, kernel: &Kernel) -> Option<Emitted> {
         return None;
     }
     let cost_ns = longer.cost_ns * cols as f64 / longer.cols as f64;
-    Some(Emitted { cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() })
+    let mut form = longer.form.clone();
+    form.params = kernel.params.clone();
+    let [inner] = form.inner.as_mut_slice() else { return None };
+    *inner = cols;
+    Some(Emitted { form, cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() })
 }
 
 impl Code {
