@@ -64,6 +64,9 @@ pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize, 
     if e.batch.contains(&0) || e.m == 0 || e.n == 0 || e.k == 0 {
         return 0;
     }
+    if !is_finite(e) {
+        return usize::MAX;
+    }
     let (e, _) = seen(e);
     let s = shape(&T::kernels(level));
     [false, true].map(|direct| Plan::new(&e, s, direct, threads, whole_rows).bytes()).into_iter().fold(0, usize::max)
@@ -99,6 +102,9 @@ pub fn product<'a, T: Element>(
         }
         return Ok(());
     }
+    if !is_finite(e) {
+        return Err(Error::limit("a matrix product of more than 2^60 multiplications"));
+    }
     lhs.check(e.batch, e.m, e.k)?;
     rhs.check(e.batch, e.k, e.n)?;
     let (e, swapped) = seen(e);
@@ -123,6 +129,12 @@ pub fn product<'a, T: Element>(
     let out = Shared(out.as_mut_ptr());
     Job { e, plan, kernels, lhs, rhs, sides, out, scratch, hook: epilogue, swapped }.run(with.par);
     Ok(())
+}
+
+/// Whether a product can end at all. It bounds what is computed from the extents, too.
+fn is_finite(e: &Extents<'_>) -> bool {
+    let all = e.batch.iter().chain([&e.m, &e.n, &e.k]).try_fold(1usize, |n, &x| n.checked_mul(x));
+    all.is_some_and(|all| all <= 1 << 60)
 }
 
 /// The product as it is computed: a result of one column is the row of its transpose, since vectors run

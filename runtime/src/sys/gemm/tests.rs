@@ -208,6 +208,9 @@ impl Layout {
 
 /// An extent as up to three digits, the innermost of stride `unit`; they overlap as those of patches do.
 fn digits(rng: &mut Rng, n: usize, unit: i64) -> Vec<(usize, i64)> {
+    if n == 0 {
+        return vec![(3, unit), (0, 1)];
+    }
     let mut left = n;
     let mut found = vec![];
     for (i, stride) in [unit, unit * 9, unit * 40].into_iter().enumerate() {
@@ -545,15 +548,23 @@ fn what_does_not_fit_is_refused() {
     assert!(try_with(&|c, _, _| c.m = usize::MAX).is_err());
     assert!(try_with(&|c, _, _| c.k = usize::MAX).is_err());
     assert!(try_with(&|c, _, _| c.batch = vec![usize::MAX, 3]).is_err());
+    // Strides of 0 make any length fit into a buffer, but nobody lives to see the sums.
+    assert!(
+        try_with(&|c, _, _| {
+            c.k = 1 << 60;
+            (c.lhs.cols, c.rhs.rows) = (vec![(c.k, 0)], vec![(c.k, 0)]);
+        })
+        .is_err()
+    );
 }
 
 #[test]
 fn extents_beyond_any_memory_saturate() {
     let (_, level, _) = levels()[0];
-    for (m, n, k) in [(usize::MAX, 3, 3), (3, usize::MAX, 3), (3, 3, usize::MAX), (1 << 40, 1 << 40, 1 << 40)] {
+    for (m, n, k) in [(usize::MAX, 3, 3), (3, usize::MAX, 3), (3, 3, usize::MAX), (1 << 40, 1 << 10, 1 << 20)] {
         for batch in [&[][..], &[usize::MAX]] {
-            scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4, true);
-            scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4, false);
+            assert_eq!(scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4, true), usize::MAX);
+            assert_eq!(scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4, false), usize::MAX);
         }
     }
 }
