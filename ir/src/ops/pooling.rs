@@ -14,6 +14,9 @@ use crate::op::{Gen, Sample, Values};
 use crate::scalar::{ReduceOp, identity};
 use crate::shape::{Shape, Type};
 
+/// Rows of a window from this length on are worth a vector of their own.
+const LONG: i64 = 16;
+
 /// Attributes of the pooling ops that look for a maximum.
 pub(super) const POOL_ATTRS: &[AttrSpec] = &[
     super::attr("kernel", AttrKind::Ints),
@@ -172,11 +175,21 @@ impl Pool {
 
     /// Windows side by side: each element is in one at most.
     fn back_tiles<'b>(&self, ct: Val<'b>, sizes: &[usize], at: Option<Val<'b>>) -> Val<'b> {
-        let (n, shape, w) = (self.windows.dims(), ct.shape(), &self.windows);
+        let (n, w) = (self.windows.dims(), &self.windows);
+        let long = w.kernel.last().is_some_and(|&k| k >= LONG);
+        let all = if long || !self.chained() { self.repeat(ct, at) } else { self.interleave(ct, at, 0, 0) };
+        let lo: Vec<i64> = w.lo.iter().map(|&l| -l).collect();
+        let hi: Vec<i64> = (0..n).map(|d| sizes[d] as i64 + w.lo[d] - self.counts[d] as i64 * w.kernel[d]).collect();
+        pad(all, self.first, &lo, &hi, Scalar::Int(0))
+    }
+
+    /// The cotangents at all positions of side by side windows by repetition: for long rows of a window.
+    fn repeat<'b>(&self, ct: Val<'b>, at: Option<Val<'b>>) -> Val<'b> {
+        let (n, shape) = (self.windows.dims(), ct.shape());
         let lead = &shape[..self.first];
         let (mut narrow, mut full, mut joined) = (lead.to_vec(), lead.to_vec(), lead.to_vec());
         for d in 0..n {
-            let kernel = w.kernel[d] as usize;
+            let kernel = self.windows.kernel[d] as usize;
             narrow.extend([self.counts[d], 1]);
             full.extend([self.counts[d], kernel]);
             joined.push(self.counts[d] * kernel);
@@ -187,9 +200,30 @@ impl Pool {
             let here = at.reshape(&narrow).expand(&full).eq(self.numbers(at, &full, &dims));
             all = here.select(all, all.zeros_like());
         }
-        let lo: Vec<i64> = w.lo.iter().map(|&l| -l).collect();
-        let hi: Vec<i64> = (0..n).map(|d| sizes[d] as i64 + w.lo[d] - (joined[self.first + d] as i64)).collect();
-        pad(all.reshape(&joined), self.first, &lo, &hi, Scalar::Int(0))
+        all.reshape(&joined)
+    }
+
+    /// The same position by position, dims from `d` on interleaved: vectors run along the windows, which for
+    /// short rows of a window are many more. `k` is the position in the dims before.
+    fn interleave<'b>(&self, ct: Val<'b>, at: Option<Val<'b>>, d: usize, k: usize) -> Val<'b> {
+        if d == self.windows.dims() {
+            let Some(at) = at else { return ct };
+            let here = at.eq(at.builder().full(Scalar::Int(k as i64), at.dtype(), &at.shape()));
+            return here.select(ct, ct.zeros_like());
+        }
+        let (kernel, dim) = (self.windows.kernel[d] as usize, self.first + d);
+        let mut joined = Vec::new();
+        let parts: Vec<Val<'b>> = (0..kernel)
+            .map(|i| {
+                let part = self.interleave(ct, at, d + 1, k * kernel + i);
+                joined = part.shape().to_vec();
+                let mut apart = joined.clone();
+                apart.insert(dim + 1, 1);
+                part.reshape(&apart)
+            })
+            .collect();
+        joined[dim] *= kernel;
+        ct.builder().concat(&parts, dim + 1).reshape(&joined)
     }
 
     /// Large overlapping windows: one dim after the other, over a tensor with all positions.
