@@ -6,6 +6,8 @@
 
 mod backward;
 mod forward;
+#[cfg(test)]
+mod tests;
 
 use super::{Arg, Par};
 use crate::sys::attention::{Kernels, LANES, PANEL, ROWS, SCORES, transpose};
