@@ -9,8 +9,9 @@ use crate::trace;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use torsh_ir::op::{Kind, Vjp};
-use torsh_ir::{Error, Graph, NodeId, Result, Scalar};
+use torsh_ir::attr::{Attr, AttrsExt};
+use torsh_ir::op::{Kind, View, Vjp};
+use torsh_ir::{Attrs, Error, Graph, NodeId, Op, Result, Scalar};
 use torsh_passes::autodiff;
 
 /// How to differentiate.
@@ -56,16 +57,17 @@ impl Tape {
         if let Some(id) = self.id(node) {
             return id;
         }
-        let constant = matches!(node.op.kind, Kind::Full | Kind::Iota) && !node.is_realised();
-        let id = if constant {
-            self.graph.add(torsh_ir::Node {
-                op: node.op,
-                attrs: node.attrs.clone(),
-                operands: Default::default(),
-                ty: node.ty.clone(),
-            })
-        } else {
-            self.graph.input(node.ty.clone())
+        let constant =
+            |op: Op, attrs: Attrs| torsh_ir::Node { op, attrs, operands: Default::default(), ty: node.ty.clone() };
+        let id = match number(node) {
+            Some((full, value)) => {
+                let attrs: [Attr; 3] = [value.into(), node.ty.dtype.into(), node.ty.shape.dims().into()];
+                self.graph.add(constant(full, Attrs::from(attrs.to_vec())))
+            }
+            None if node.op.kind == Kind::Iota && !node.is_realised() => {
+                self.graph.add(constant(node.op, node.attrs.clone()))
+            }
+            None => self.graph.input(node.ty.clone()),
         };
         self.note(node, id);
         id
@@ -173,6 +175,23 @@ impl Tape {
             })
             .collect())
     }
+}
+
+/// The op `full` and its number, where a node visibly holds one number everywhere. Rules that look for
+/// constants see it, however it was broadcast.
+fn number(node: &NodeRef) -> Option<(Op, Scalar)> {
+    let mut node = node.clone();
+    while !node.is_realised() {
+        match node.op.kind {
+            Kind::Full => return Some((node.op, node.attrs.scalar(0))),
+            Kind::View(View::Reshape | View::Expand | View::Permute) => {
+                let operand = node.operands().first()?.clone();
+                node = operand;
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 fn seed(output: &Tensor, node: &NodeRef, cotangent: Option<&Tensor>) -> Result<NodeRef> {

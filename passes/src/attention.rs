@@ -271,7 +271,29 @@ fn triangle(graph: &Graph, id: NodeId, tail: [usize; 2]) -> Option<bool> {
     None
 }
 
-/// Replaces plain compositions.
+/// An attention whose mask is visibly causal, without the mask.
+fn causal(graph: &Graph, id: NodeId) -> Option<Node> {
+    let node = graph.node(id);
+    let named = matches!(node.op.kind, Kind::Attention | Kind::AttentionGrad);
+    if !named && node.op.name != "scaled_dot_product_attention" {
+        return None;
+    }
+    let o = Options::of(&node.attrs);
+    let mask = (o.mask).then(|| node.operands[3])?;
+    let shape = graph.shape(mask);
+    let tail = [shape[shape.rank() - 2], shape[shape.rank() - 1]];
+    if triangle(graph, mask, tail) != Some(true) {
+        return None;
+    }
+    let mut node = node.clone();
+    node.operands.remove(3);
+    // Every query sees a key: what a row without one gives does not matter, and equal calls are to look alike.
+    let attrs = Options { causal: true, mask: false, safe: false, ..o }.attrs();
+    node.attrs[..attrs.len()].clone_from_slice(&attrs);
+    Some(node)
+}
+
+/// Replaces plain compositions, and masks that are visibly causal.
 pub fn run(graph: Graph) -> Result<Graph> {
     let mut users = vec![0usize; graph.len()];
     for id in rebuild::live_nodes(&graph) {
@@ -282,7 +304,7 @@ pub fn run(graph: Graph) -> Result<Graph> {
         .filter_map(|id| Some((id, find(&graph, id)?)))
         .filter(|(_, f)| users[f.softmax.index()] == 1)
         .collect();
-    if found.is_empty() {
+    if found.is_empty() && !rebuild::live_nodes(&graph).any(|id| causal(&graph, id).is_some()) {
         return Ok(graph);
     }
     let (copy, mut map) = rebuild::with_inputs(&graph);
@@ -295,7 +317,11 @@ pub fn run(graph: Graph) -> Result<Graph> {
                 let f = &found[i].1;
                 f.build(f.sizes(&graph), &builder, &|o| map.get(o), &node.ty.shape)?.id()
             }
-            Err(_) => copied(&builder, node, map.all(&node.operands)?, loc),
+            Err(_) => {
+                let changed = causal(&graph, id);
+                let node = changed.as_ref().unwrap_or(node);
+                copied(&builder, node, map.all(&node.operands)?, loc)
+            }
         };
         map.set(id, new);
     }

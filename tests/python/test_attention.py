@@ -226,8 +226,9 @@ def test_the_plain_composition_is_recognised():
         close(g, w)
     ops = str(step.explain())
     assert "attention" in ops and "softmax" not in ops
-    # No buffer of the scores: neither an array of 96 x 96 a head nor memory for one.
-    assert step.explain()["programs"][0]["peak_bytes"] < 4 * 6 * 96 * 96 + 4 * 8 * q.size
+    # One pass forward, shared with the gradient, and no memory for the scores, bool or float: beyond the results
+    # and the rows of the calls, which hold seven arrays of this size, there is next to nothing.
+    assert step.explain()["programs"][0]["peak_bytes"] < 12 * 4 * q.size
 
 
 def test_weights_that_are_used_are_kept():
@@ -263,16 +264,16 @@ def test_wrong_arguments():
     sdpa = F.scaled_dot_product_attention
     for error, message, call in [
         (RuntimeError, "Explicit attn_mask should not be set", lambda: sdpa(q, k, v, torsh.ones(3, 5), 0.0, True)),
-        (RuntimeError, "at least 2 dimensional", lambda: sdpa(q[0, 0, 0], k, v)),
-        (RuntimeError, "same dtype", lambda: sdpa(q, k.double(), v)),
-        (RuntimeError, "columns", lambda: sdpa(q, k[..., :3], v)),
-        (RuntimeError, "rows", lambda: sdpa(q, k, v[:, :, :4])),
-        (RuntimeError, "must match the size", lambda: sdpa(torsh.ones(1, 4, 3, 4), k, v)),
-        (RuntimeError, "must match the size", lambda: sdpa(q, k, v, torsh.ones(3, 4))),
-        (RuntimeError, "attn_mask dtype", lambda: sdpa(q, k, v, torsh.ones(3, 5, dtype=torsh.int32))),
+        (ValueError, "at least 2 dimensional", lambda: sdpa(q[0, 0, 0], k, v)),
+        (TypeError, "same dtype", lambda: sdpa(q, k.double(), v)),
+        (ValueError, "columns", lambda: sdpa(q, k[..., :3], v)),
+        (ValueError, "rows", lambda: sdpa(q, k, v[:, :, :4])),
+        (ValueError, "must match the size", lambda: sdpa(torsh.ones(1, 4, 3, 4), k, v)),
+        (ValueError, "must match the size", lambda: sdpa(q, k, v, torsh.ones(3, 4))),
+        (TypeError, "attn_mask dtype", lambda: sdpa(q, k, v, torsh.ones(3, 5, dtype=torsh.int32))),
         (RuntimeError, "dropout probability", lambda: sdpa(q, k, v, dropout_p=1.5)),
-        (RuntimeError, "floating point", lambda: sdpa(q.int(), k.int(), v.int())),
-        (RuntimeError, "must divide", lambda: sdpa(torsh.ones(1, 3, 3, 4), k, v, enable_gqa=True)),
+        (TypeError, "floating point", lambda: sdpa(q.int(), k.int(), v.int())),
+        (ValueError, "must divide", lambda: sdpa(torsh.ones(1, 3, 3, 4), k, v, enable_gqa=True)),
         (TypeError, "query", lambda: sdpa(3, k, v)),
         (TypeError, "scale", lambda: sdpa(q, k, v, scale="x")),
     ]:

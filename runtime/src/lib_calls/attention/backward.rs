@@ -8,7 +8,7 @@ use super::{
     Block, Call, KEYS, Matrix, PART, Par, QUERIES, Tiles, WHOLE, for_each, pack_panels, pack_rows, padded, split, take,
     threads_for,
 };
-use crate::sys::attention::{PANEL, Product};
+use crate::sys::attention::{PANEL, Product, ROWS};
 use std::sync::{Mutex, PoisonError};
 use torsh_ir::program::Attend;
 use torsh_ir::{Error, Result};
@@ -38,7 +38,9 @@ impl Cut {
 
     fn floats(&self, a: &Attend) -> usize {
         let (depth, width) = (padded(a.depth), padded(a.width));
-        self.rows * (2 * depth + width + 2) + KEYS * (a.depth + a.width + 2 * depth + width) + 3 * QUERIES * KEYS
+        self.rows * (a.depth + a.width + 2 * depth + width + 2)
+            + KEYS * (a.depth + a.width + 2 * depth + width)
+            + 3 * QUERIES * KEYS
     }
 }
 
@@ -148,6 +150,9 @@ struct Part<'a> {
     /// Per query: scaled query, cotangent, its gradient, logarithm of the sum, delta.
     q: &'a mut [f32],
     ct: &'a mut [f32],
+    /// The first two in panels.
+    q_panels: &'a mut [f32],
+    ct_panels: &'a mut [f32],
     dq: &'a mut [f32],
     lse: &'a mut [f32],
     delta: &'a mut [f32],
@@ -184,6 +189,8 @@ impl<'a> Part<'a> {
             cut,
             q: take(m, cut.rows * depth)?,
             ct: take(m, cut.rows * width)?,
+            q_panels: take(m, cut.rows * a.depth)?,
+            ct_panels: take(m, cut.rows * a.width)?,
             dq: take(m, cut.rows * depth)?,
             lse: take(m, cut.rows)?,
             delta: take(m, cut.rows)?,
@@ -223,8 +230,8 @@ impl<'a> Part<'a> {
             self.dk.fill(0.0);
             self.dv.fill(0.0);
             if seen {
-                pack_panels(&call.k, k, (j, n), a.depth, self.k_panels)?;
-                pack_panels(&call.v, v, (j, n), a.width, self.v_panels)?;
+                pack_panels(&call.k, k, (j, n), (a.depth, 1.0), PANEL, self.k_panels)?;
+                pack_panels(&call.v, v, (j, n), (a.width, 1.0), PANEL, self.v_panels)?;
                 pack_rows(call.kernels, &call.k, k, (j, n), a.depth, 1.0, self.k)?;
                 for chunk in (0..count).step_by(self.cut.rows) {
                     let rows = self.cut.rows.min(count - chunk);
@@ -256,6 +263,9 @@ impl<'a> Part<'a> {
         let scale = self.scale();
         pack_rows(call.kernels, &call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, self.q)?;
         pack_rows(call.kernels, self.ct_of, self.ct_of.start(&a.batch, b), (first, count), a.width, 1.0, self.ct)?;
+        let (q, ct) = (call.q.start(&a.batch, b), self.ct_of.start(&a.batch, b));
+        pack_panels(&call.q, q, (first, count), (a.depth, scale), ROWS, self.q_panels)?;
+        pack_panels(self.ct_of, ct, (first, count), (a.width, 1.0), ROWS, self.ct_panels)?;
         // Rows of padding, and rows without a key, have no weights.
         self.lse.fill(f32::INFINITY);
         self.delta.fill(0.0);
@@ -281,12 +291,13 @@ impl<'a> Part<'a> {
         let (depth, width) = (padded(a.depth), padded(a.width));
         let (rows, cols) = block.padded();
         let (q, ct) = (&self.q[at * depth..], &self.ct[at * width..]);
-        let product = |a: &[f32], a_row, b: &[f32], len: usize, c: &mut [f32]| {
-            let (a_col, b_row, b_panel, c_row, add) = (1, PANEL, PANEL * len, KEYS, false);
-            kernels.product(Product { rows, cols, depth: len, a, a_row, a_col, b, b_row, b_panel, c, c_row, add })
+        let product = |a: &[f32], b: &[f32], depth: usize, c: &mut [f32]| {
+            let (a_group, a_row, a_col) = (ROWS * depth, 1, ROWS);
+            let (b_row, b_panel, c_row, add) = (PANEL, PANEL * depth, KEYS, false);
+            kernels.product(Product { rows, cols, depth, a, a_group, a_row, a_col, b, b_row, b_panel, c, c_row, add })
         };
-        product(q, depth, self.k_panels, a.depth, self.p)?;
-        product(ct, width, self.v_panels, a.width, self.ds)?;
+        product(&self.q_panels[at * a.depth..], self.k_panels, a.depth, self.p)?;
+        product(&self.ct_panels[at * a.width..], self.v_panels, a.width, self.ds)?;
         call.mask(self.p, block)?;
         let (p, ds) = (&mut self.p[..rows * KEYS], &mut self.ds[..rows * KEYS]);
         kernels.weights_of(p, KEYS, cols, &self.lse[at..at + rows]);
@@ -302,11 +313,25 @@ impl<'a> Part<'a> {
         kernels.grads(p, ds, KEYS, cols, &self.delta[at..at + rows]);
         // Sums over queries: keys are the rows of the result.
         if self.wanted.dk.is_some() {
-            let keys = block.cols.next_multiple_of(crate::sys::attention::ROWS);
+            let keys = block.cols.next_multiple_of(ROWS);
             let onto = |a: &[f32], b: &[f32], cols: usize, c: &mut [f32]| {
-                let (a_row, a_col, b_row, b_panel) = (1, KEYS, cols, PANEL);
+                let (a_group, a_row, a_col, b_row, b_panel) = (ROWS, 1, KEYS, cols, PANEL);
                 let (rows, depth, c_row, add) = (keys, block.rows, cols, true);
-                kernels.product(Product { rows, cols, depth, a, a_row, a_col, b, b_row, b_panel, c, c_row, add })
+                kernels.product(Product {
+                    rows,
+                    cols,
+                    depth,
+                    a,
+                    a_group,
+                    a_row,
+                    a_col,
+                    b,
+                    b_row,
+                    b_panel,
+                    c,
+                    c_row,
+                    add,
+                })
             };
             onto(dropped, ct, width, self.dv)?;
             onto(ds, q, depth, self.dk)?;
@@ -317,6 +342,7 @@ impl<'a> Part<'a> {
                 cols: depth,
                 depth: block.cols,
                 a: ds,
+                a_group: ROWS * KEYS,
                 a_row: KEYS,
                 a_col: 1,
                 b: self.k,

@@ -4,7 +4,7 @@
 use super::{
     Block, Call, KEYS, PART, Par, QUERIES, Tiles, for_each, pack_panels, pack_rows, padded, split, take, threads_for,
 };
-use crate::sys::attention::{LANES, PANEL, Product};
+use crate::sys::attention::{LANES, PANEL, Product, ROWS};
 use std::sync::PoisonError;
 use torsh_ir::Result;
 use torsh_ir::program::Attend;
@@ -28,8 +28,8 @@ fn threads_of(a: &Attend, threads: usize) -> usize {
 pub(super) fn scratch(a: &Attend, threads: usize) -> (usize, usize) {
     let threads = threads_of(a, threads);
     let rows = part_rows(a, threads);
-    let (depth, width) = (padded(a.depth), padded(a.width));
-    let per_row = depth + width + 2 + LANES;
+    let width = padded(a.width);
+    let per_row = a.depth + width + 1 + LANES;
     (threads, rows * per_row + KEYS * (a.depth + width) + QUERIES * (KEYS + 1))
 }
 
@@ -64,7 +64,7 @@ struct Part<'a> {
     b: usize,
     first: usize,
     count: usize,
-    /// Queries, scaled.
+    /// Queries, scaled, in panels.
     q: &'a mut [f32],
     /// A block of keys in panels, and of values in rows.
     k: &'a mut [f32],
@@ -86,14 +86,14 @@ impl<'a> Part<'a> {
         mut memory: &'a mut [f32],
     ) -> Result<Part<'a>> {
         let a = call.a;
-        let (depth, width) = (padded(a.depth), padded(a.width));
+        let width = padded(a.width);
         let m = &mut memory;
         let part = Part {
             call,
             b,
             first,
             count,
-            q: take(m, rows * depth)?,
+            q: take(m, rows * a.depth)?,
             k: take(m, KEYS * a.depth)?,
             v: take(m, KEYS * width)?,
             s: take(m, QUERIES * KEYS)?,
@@ -103,7 +103,8 @@ impl<'a> Part<'a> {
             out: take(m, rows * width)?,
         };
         let scale = a.scale.as_f64() as f32;
-        pack_rows(call.kernels, &call.q, call.q.start(&a.batch, b), (first, count), a.depth, scale, part.q)?;
+        let q = call.q.start(&a.batch, b);
+        pack_panels(&call.q, q, (first, count), (a.depth, scale), ROWS, part.q)?;
         part.top.fill(f32::NEG_INFINITY);
         part.sums.fill(0.0);
         part.out.fill(0.0);
@@ -118,7 +119,7 @@ impl<'a> Part<'a> {
                 break;
             }
             let n = KEYS.min(a.keys - j);
-            pack_panels(&call.k, k, (j, n), a.depth, self.k)?;
+            pack_panels(&call.k, k, (j, n), (a.depth, 1.0), PANEL, self.k)?;
             pack_rows(call.kernels, &call.v, v, (j, n), a.width, 1.0, self.v)?;
             for i in (0..self.count).step_by(QUERIES) {
                 let rows = QUERIES.min(self.count - i);
@@ -133,15 +134,16 @@ impl<'a> Part<'a> {
     /// One block of scores; its queries begin at `at` within the part.
     fn block(&mut self, at: usize, block: Block) -> Result<()> {
         let (call, a, kernels) = (self.call, self.call.a, self.call.kernels);
-        let (depth, width) = (padded(a.depth), padded(a.width));
+        let width = padded(a.width);
         let (rows, cols) = block.padded();
         kernels.product(Product {
             rows,
             cols,
             depth: a.depth,
-            a: &self.q[at * depth..],
-            a_row: depth,
-            a_col: 1,
+            a: &self.q[at * a.depth..],
+            a_group: ROWS * a.depth,
+            a_row: 1,
+            a_col: ROWS,
             b: self.k,
             b_row: PANEL,
             b_panel: PANEL * a.depth,
@@ -165,6 +167,7 @@ impl<'a> Part<'a> {
             cols: width,
             depth: block.cols,
             a: s,
+            a_group: ROWS * KEYS,
             a_row: KEYS,
             a_col: 1,
             b: self.v,

@@ -6,18 +6,21 @@
 
 mod backward;
 mod forward;
+#[cfg(test)]
+mod tests;
 
 use super::{Arg, Par};
-use crate::sys::attention::{Kernels, LANES, PANEL, ROWS};
+use crate::sys::attention::{Kernels, LANES, PANEL, ROWS, SCORES, transpose};
 use crate::sys::slices::elements;
 use std::sync::{Mutex, PoisonError};
+use torsh_ir::ops::attention::MAX_DEPTH;
 use torsh_ir::program::{Attend, LibCall, Side};
 use torsh_ir::shape::Type;
 use torsh_ir::{DType, Error, Result};
 
 /// Queries and keys of a block of scores.
 const QUERIES: usize = 64;
-const KEYS: usize = 128;
+const KEYS: usize = SCORES;
 /// Queries of a part, at most: what is packed per block of keys serves them all.
 const PART: usize = 512;
 /// Queries of a head whose gradients one part keeps, at most.
@@ -241,7 +244,7 @@ fn pack_rows(
     to: &mut [f32],
 ) -> Result<()> {
     let wide = padded(cols);
-    let mut room = [0.0; torsh_ir::ops::attention::MAX_DEPTH];
+    let mut room = [0.0; MAX_DEPTH];
     for (r, to) in to.chunks_exact_mut(wide).enumerate() {
         if r >= rows {
             to.fill(0.0);
@@ -254,24 +257,28 @@ fn pack_rows(
     Ok(())
 }
 
-/// Copies rows `first..first + rows` of a matrix, transposed, to panels of [`PANEL`] of them; the others are 0.
+/// Copies rows `first..first + rows` of a matrix times `scale`, transposed, to panels of `width` of them; the others
+/// are 0.
 fn pack_panels(
     m: &Matrix<'_, f32>,
     start: i64,
     (first, rows): (usize, usize),
-    cols: usize,
+    (cols, scale): (usize, f32),
+    width: usize,
     to: &mut [f32],
 ) -> Result<()> {
-    let mut room = [0.0; torsh_ir::ops::attention::MAX_DEPTH];
-    for (panel, to) in to.chunks_exact_mut(PANEL * cols).take(rows.div_ceil(PANEL)).enumerate() {
-        for r in 0..PANEL {
-            let row = panel * PANEL + r;
-            if row >= rows {
-                to.iter_mut().skip(r).step_by(PANEL).for_each(|t| *t = 0.0);
-                continue;
+    const NONE: [f32; MAX_DEPTH] = [0.0; MAX_DEPTH];
+    let mut rooms = [NONE; 4];
+    for (panel, to) in to.chunks_exact_mut(width * cols).take(rows.div_ceil(width)).enumerate() {
+        for r in (0..width).step_by(4) {
+            let mut four = [&NONE[..cols]; 4];
+            for (i, (from, room)) in four.iter_mut().zip(&mut rooms).enumerate() {
+                let row = panel * width + r + i;
+                if row < rows {
+                    *from = m.row(start + (first + row) as i64 * m.side.row, cols, room)?;
+                }
             }
-            let from = m.row(start + (first + row) as i64 * m.side.row, cols, &mut room)?;
-            to.iter_mut().skip(r).step_by(PANEL).zip(from).for_each(|(t, &x)| *t = x);
+            transpose(four, scale, to, r, width);
         }
     }
     Ok(())

@@ -24,7 +24,9 @@ pub struct Product<'a> {
     pub depth: usize,
     /// Left operand with its strides.
     pub a: &'a [f32],
-    /// Stride from row to row.
+    /// Distance of groups of [`ROWS`] rows.
+    pub a_group: usize,
+    /// Stride from row to row within a group: 1 or [`SCORES`].
     pub a_row: usize,
     /// Stride along the sum.
     pub a_col: usize,
@@ -46,6 +48,8 @@ pub struct Product<'a> {
 pub const PANEL: usize = 2 * LANES;
 /// Rows of a tile.
 pub const ROWS: usize = 8;
+/// Length of a row of a block of scores.
+pub const SCORES: usize = 128;
 
 impl Product<'_> {
     /// Whether all that will be addressed is in the slices.
@@ -59,7 +63,9 @@ impl Product<'_> {
         self.rows.is_multiple_of(ROWS)
             && self.cols.is_multiple_of(LANES)
             && self.depth > 0
-            && end(&[(self.rows, self.a_row), (self.depth, self.a_col)], 1).is_some_and(|n| n <= self.a.len())
+            && matches!(self.a_row, 1 | SCORES)
+            && end(&[(self.rows / ROWS, self.a_group), (ROWS, self.a_row), (self.depth, self.a_col)], 1)
+                .is_some_and(|n| n <= self.a.len())
             && end(&[(panels, self.b_panel), (self.depth, self.b_row)], last).is_some_and(|n| n <= self.b.len())
             && (panels == 1
                 || end(&[(panels - 1, self.b_panel), (self.depth, self.b_row)], PANEL)
@@ -74,6 +80,22 @@ impl Product<'_> {
 /// `p.fits()`, no extent is 0, and the CPU has the features of `S`.
 #[inline(always)]
 unsafe fn product<S: Simd, const R: usize, const C: usize>(p: &mut Product) {
+    // SAFETY: same contract; the stride of rows is one of the two by `fits`.
+    unsafe {
+        if p.a_row == 1 {
+            product_by::<S, R, C, 1>(p);
+        } else {
+            product_by::<S, R, C, SCORES>(p);
+        }
+    }
+}
+
+/// A product whose left rows lie `A` apart: a constant, so that a tile addresses them without arithmetic.
+///
+/// # Safety
+/// As [`product`], and `p.a_row` is `A`.
+#[inline(always)]
+unsafe fn product_by<S: Simd, const R: usize, const C: usize, const A: usize>(p: &mut Product) {
     let (a, b, c) = (p.a.as_ptr(), p.b.as_ptr(), p.c.as_mut_ptr());
     for panel in 0..p.cols.div_ceil(PANEL) {
         let first = panel * PANEL;
@@ -84,8 +106,7 @@ unsafe fn product<S: Simd, const R: usize, const C: usize>(p: &mut Product) {
                 let at = Tile {
                     depth: p.depth,
                     // SAFETY: `fits` bounds the last element of each operand; `row < rows`, `col < cols`.
-                    a: unsafe { a.add(row * p.a_row) },
-                    a_row: p.a_row,
+                    a: unsafe { a.add(row / ROWS * p.a_group + row % ROWS * A) },
                     a_col: p.a_col,
                     // SAFETY: as above.
                     b: unsafe { b.add(panel * p.b_panel + (col - first)) },
@@ -98,9 +119,9 @@ unsafe fn product<S: Simd, const R: usize, const C: usize>(p: &mut Product) {
                 // SAFETY: a tile of R rows (R divides ROWS) and C or 1 vectors inside the matrices.
                 unsafe {
                     if wide {
-                        tile::<S, R, C>(&at);
+                        tile::<S, R, C, A>(&at);
                     } else {
-                        tile::<S, R, 1>(&at);
+                        tile::<S, R, 1, A>(&at);
                     }
                 }
             }
@@ -112,7 +133,6 @@ unsafe fn product<S: Simd, const R: usize, const C: usize>(p: &mut Product) {
 struct Tile {
     depth: usize,
     a: *const f32,
-    a_row: usize,
     a_col: usize,
     b: *const f32,
     b_row: usize,
@@ -126,7 +146,7 @@ struct Tile {
 /// # Safety
 /// The tile lies in its matrices, `c` belongs to the caller alone.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const C: usize>(t: &Tile) {
+unsafe fn tile<S: Simd, const R: usize, const C: usize, const A: usize>(t: &Tile) {
     // SAFETY: rows below R, vectors below C and steps below `depth` are inside by the contract.
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
@@ -144,7 +164,7 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(t: &Tile) {
                 *v = S::load(b.add(i * LANES));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let left = S::splat(*a.add(r.wrapping_mul(t.a_row)));
+                let left = S::splat(*a.add(r * A));
                 for (sum, &v) in sums.iter_mut().zip(&right) {
                     *sum = S::fma(left, v, *sum);
                 }
@@ -221,6 +241,35 @@ kernels! {
     hide(s: &mut [f32], mask: &[u8]);
     add(s: &mut [f32], mask: &[f32]);
     drop_words(s: &mut [f32], seed: u64, counter: u64, limit: f32, factor: f32);
+}
+
+/// Writes four rows times `factor` as columns `at..at + 4` of rows `width` apart: `to[d * width + at + r]`. Rows that
+/// are shorter than the others leave what was there.
+pub fn transpose(rows: [&[f32]; 4], factor: f32, to: &mut [f32], at: usize, width: usize) {
+    let n = rows.iter().map(|r| r.len()).min().unwrap_or(0);
+    let mut d = 0;
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+        let last = |d: usize| (d + 3).checked_mul(width).and_then(|i| i.checked_add(at + 4));
+        while d + 4 <= n && last(d).is_some_and(|end| end <= to.len()) {
+            // SAFETY: SSE is part of x86-64; `d + 4 <= n` bounds the loads, `last` the largest store.
+            unsafe {
+                let load = |r: usize| _mm_mul_ps(_mm_loadu_ps(rows[r].as_ptr().add(d)), _mm_set1_ps(factor));
+                let (mut a, mut b, mut c, mut e) = (load(0), load(1), load(2), load(3));
+                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut e);
+                for (i, v) in [a, b, c, e].into_iter().enumerate() {
+                    _mm_storeu_ps(to.as_mut_ptr().add((d + i) * width + at), v);
+                }
+            }
+            d += 4;
+        }
+    }
+    for (r, row) in rows.iter().enumerate() {
+        for (to, &x) in to.iter_mut().skip(at + r).step_by(width.max(1)).zip(*row).skip(d) {
+            *to = x * factor;
+        }
+    }
 }
 
 impl Kernels {
