@@ -182,7 +182,11 @@ impl Tensor {
 
     /// The tensor that owns the memory: itself, or the root of its views.
     pub fn root(&self) -> Tensor {
-        self.path().0
+        let mut at = self.clone();
+        while let Some(base) = at.base() {
+            at = base;
+        }
+        at
     }
     /// True when this is a view of another tensor.
     pub fn is_view(&self) -> bool {
@@ -195,15 +199,13 @@ impl Tensor {
 
     /// The current value.
     pub fn node(&self) -> NodeRef {
-        let (node, is_view, seen) = self.with(|s| (s.node.clone(), s.view.is_some(), s.seen));
-        if !is_view {
+        let (node, base, seen) = self.with(|s| (s.node.clone(), s.view.as_ref().map(|v| v.base.clone()), s.seen));
+        let Some(base) = base else { return node };
+        if base.version() == seen {
             return node;
         }
         let (root, steps, track) = self.path();
         let version = root.with(|s| s.version);
-        if version == seen {
-            return node;
-        }
         let was = mode::set_grad_enabled(track);
         let mut value = root.node();
         for step in &steps {

@@ -13,6 +13,9 @@ use std::sync::{Arc, MutexGuard};
 use torsh_ir::exec::{BufferRef, Outputs};
 use torsh_ir::{Error, Graph, Result, Type};
 
+/// A handle that lends its memory, and what is written there.
+type Owner<'a> = (Cow<'a, Tensor>, &'a Write);
+
 /// A handle locked for the duration of a run because its memory is lent to the program.
 struct Lent<'a> {
     write: &'a Write,
@@ -253,7 +256,7 @@ impl Program {
     }
 
     // The handles that lend memory, in the order in which every thread locks them.
-    fn owners(&self, wait: bool) -> Result<Option<Vec<(Cow<'_, Tensor>, &Write)>>> {
+    fn owners(&self, wait: bool) -> Result<Option<Vec<Owner<'_>>>> {
         let mut owners = Vec::with_capacity(self.writes.len());
         for w in self.writes.iter().filter(|w| w.donated.is_some()) {
             let owner = match &w.target {
@@ -279,7 +282,7 @@ impl Program {
     // owner is locked and the caller will not wait.
     fn lend<'a>(
         &self,
-        owners: &'a [(Cow<'a, Tensor>, &'a Write)],
+        owners: &'a [Owner<'a>],
         mut buffers: Vec<Option<BufferRef>>,
         wait: bool,
         lending: &mut Lending<'a>,
