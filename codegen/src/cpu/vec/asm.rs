@@ -114,6 +114,7 @@ pub(super) const BROADCASTSS: Op = sized("vbroadcastss", 2, 1, 0x18, Tuple::Byte
 pub(super) const PBROADCASTD_GPR: Op = op("vpbroadcastd", 2, 1, 0x7c);
 pub(super) const PBROADCASTD: Op = sized("vpbroadcastd", 2, 1, 0x58, Tuple::Bytes(4));
 pub(super) const MOVD: Op = sized("vmovd", 1, 1, 0x6e, Tuple::Bytes(4));
+pub(super) const MOVD_STORE: Op = sized("vmovd", 1, 1, 0x7e, Tuple::Bytes(4));
 pub(super) const ADDPS: Op = op("vaddps", 1, 0, 0x58);
 pub(super) const SUBPS: Op = op("vsubps", 1, 0, 0x5c);
 pub(super) const MULPS: Op = op("vmulps", 1, 0, 0x59);
@@ -176,6 +177,8 @@ pub(super) const MOVSS_STORE: Op = sized("vmovss", 1, 2, 0x11, Tuple::Bytes(4));
 pub(super) const SHUFPS: Op = op("vshufps", 1, 0, 0xc6);
 pub(super) const MOVMSKPS: Op = op("vmovmskps", 1, 0, 0x50);
 
+pub(super) const PTEST: Op = op("vptest", 2, 1, 0x17);
+
 /// Operations on mask registers: name, L bit, opcode, all in map 0F without prefix.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum KOp {
@@ -206,6 +209,7 @@ pub(super) enum Cond {
     Below = 2,
     AboveEqual = 3,
     Zero = 4,
+    NotZero = 5,
 }
 
 /// A place in the code.
@@ -485,6 +489,38 @@ impl Asm {
         self.arithmetic("cmp", 7, reg, imm);
     }
 
+    /// `add reg, reg`, 32 bits.
+    pub fn double(&mut self, reg: Gpr) {
+        self.note(|| format!("add32 {0}, {0}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x03, reg, Rm::Reg(reg));
+    }
+
+    /// `sub reg, imm`, 32 bits.
+    pub fn sub_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("sub32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x81, 5, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// `cmp reg, imm`, 32 bits.
+    pub fn compare_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("cmp32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x81, 7, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// `mov reg, imm`, 32 bits; leaves the flags alone.
+    pub fn set_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("mov32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0xc7, 0, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// The first lane of a vector register in a general one.
+    pub fn word_from_vector(&mut self, reg: Gpr, from: u8) {
+        self.v(&MOVD_STORE, Width::X, from, 0, Rm::Reg(reg), None);
+    }
+
     /// `cmp a, b`, 64 bits.
     pub fn compare_registers(&mut self, a: Gpr, b: Gpr) {
         self.note(|| format!("cmp {}, {}", GPR_NAMES[usize::from(a)], GPR_NAMES[usize::from(b)]));
@@ -532,6 +568,12 @@ impl Asm {
             let _ = writeln!(text, "  L{}:", label.0);
         }
         self.labels[label.0] = Some(self.code.len());
+    }
+
+    pub fn jump(&mut self, to: Label) {
+        self.note(|| format!("jmp L{}", to.0));
+        self.code.extend([0xe9, 0, 0, 0, 0]);
+        self.jumps.push((self.code.len() - 4, to));
     }
 
     pub fn jump_if(&mut self, cond: Cond, to: Label) {
