@@ -334,3 +334,34 @@ fn quotients_by_one_divisor_are_rounded_once() {
         }
     }
 }
+
+#[test]
+fn transposed_operands_come_in_tiles() {
+    let (all, mut rng) = (executors(), Rng(9));
+    for (outer, rows, cols) in [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2)] {
+        for dtype in [DType::F32, DType::I32] {
+            let numel = outer * rows * cols;
+            let mut m = Make::new(&[outer, rows], &[cols]);
+            let plain = [(rows * cols) as i64, cols as i64, 1];
+            let across = [(rows * cols) as i64, 1, rows as i64];
+            let a = m.param(dtype, numel + 1, Access::Read);
+            let b = m.param(dtype, numel, Access::Read);
+            let c = m.param(dtype, numel, Access::Read);
+            let d = m.param(dtype, outer * rows, Access::Read);
+            let x = m.load(a, 1, &across);
+            let y = m.load(b, 0, &plain);
+            let z = m.load(c, 0, &across);
+            let u = m.load(d, 0, &[rows as i64, 1, 0]);
+            let s = m.op(ScalarOp::Bin(BinOp::Add), &[x, y], dtype);
+            let t = m.op(ScalarOp::Bin(BinOp::Mul), &[z, u], dtype);
+            let r = m.op(ScalarOp::Bin(BinOp::Max), &[s, t], dtype);
+            let mut stores = Vec::new();
+            for value in [r, x] {
+                let param = m.param(dtype, numel, Access::Write);
+                stores.push(Store { param, index: affine(0, &plain), value });
+            }
+            m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x, y, z, u, s, t, r], reduces: vec![], stores });
+            compare(m.0, &mut rng, &all);
+        }
+    }
+}

@@ -14,6 +14,7 @@
 
 mod cluster;
 mod fold;
+mod tile;
 
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
@@ -21,8 +22,9 @@ use super::normal::{Normal, VectorAxis};
 use super::prims::{Form, Prim};
 use super::scratch::{Frame, Slot};
 use super::vec::Level;
-use super::vec::plan::StagePlan;
+use super::vec::plan::{self, StagePlan};
 use super::{FrameSize, Options};
+use cranelift::codegen::ir::BlockArg;
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;
@@ -72,6 +74,8 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     splits_columns: bool,
     /// What vector functions do, by stage; empty if there are none.
     plans: &'e [Option<StagePlan>],
+    /// The plan of a map kernel's stage while a block of rows is read in tiles.
+    tiled: Option<&'e StagePlan>,
     level: Level,
     listing: bool,
 }
@@ -85,6 +89,7 @@ pub(super) fn emit<M: Module>(
     (level, plans): (Level, &[Option<StagePlan>]),
 ) -> Result<FrameSize> {
     let frame = Frame::new(normal, facts, options.block, plans)?;
+    let tiles = if plans.is_empty() { None } else { plan::tiles(normal, facts, level.lanes()) };
     let k = &normal.kernel;
     let one = e.int(1);
     let mut em = BlockEmitter {
@@ -97,6 +102,7 @@ pub(super) fn emit<M: Module>(
         one,
         splits_columns: k.is_map(),
         plans,
+        tiled: None,
         level,
         listing: options.listing,
     };
@@ -115,11 +121,39 @@ pub(super) fn emit<M: Module>(
             em.e.b.ins().umin(n, to_wrap)
         }
     };
-    em.stages(row, n)?;
-    let next = em.e.b.ins().iadd(row, n);
+    let Some((loads, plan)) = tiles.as_ref() else {
+        em.stages(row, n)?;
+        let next = em.e.b.ins().iadd(row, n);
+        em.e.close_loop(head, next);
+        let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
+        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows });
+    };
+    let lanes = level.lanes();
+    let extent = em.e.int(k.grid[k.grid.len() - 1].max(1) as i64);
+    let within = em.e.b.ins().urem(row, extent);
+    let to_wrap = em.e.b.ins().isub(extent, within);
+    let left = em.e.block_len(row, hi, lanes as i64);
+    let left = em.e.b.ins().umin(left, to_wrap);
+    let whole = em.e.int(lanes as i64);
+    let whole = em.e.b.ins().icmp(IntCC::Equal, left, whole);
+    let (tile, single, join) = (em.e.b.create_block(), em.e.b.create_block(), em.e.b.create_block());
+    em.e.b.append_block_param(join, types::I64);
+    em.e.b.ins().brif(whole, tile, &[], single, &[]);
+    em.e.b.switch_to_block(tile);
+    em.tiled = Some(plan);
+    em.tiled_rows(row, loads)?;
+    em.tiled = None;
+    let next = em.e.add_imm(row, lanes as i64);
+    em.e.b.ins().jump(join, &[BlockArg::Value(next)]);
+    em.e.b.switch_to_block(single);
+    loads.iter().for_each(|v| em.locs[v.0 as usize] = None);
+    em.stages(row, one)?;
+    let next = em.e.add_imm(row, 1);
+    em.e.b.ins().jump(join, &[BlockArg::Value(next)]);
+    em.e.b.switch_to_block(join);
+    let next = em.e.b.block_params(join)[0];
     em.e.close_loop(head, next);
-    let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
-    Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows })
+    Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: lanes })
 }
 
 impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {

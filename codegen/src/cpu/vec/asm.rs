@@ -171,6 +171,11 @@ pub(super) const CVTPS2PD: Op = sized("vcvtps2pd", 1, 0, 0x5a, Tuple::Half);
 pub(super) const ADDPD: Op = wide("vaddpd", 1, 1, 0x58);
 pub(super) const MULPD: Op = wide("vmulpd", 1, 1, 0x59);
 pub(super) const UNPCKHPD: Op = wide("vunpckhpd", 1, 1, 0x15);
+pub(super) const UNPCKLPD: Op = wide("vunpcklpd", 1, 1, 0x14);
+pub(super) const UNPCKLPS: Op = op("vunpcklps", 1, 0, 0x14);
+pub(super) const UNPCKHPS: Op = op("vunpckhps", 1, 0, 0x15);
+pub(super) const SHUFF32X4: Op = op("vshuff32x4", 3, 1, 0x23);
+pub(super) const PERM2F128: Op = op("vperm2f128", 3, 1, 0x06);
 pub(super) const MOVSD: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x10, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSD_STORE: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x11, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSS_STORE: Op = sized("vmovss", 1, 2, 0x11, Tuple::Bytes(4));
@@ -548,14 +553,6 @@ impl Asm {
     pub fn ret(&mut self) {
         self.note(|| "ret".to_string());
         self.code.push(0xc3);
-    }
-
-    /// `prefetcht0 [mem]`.
-    pub fn prefetch(&mut self, mem: Mem) {
-        self.note(|| format!("prefetcht0 {}", memory_text(mem)));
-        self.rex(false, 0, Rm::Mem(mem));
-        self.code.extend([0x0f, 0x18]);
-        self.modrm(1, Rm::Mem(mem), 1, None);
     }
 
     pub fn label(&mut self) -> Label {
