@@ -24,7 +24,6 @@ use super::scratch::{Frame, Slot};
 use super::vec::Level;
 use super::vec::plan::{self, StagePlan};
 use super::{FrameSize, Options};
-use cranelift::codegen::ir::BlockArg;
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;
@@ -107,6 +106,10 @@ pub(super) fn emit<M: Module>(
         listing: options.listing,
     };
     em.constants();
+    if let Some((loads, plan)) = &tiles {
+        em.tiled(loads, plan)?;
+        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: level.lanes() });
+    }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
     let head = em.e.open_loop(lo, hi);
     let row = head.index;
@@ -121,39 +124,11 @@ pub(super) fn emit<M: Module>(
             em.e.b.ins().umin(n, to_wrap)
         }
     };
-    let Some((loads, plan)) = tiles.as_ref() else {
-        em.stages(row, n)?;
-        let next = em.e.b.ins().iadd(row, n);
-        em.e.close_loop(head, next);
-        let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
-        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows });
-    };
-    let lanes = level.lanes();
-    let extent = em.e.int(k.grid[k.grid.len() - 1].max(1) as i64);
-    let within = em.e.b.ins().urem(row, extent);
-    let to_wrap = em.e.b.ins().isub(extent, within);
-    let left = em.e.block_len(row, hi, lanes as i64);
-    let left = em.e.b.ins().umin(left, to_wrap);
-    let whole = em.e.int(lanes as i64);
-    let whole = em.e.b.ins().icmp(IntCC::Equal, left, whole);
-    let (tile, single, join) = (em.e.b.create_block(), em.e.b.create_block(), em.e.b.create_block());
-    em.e.b.append_block_param(join, types::I64);
-    em.e.b.ins().brif(whole, tile, &[], single, &[]);
-    em.e.b.switch_to_block(tile);
-    em.tiled = Some(plan);
-    em.tiled_rows(row, loads)?;
-    em.tiled = None;
-    let next = em.e.add_imm(row, lanes as i64);
-    em.e.b.ins().jump(join, &[BlockArg::Value(next)]);
-    em.e.b.switch_to_block(single);
-    loads.iter().for_each(|v| em.locs[v.0 as usize] = None);
-    em.stages(row, one)?;
-    let next = em.e.add_imm(row, 1);
-    em.e.b.ins().jump(join, &[BlockArg::Value(next)]);
-    em.e.b.switch_to_block(join);
-    let next = em.e.b.block_params(join)[0];
+    em.stages(row, n)?;
+    let next = em.e.b.ins().iadd(row, n);
     em.e.close_loop(head, next);
-    Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: lanes })
+    let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
+    Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows })
 }
 
 impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {

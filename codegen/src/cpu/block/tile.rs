@@ -8,18 +8,69 @@ use super::super::emit::flags;
 use super::super::prims::Prim;
 use super::super::scratch::Slot;
 use super::super::vec;
+use super::super::vec::plan::StagePlan;
 use super::{BlockEmitter, Loc, Point, StageWork};
+use cranelift::codegen::ir::BlockArg;
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use torsh_ir::kernel::{Inst, ValueId};
 use torsh_ir::{Error, Result};
 
 /// Columns of a tile.
-const COLUMNS: i64 = 256;
+const COLUMNS: i64 = 128;
 
-impl<M: Module> BlockEmitter<'_, '_, M> {
+impl<'e, M: Module> BlockEmitter<'e, '_, M> {
+    /// All rows, column block by column block, so that neighbouring parts of what runs down the rows are read
+    /// soon after each other.
+    pub(super) fn tiled(&mut self, loads: &[ValueId], plan: &'e StagePlan) -> Result<()> {
+        let (lo, hi, end) = (self.e.row_lo, self.e.row_hi, self.e.col_hi);
+        let start = self.e.col_lo;
+        let columns = self.e.open_loop(start, end);
+        let n = self.e.block_len(columns.index, end, COLUMNS);
+        self.e.col_lo = columns.index;
+        self.e.col_hi = self.e.b.ins().iadd(columns.index, n);
+        let head = self.e.open_loop(lo, hi);
+        let next = self.tile_or_row(head.index, loads, plan)?;
+        self.e.close_loop(head, next);
+        (self.e.col_lo, self.e.col_hi) = (start, end);
+        let next = self.e.add_imm(columns.index, COLUMNS);
+        self.e.close_loop(columns, next);
+        Ok(())
+    }
+
+    /// A block of rows from `row` on if one lies before the end and in one run of the last grid axis, else a
+    /// single row. Returns the row to go on with.
+    fn tile_or_row(&mut self, row: Value, loads: &[ValueId], plan: &'e StagePlan) -> Result<Value> {
+        let (k, lanes, hi) = (self.k, self.level.lanes() as i64, self.e.row_hi);
+        let extent = self.e.int(k.grid[k.grid.len() - 1].max(1) as i64);
+        let within = self.e.b.ins().urem(row, extent);
+        let to_wrap = self.e.b.ins().isub(extent, within);
+        let left = self.e.block_len(row, hi, lanes);
+        let left = self.e.b.ins().umin(left, to_wrap);
+        let all = self.e.int(lanes);
+        let whole = self.e.b.ins().icmp(IntCC::Equal, left, all);
+        let (tile, single) = (self.e.b.create_block(), self.e.b.create_block());
+        let join = self.e.b.create_block();
+        self.e.b.append_block_param(join, types::I64);
+        self.e.b.ins().brif(whole, tile, &[], single, &[]);
+        self.e.b.switch_to_block(tile);
+        self.tiled = Some(plan);
+        self.tiled_rows(row, loads)?;
+        self.tiled = None;
+        let next = self.e.add_imm(row, lanes);
+        self.e.b.ins().jump(join, &[BlockArg::Value(next)]);
+        self.e.b.switch_to_block(single);
+        loads.iter().for_each(|v| self.locs[v.0 as usize] = None);
+        let one = self.one;
+        self.stages(row, one)?;
+        let next = self.e.add_imm(row, 1);
+        self.e.b.ins().jump(join, &[BlockArg::Value(next)]);
+        self.e.b.switch_to_block(join);
+        Ok(self.e.b.block_params(join)[0])
+    }
+
     /// The rows from `row` on, which lie in one run of the last grid axis, as many as the level has lanes.
-    pub(super) fn tiled_rows(&mut self, row: Value, loads: &[ValueId]) -> Result<()> {
+    fn tiled_rows(&mut self, row: Value, loads: &[ValueId]) -> Result<()> {
         let (k, lanes) = (self.k, self.level.lanes() as i64);
         let coords = self.e.grid_coords(k, row);
         let work = StageWork::new(k, &k.stages[0], &self.facts.order[0]);
@@ -29,9 +80,8 @@ impl<M: Module> BlockEmitter<'_, '_, M> {
         let tiles =
             loads.iter().map(|_| self.frame.tile((COLUMNS * lanes * 4) as u64)).collect::<Result<Vec<Slot>>>()?;
         let (lo, hi) = (self.e.col_lo, self.e.col_hi);
-        let columns = self.e.open_loop(lo, hi);
-        let n = self.e.block_len(columns.index, hi, COLUMNS);
-        let at = work.advance(self.e, &at, columns.index, along);
+        let n = self.e.b.ins().isub(hi, lo);
+        let at = work.advance(self.e, &at, lo, along);
         for (&v, tile) in loads.iter().zip(&tiles) {
             self.fill_tile(&work, &at, v, tile, n)?;
         }
@@ -43,14 +93,12 @@ impl<M: Module> BlockEmitter<'_, '_, M> {
             let line = self.e.advance(base, rows.index, 4 * COLUMNS);
             self.locs[v.0 as usize] = Some(Loc::Ptr(line));
         }
-        let point = Point { at: &here, pos: columns.index, origin: first, n };
+        let point = Point { at: &here, pos: lo, origin: first, n };
         // Uniform values belong to the row.
         self.insts(&work, &point, true)?;
         self.vectors(&work, &[], &point)?;
         let next = self.e.add_imm(rows.index, 1);
         self.e.close_loop(rows, next);
-        let next = self.e.add_imm(columns.index, COLUMNS);
-        self.e.close_loop(columns, next);
         self.frame.end_stage();
         Ok(())
     }

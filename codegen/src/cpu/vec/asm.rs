@@ -444,7 +444,7 @@ impl Asm {
 
     /// Stores the low `size` bytes of `reg`, which is rax, rcx, rdx, rbx or an upper register.
     pub fn store_element(&mut self, mem: Mem, reg: Gpr, size: usize) {
-        debug_assert!(size > 1 || reg < 4 || reg >= 8);
+        debug_assert!(size > 1 || !(4..8).contains(&reg));
         self.note(|| format!("mov{} {}, {}", size * 8, memory_text(mem), GPR_NAMES[usize::from(reg)]));
         if size == 2 {
             self.code.push(0x66);
@@ -553,6 +553,14 @@ impl Asm {
     pub fn ret(&mut self) {
         self.note(|| "ret".to_string());
         self.code.push(0xc3);
+    }
+
+    /// `prefetcht1 [mem]`: into the second-level cache.
+    pub fn prefetch(&mut self, mem: Mem) {
+        self.note(|| format!("prefetcht1 {}", memory_text(mem)));
+        self.rex(false, 0, Rm::Mem(mem));
+        self.code.extend([0x0f, 0x18]);
+        self.modrm(2, Rm::Mem(mem), 1, None);
     }
 
     pub fn label(&mut self) -> Label {

@@ -32,6 +32,8 @@ pub(in crate::cpu) fn transpose(level: Level, row_bytes: i32, listing: bool) -> 
         };
         let at = Mem { base: Base::Gpr(RAX), index, disp: 0, splat: false };
         a.v(&asm::MOVUPS, width, row, 0, Rm::Mem(at), None);
+        // The next block of rows reads on from there; no stride as long would be foreseen by the processor.
+        a.prefetch(Mem { disp: 64, ..at });
         if row % 4 == 3 {
             a.lea(RAX, Mem { index: Some((R10, 2)), ..Mem::at(RAX, 0) });
         }
