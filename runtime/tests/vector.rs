@@ -283,3 +283,86 @@ fn reductions_give_the_bits_of_their_primitives() {
         }
     }
 }
+
+#[test]
+fn quotients_by_one_divisor_are_rounded_once() {
+    let (all, mut rng) = (executors(), Rng(7));
+    let (rows, cols) = (1500, 523);
+    let mut m = Make::new(&[rows], &[cols]);
+    let a = m.param(DType::F32, rows * cols, Access::Read);
+    let b = m.param(DType::F32, rows, Access::Read);
+    let x = m.load(a, 0, &[cols as i64, 1]);
+    let d = m.load(b, 0, &[1, 0]);
+    let q = m.op(ScalarOp::Bin(BinOp::Div), &[x, d], DType::F32);
+    let c = m.constant(3.0, DType::F32);
+    let third = m.op(ScalarOp::Bin(BinOp::Div), &[x, c], DType::F32);
+    let mut stores = Vec::new();
+    for value in [q, third] {
+        let param = m.param(DType::F32, rows * cols, Access::Write);
+        stores.push(Store { param, index: affine(0, &[cols as i64, 1]), value });
+    }
+    m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x, d, q, c, third], reduces: vec![], stores });
+    let p = program(m.0);
+    p.verify().unwrap();
+    // Whole vectors of moderate size in most rows, single odd ones in some; any mantissa.
+    let number = |rng: &mut Rng, exponents: usize| {
+        let exponent = (127 - exponents / 2 + rng.below(exponents)) as u32;
+        f32::from_bits(rng.next() as u32 & 0x807f_ffff | exponent << 23)
+    };
+    let divisor = |rng: &mut Rng| match rng.below(10) {
+        0 => number(rng, 250),
+        1 => f32::from_bits(rng.next() as u32 | 0x007f_fff0),
+        _ => number(rng, 40),
+    };
+    let tensor = |ty: &torsh_ir::shape::Type, f: &mut dyn FnMut(usize) -> f32| {
+        HostTensor::from_fn(ty.clone(), |i| Scalar::Float(f64::from(f(i))))
+    };
+    let x = tensor(&p.inputs[0], &mut |i| if i / cols % 7 == 3 { number(&mut rng, 250) } else { number(&mut rng, 36) });
+    let mut rng = Rng(8);
+    let d = tensor(&p.inputs[1], &mut |_| divisor(&mut rng));
+    for (level, _, others) in &all {
+        for other in others {
+            let got = run_on(other, &p, &[x.clone(), d.clone()], false);
+            for i in 0..rows * cols {
+                let Scalar::Float(n) = x.get(i) else { continue };
+                for (out, by) in [(0, d.get(i / cols)), (1, Scalar::Float(3.0))] {
+                    let Scalar::Float(by) = by else { continue };
+                    let want = n as f32 / by as f32;
+                    let same = u64::from(want.to_bits()) == got[out].bits(i) || want.is_nan();
+                    assert!(same, "{level}: {n} / {by} is {want}, got {:?}", got[out].get(i));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_operands_come_in_tiles() {
+    let (all, mut rng) = (executors(), Rng(9));
+    for (outer, rows, cols) in [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2)] {
+        for dtype in [DType::F32, DType::I32] {
+            let numel = outer * rows * cols;
+            let mut m = Make::new(&[outer, rows], &[cols]);
+            let plain = [(rows * cols) as i64, cols as i64, 1];
+            let across = [(rows * cols) as i64, 1, rows as i64];
+            let a = m.param(dtype, numel + 1, Access::Read);
+            let b = m.param(dtype, numel, Access::Read);
+            let c = m.param(dtype, numel, Access::Read);
+            let d = m.param(dtype, outer * rows, Access::Read);
+            let x = m.load(a, 1, &across);
+            let y = m.load(b, 0, &plain);
+            let z = m.load(c, 0, &across);
+            let u = m.load(d, 0, &[rows as i64, 1, 0]);
+            let s = m.op(ScalarOp::Bin(BinOp::Add), &[x, y], dtype);
+            let t = m.op(ScalarOp::Bin(BinOp::Mul), &[z, u], dtype);
+            let r = m.op(ScalarOp::Bin(BinOp::Max), &[s, t], dtype);
+            let mut stores = Vec::new();
+            for value in [r, x] {
+                let param = m.param(dtype, numel, Access::Write);
+                stores.push(Store { param, index: affine(0, &plain), value });
+            }
+            m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x, y, z, u, s, t, r], reduces: vec![], stores });
+            compare(m.0, &mut rng, &all);
+        }
+    }
+}

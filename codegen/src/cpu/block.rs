@@ -14,6 +14,7 @@
 
 mod cluster;
 mod fold;
+mod tile;
 
 use super::analysis::{Facts, Keep, is_16_bit_float, is_exact, slot_dtype};
 use super::emit::{Access, Emitter, clif_type, flags};
@@ -21,7 +22,7 @@ use super::normal::{Normal, VectorAxis};
 use super::prims::{Form, Prim};
 use super::scratch::{Frame, Slot};
 use super::vec::Level;
-use super::vec::plan::StagePlan;
+use super::vec::plan::{self, StagePlan};
 use super::{FrameSize, Options};
 use cranelift::module::Module;
 use cranelift::prelude::*;
@@ -72,6 +73,8 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     splits_columns: bool,
     /// What vector functions do, by stage; empty if there are none.
     plans: &'e [Option<StagePlan>],
+    /// The plan of a map kernel's stage while a block of rows is read in tiles.
+    tiled: Option<&'e StagePlan>,
     level: Level,
     listing: bool,
 }
@@ -85,6 +88,7 @@ pub(super) fn emit<M: Module>(
     (level, plans): (Level, &[Option<StagePlan>]),
 ) -> Result<FrameSize> {
     let frame = Frame::new(normal, facts, options.block, plans)?;
+    let tiles = if plans.is_empty() { None } else { plan::tiles(normal, facts, level.lanes()) };
     let k = &normal.kernel;
     let one = e.int(1);
     let mut em = BlockEmitter {
@@ -97,10 +101,15 @@ pub(super) fn emit<M: Module>(
         one,
         splits_columns: k.is_map(),
         plans,
+        tiled: None,
         level,
         listing: options.listing,
     };
     em.constants();
+    if let Some((loads, plan)) = &tiles {
+        em.tiled(loads, plan)?;
+        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: level.lanes() });
+    }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
     let head = em.e.open_loop(lo, hi);
     let row = head.index;

@@ -18,6 +18,12 @@ const MEMORY_NS: f64 = 0.08;
 /// A call of a primitive.
 const CALL_NS: f64 = 3.0;
 
+/// Time of a kernel in vector functions of so many lanes, as a share of that in primitives: they neither load
+/// nor store between operations.
+pub(super) fn vector_share(lanes: usize) -> f64 {
+    5.0 / lanes as f64
+}
+
 /// Nanoseconds per element of one operation by primitive.
 fn op_ns(op: ScalarOp, dtype: DType) -> f64 {
     let wide = if dtype.size() == 8 { 2.0 } else { 1.0 };

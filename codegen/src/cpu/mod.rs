@@ -221,6 +221,10 @@ pub fn emit<M: Module>(
         Chosen::Block => Schedule::Block,
         Chosen::Vector { .. } => Schedule::Vector,
     };
+    let speed = match &chosen {
+        Chosen::Vector { level, .. } => cost::vector_share(level.lanes()),
+        Chosen::Inline { .. } | Chosen::Block => 1.0,
+    };
     module.clear_context(ctx);
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
@@ -273,7 +277,7 @@ pub fn emit<M: Module>(
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),
         row_block: frame.rows,
-        cost_ns: cost::kernel_ns(&normal.kernel),
+        cost_ns: cost::kernel_ns(&normal.kernel) * speed,
         scratch_bytes: frame.scratch_bytes,
         schedule,
         reason,

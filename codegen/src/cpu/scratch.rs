@@ -135,6 +135,12 @@ impl Frame {
         Ok(Slot { offset, bytes })
     }
 
+    /// Memory of so many bytes that is never reused.
+    pub fn tile(&mut self, bytes: u64) -> Result<Slot> {
+        let offset = self.grow(Some(bytes))?;
+        Ok(Slot { offset, bytes: 4 })
+    }
+
     /// A slot that is never reused.
     pub fn take_persistent(&mut self, bytes: usize) -> Result<Slot> {
         let offset = self.grow(Some((self.block * bytes) as u64))?;

@@ -12,7 +12,7 @@ use torsh_ir::{Error, Result};
 impl<'e, M: Module> BlockEmitter<'e, '_, M> {
     /// The plan of the stage being emitted.
     pub(super) fn stage_plan(&self) -> Option<&'e StagePlan> {
-        self.plans.get(self.frame.stage).and_then(Option::as_ref)
+        self.tiled.or_else(|| self.plans.get(self.frame.stage).and_then(Option::as_ref))
     }
 
     /// Values that vary, then folds, then stores.

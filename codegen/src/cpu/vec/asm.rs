@@ -114,6 +114,7 @@ pub(super) const BROADCASTSS: Op = sized("vbroadcastss", 2, 1, 0x18, Tuple::Byte
 pub(super) const PBROADCASTD_GPR: Op = op("vpbroadcastd", 2, 1, 0x7c);
 pub(super) const PBROADCASTD: Op = sized("vpbroadcastd", 2, 1, 0x58, Tuple::Bytes(4));
 pub(super) const MOVD: Op = sized("vmovd", 1, 1, 0x6e, Tuple::Bytes(4));
+pub(super) const MOVD_STORE: Op = sized("vmovd", 1, 1, 0x7e, Tuple::Bytes(4));
 pub(super) const ADDPS: Op = op("vaddps", 1, 0, 0x58);
 pub(super) const SUBPS: Op = op("vsubps", 1, 0, 0x5c);
 pub(super) const MULPS: Op = op("vmulps", 1, 0, 0x59);
@@ -170,11 +171,18 @@ pub(super) const CVTPS2PD: Op = sized("vcvtps2pd", 1, 0, 0x5a, Tuple::Half);
 pub(super) const ADDPD: Op = wide("vaddpd", 1, 1, 0x58);
 pub(super) const MULPD: Op = wide("vmulpd", 1, 1, 0x59);
 pub(super) const UNPCKHPD: Op = wide("vunpckhpd", 1, 1, 0x15);
+pub(super) const UNPCKLPD: Op = wide("vunpcklpd", 1, 1, 0x14);
+pub(super) const UNPCKLPS: Op = op("vunpcklps", 1, 0, 0x14);
+pub(super) const UNPCKHPS: Op = op("vunpckhps", 1, 0, 0x15);
+pub(super) const SHUFF32X4: Op = op("vshuff32x4", 3, 1, 0x23);
+pub(super) const PERM2F128: Op = op("vperm2f128", 3, 1, 0x06);
 pub(super) const MOVSD: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x10, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSD_STORE: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x11, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSS_STORE: Op = sized("vmovss", 1, 2, 0x11, Tuple::Bytes(4));
 pub(super) const SHUFPS: Op = op("vshufps", 1, 0, 0xc6);
 pub(super) const MOVMSKPS: Op = op("vmovmskps", 1, 0, 0x50);
+
+pub(super) const PTEST: Op = op("vptest", 2, 1, 0x17);
 
 /// Operations on mask registers: name, L bit, opcode, all in map 0F without prefix.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -206,6 +214,7 @@ pub(super) enum Cond {
     Below = 2,
     AboveEqual = 3,
     Zero = 4,
+    NotZero = 5,
 }
 
 /// A place in the code.
@@ -435,7 +444,7 @@ impl Asm {
 
     /// Stores the low `size` bytes of `reg`, which is rax, rcx, rdx, rbx or an upper register.
     pub fn store_element(&mut self, mem: Mem, reg: Gpr, size: usize) {
-        debug_assert!(size > 1 || reg < 4 || reg >= 8);
+        debug_assert!(size > 1 || !(4..8).contains(&reg));
         self.note(|| format!("mov{} {}, {}", size * 8, memory_text(mem), GPR_NAMES[usize::from(reg)]));
         if size == 2 {
             self.code.push(0x66);
@@ -485,6 +494,38 @@ impl Asm {
         self.arithmetic("cmp", 7, reg, imm);
     }
 
+    /// `add reg, reg`, 32 bits.
+    pub fn double(&mut self, reg: Gpr) {
+        self.note(|| format!("add32 {0}, {0}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x03, reg, Rm::Reg(reg));
+    }
+
+    /// `sub reg, imm`, 32 bits.
+    pub fn sub_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("sub32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x81, 5, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// `cmp reg, imm`, 32 bits.
+    pub fn compare_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("cmp32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0x81, 7, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// `mov reg, imm`, 32 bits; leaves the flags alone.
+    pub fn set_word(&mut self, reg: Gpr, imm: u32) {
+        self.note(|| format!("mov32 {}, {imm:#x}", GPR_NAMES[usize::from(reg)]));
+        self.gpr(false, 0xc7, 0, Rm::Reg(reg));
+        self.code.extend(imm.to_le_bytes());
+    }
+
+    /// The first lane of a vector register in a general one.
+    pub fn word_from_vector(&mut self, reg: Gpr, from: u8) {
+        self.v(&MOVD_STORE, Width::X, from, 0, Rm::Reg(reg), None);
+    }
+
     /// `cmp a, b`, 64 bits.
     pub fn compare_registers(&mut self, a: Gpr, b: Gpr) {
         self.note(|| format!("cmp {}, {}", GPR_NAMES[usize::from(a)], GPR_NAMES[usize::from(b)]));
@@ -514,12 +555,12 @@ impl Asm {
         self.code.push(0xc3);
     }
 
-    /// `prefetcht0 [mem]`.
+    /// `prefetcht1 [mem]`: into the second-level cache.
     pub fn prefetch(&mut self, mem: Mem) {
-        self.note(|| format!("prefetcht0 {}", memory_text(mem)));
+        self.note(|| format!("prefetcht1 {}", memory_text(mem)));
         self.rex(false, 0, Rm::Mem(mem));
         self.code.extend([0x0f, 0x18]);
-        self.modrm(1, Rm::Mem(mem), 1, None);
+        self.modrm(2, Rm::Mem(mem), 1, None);
     }
 
     pub fn label(&mut self) -> Label {
@@ -532,6 +573,12 @@ impl Asm {
             let _ = writeln!(text, "  L{}:", label.0);
         }
         self.labels[label.0] = Some(self.code.len());
+    }
+
+    pub fn jump(&mut self, to: Label) {
+        self.note(|| format!("jmp L{}", to.0));
+        self.code.extend([0xe9, 0, 0, 0, 0]);
+        self.jumps.push((self.code.len() - 4, to));
     }
 
     pub fn jump_if(&mut self, cond: Cond, to: Label) {

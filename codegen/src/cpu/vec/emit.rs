@@ -5,12 +5,14 @@
 //! the last elements in the area (AVX2). All stores of a step come after all its loads.
 
 mod fold;
+mod quotient;
 
 use super::Level;
 use super::alloc::{Alloc, Area, MAX_COPIES, Mode, POINTERS, TAIL_MASK, TAIL_MASK_HIGH};
 use super::asm::{self, Asm, Base, Cond, KOp, Mask, Mem, RAX, RBP, RBX, RCX, RDI, RSI, Rm, Width};
 use super::graph::{Ext, FoldOp, Graph, Id, NodeOp, Put, Store};
 use fold::Accumulators;
+use quotient::Rare;
 use torsh_ir::Result;
 
 /// A finished function.
@@ -94,7 +96,7 @@ pub(super) fn compile(g: &Graph, listing: bool) -> Result<Code> {
     let area = layout(g, base);
     let asm = Asm::new(g.is_wide(), listing);
     let alloc = Alloc::new(g, asm, area, schedule.uses.clone());
-    let mut f = Function { a: alloc, schedule, base };
+    let mut f = Function { a: alloc, schedule, base, rare: Vec::new() };
     f.write(sums)?;
     let area = (f.a.area.end as u64).next_multiple_of(64);
     let (bytes, text) = f.a.asm.finish();
@@ -103,7 +105,7 @@ pub(super) fn compile(g: &Graph, listing: bool) -> Result<Code> {
 
 fn layout(g: &Graph, base: usize) -> Area {
     let lane_bytes = (4 * g.level.lanes()) as i32;
-    let pointers = 8 * (g.streams.len() + g.uniforms.len() + g.folds.len()) as i32;
+    let pointers = 8 * (g.streams.len() + g.elements() + g.folds.len()) as i32;
     let uniforms = (pointers + 63) & !63;
     let uniform_step = if g.is_wide() { 4 } else { lane_bytes };
     let tails = (uniforms + uniform_step * g.uniforms.len() as i32 + 63) & !63;
@@ -121,6 +123,7 @@ struct Function<'g> {
     schedule: Schedule,
     /// Vectors of a single step.
     base: usize,
+    rare: Vec<Rare>,
 }
 
 impl Function<'_> {
@@ -164,24 +167,8 @@ impl Function<'_> {
         self.a.asm.zero_upper();
         pushed.iter().rev().for_each(|&r| self.a.asm.pop(r));
         self.a.asm.ret();
+        self.divisions();
         Ok(())
-    }
-
-    /// Copies the uniform elements into the area, in the form in which instructions read them.
-    fn uniforms(&mut self) {
-        let g = self.a.g;
-        for (n, &size) in g.uniforms.iter().enumerate() {
-            let to = Mem::at(RDI, self.a.area.uniforms + n as i32 * self.a.area.uniform_step);
-            self.a.asm.load(RAX, Mem::at(RDI, 8 * (g.streams.len() + n) as i32));
-            self.a.asm.load_element(RAX, Mem::at(RAX, 0), size);
-            if g.is_wide() {
-                self.a.asm.store_element(to, RAX, 4);
-            } else {
-                self.a.asm.v(&asm::MOVD, Width::X, 0, 0, Rm::Reg(RAX), None);
-                self.a.asm.v(&asm::PBROADCASTD, Width::Y, 0, 0, Rm::Reg(0), None);
-                self.a.asm.v(&asm::MOVUPS_STORE, Width::Y, 0, 0, Rm::Mem(to), None);
-            }
-        }
     }
 
     fn free_registers(&self) -> usize {
@@ -389,6 +376,7 @@ impl Function<'_> {
             }
             NodeOp::Fma => self.fused(id, &[asm::FMADD132PS, asm::FMADD213PS, asm::FMADD231PS])?,
             NodeOp::Fnma => self.fused(id, &[asm::FNMADD132PS, asm::FNMADD213PS, asm::FNMADD231PS])?,
+            NodeOp::Quotient => self.quotient(id)?,
             NodeOp::Compare(op, predicate) => {
                 let x = self.a.reg(args[0])?;
                 let y = self.a.rm(args[1])?;

@@ -46,6 +46,8 @@ pub(super) enum NodeOp {
     Fma,
     /// `c - a * b`.
     Fnma,
+    /// `a / b`, given `c = 1 / b`: as if by one division, which it falls back to.
+    Quotient,
     /// Compares floats or integers by a predicate, to a mask.
     Compare(Op, u8),
     /// `if mask { a } else { b }`.
@@ -143,6 +145,27 @@ pub(super) struct Fold {
     pub value: Id,
 }
 
+/// One number for all lanes, known when the function is called.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Uniform {
+    /// An element of so many bytes, zero-extended to 32 bits.
+    Element(usize),
+    /// The reciprocal of another one, or NaN where [`is_moderate`] does not hold for that.
+    Reciprocal(u16),
+}
+
+/// Exponents of the divisors and quotients for which [`NodeOp::Quotient`] needs no division: no product of
+/// them loses bits to underflow.
+const MODERATE: i32 = 40;
+/// A number is moderate when twice its bits less this, as an unsigned number, are below [`MODERATE_RANGE`].
+pub(super) const MODERATE_FROM: u32 = ((127 - MODERATE) as u32) << 24;
+pub(super) const MODERATE_RANGE: u32 = (2 * MODERATE as u32) << 24;
+
+/// True when a number's exponent is moderate.
+pub(super) fn is_moderate(bits: u32) -> bool {
+    bits.wrapping_mul(2).wrapping_sub(MODERATE_FROM) < MODERATE_RANGE
+}
+
 /// A vector function before it is code.
 pub(super) struct Graph {
     pub level: Level,
@@ -152,8 +175,7 @@ pub(super) struct Graph {
     pub streams: Vec<usize>,
     /// Streams that are written.
     pub written: Vec<bool>,
-    /// Bytes of each uniform element, zero-extended to 32 bits.
-    pub uniforms: Vec<usize>,
+    pub uniforms: Vec<Uniform>,
     pub stores: Vec<Store>,
     pub folds: Vec<Fold>,
 }
@@ -181,6 +203,11 @@ impl Graph {
         }
     }
 
+    /// Uniform elements, whose addresses follow those of the streams.
+    pub fn elements(&self) -> usize {
+        self.uniforms.iter().filter(|u| matches!(u, Uniform::Element(_))).count()
+    }
+
     pub fn is_wide(&self) -> bool {
         self.level == Level::Avx512
     }
@@ -204,7 +231,7 @@ impl Graph {
     }
 
     pub fn uniform(&mut self, bytes: usize) -> Id {
-        self.uniforms.push(bytes);
+        self.uniforms.push(Uniform::Element(bytes));
         self.node(NodeOp::Uniform((self.uniforms.len() - 1) as u16), &[])
     }
 
@@ -221,6 +248,26 @@ impl Graph {
 
     pub fn two(&mut self, op: Op, a: Id, b: Id) -> Id {
         self.node(NodeOp::Two(op), &[a, b])
+    }
+
+    /// `a / b`, by multiplications if `b` is the same for all lanes.
+    pub fn quotient(&mut self, a: Id, b: Id) -> Id {
+        let reciprocal = match self.nodes[b as usize].op {
+            NodeOp::Const(bits) if is_moderate(bits) => self.constant((1.0 / f32::from_bits(bits)).to_bits()),
+            NodeOp::Uniform(of) => {
+                let wanted = Uniform::Reciprocal(of);
+                let at = self.uniforms.iter().position(|&u| u == wanted).unwrap_or_else(|| {
+                    self.uniforms.push(wanted);
+                    self.uniforms.len() - 1
+                });
+                self.node(NodeOp::Uniform(at as u16), &[])
+            }
+            _ => return self.two(asm::DIVPS, a, b),
+        };
+        if self.nodes[a as usize].is_uniform() {
+            return self.two(asm::DIVPS, a, b);
+        }
+        self.node(NodeOp::Quotient, &[a, b, reciprocal])
     }
 
     pub fn one(&mut self, op: Op, a: Id) -> Id {

@@ -20,9 +20,11 @@ mod emit;
 mod graph;
 pub(super) mod plan;
 mod record;
+mod transpose;
 
 pub(super) use emit::Code;
 pub(super) use record::Binding;
+pub(super) use transpose::transpose;
 
 use super::analysis::Facts;
 use torsh_ir::Result;

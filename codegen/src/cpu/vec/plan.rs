@@ -65,8 +65,37 @@ impl StagePlan {
 /// Plans of all stages (none where there is nothing to gain), or `None` if no stage has any.
 pub(in crate::cpu) fn plan(normal: &Normal, facts: &Facts) -> Option<Vec<Option<StagePlan>>> {
     let plans: Vec<Option<StagePlan>> =
-        (0..normal.kernel.stages.len()).map(|s| Planner::new(normal, facts, s).plan()).collect();
+        (0..normal.kernel.stages.len()).map(|s| Planner::new(normal, facts, s, &[]).plan()).collect();
     plans.iter().any(Option::is_some).then_some(plans)
+}
+
+/// Loads of a map kernel that run along the last grid axis instead of the vector axis: a block of rows is
+/// read in transposed tiles. With the plan of the stage for which they are values like others, if it is one
+/// vector function.
+pub(in crate::cpu) fn tiles(normal: &Normal, facts: &Facts, lanes: usize) -> Option<(Vec<ValueId>, StagePlan)> {
+    let k = &normal.kernel;
+    let grid = k.grid.len();
+    if !k.is_map() || grid == 0 || k.grid[grid - 1] < lanes || k.inner.len() != 1 || k.inner[0] < lanes {
+        return None;
+    }
+    let across = |&v: &ValueId| match &k.value(v).inst {
+        Inst::Load { param, index } => {
+            let written = k.stages[0].stores.iter().any(|s| facts.may_overlap(s.param, *param));
+            let value = k.value(v);
+            index.strides[grid - 1] == 1
+                && !matches!(index.strides[grid], 0 | 1)
+                && value.dtype.size() == 4
+                && facts.is_vector(v)
+                && !written
+        }
+        _ => false,
+    };
+    let loads: Vec<ValueId> = facts.order[0].iter().copied().filter(across).collect();
+    if loads.is_empty() || loads.len() > MAX_TILES {
+        return None;
+    }
+    let plan = Planner::new(normal, facts, 0, &loads).plan()?;
+    plan.is_unbounded().then_some((loads, plan))
 }
 
 /// Share of operations and reductions that vector functions would do, of those on vectors.
@@ -83,6 +112,9 @@ pub(in crate::cpu) fn share(plans: &[Option<StagePlan>], facts: &Facts) -> f64 {
     }
     inside as f64 / (inside + outside).max(1) as f64
 }
+
+/// More transposed operands do not fit the first-level cache.
+const MAX_TILES: usize = 3;
 
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 enum Kind {
@@ -108,13 +140,15 @@ const FOLD_REGISTERS: usize = 8;
 const FIRST_CLUSTER: usize = 1;
 
 impl<'a> Planner<'a> {
-    fn new(normal: &'a Normal, facts: &'a Facts, s: usize) -> Planner<'a> {
+    /// `given` are values that are in memory already.
+    fn new(normal: &'a Normal, facts: &'a Facts, s: usize, given: &[ValueId]) -> Planner<'a> {
         let k = &normal.kernel;
         let axis = match normal.axis {
             VectorAxis::Inner => k.grid.len() + k.inner.len() - 1,
             VectorAxis::Grid => k.grid.len() - 1,
         };
-        let order = facts.order[s].iter().copied().filter(|&v| facts.is_vector(v)).collect();
+        let mine = |v: &ValueId| facts.is_vector(*v) && !given.contains(v);
+        let order = facts.order[s].iter().copied().filter(mine).collect();
         let mut p = Planner { normal, facts, s, axis, order, kinds: HashMap::new(), levels: HashMap::new() };
         for i in 0..p.order.len() {
             let v = p.order[i];

@@ -413,9 +413,9 @@ impl Recorder<'_> {
             BinOp::Add => g.add(a, b),
             BinOp::Sub => g.sub(a, b),
             BinOp::Mul => g.mul(a, b),
-            BinOp::Div => g.div(a, b),
+            BinOp::Div => g.quotient(a, b),
             BinOp::FloorDiv => {
-                let q = g.div(a, b);
+                let q = g.quotient(a, b);
                 g.round_to(q, 1)
             }
             BinOp::Max => self.extreme(asm::MAXPS, NOT_LE, a, b),

@@ -65,7 +65,7 @@ fn vex() {
 #[test]
 fn masks_and_general_registers() {
     type Write = fn(&mut Asm);
-    let rows: [(Write, &str); 24] = [
+    let rows: [(Write, &str); 29] = [
         (|a| a.k(KOp::And, 2, 3, 4), "c5 e4 41 d4"),
         (|a| a.k(KOp::OrTest, 5, 0, 5), "c5 f8 98 ed"),
         (|a| a.k_memory(3, RDI, 256, false), "c5 f8 90 9f 00 01 00 00"),
@@ -87,7 +87,12 @@ fn masks_and_general_registers() {
         (|a| a.store_byte(Mem::at(RAX, 0), 1), "c6 00 01"),
         (|a| a.compare_registers(RCX, RSI), "48 3b ce"),
         (|a| a.clear(RAX), "33 c0"),
-        (|a| a.prefetch(Mem { index: Some((RAX, 2)), ..Mem::at(10, 512) }), "41 0f 18 8c 82 00 02 00 00"),
+        (|a| a.double(RCX), "03 c9"),
+        (|a| a.sub_word(RCX, 0x5700_0000), "81 e9 00 00 00 57"),
+        (|a| a.compare_word(RCX, 0x5000_0000), "81 f9 00 00 00 50"),
+        (|a| a.set_word(RAX, 0x7fc0_0000), "c7 c0 00 00 c0 7f"),
+        (|a| a.word_from_vector(RAX, 0), "c4 e1 79 7e c0"),
+        (|a| a.prefetch(Mem { index: Some((RAX, 2)), ..Mem::at(10, 512) }), "41 0f 18 94 82 00 02 00 00"),
         (|a| a.zero_upper(), "c5 f8 77"),
         (|a| a.ret(), "c3"),
     ];

@@ -210,7 +210,7 @@ impl Function<'_> {
         let g = self.a.g;
         for (i, (fold, acc)) in g.folds.iter().zip(&accumulators.0).enumerate() {
             self.a.begin(1, Mode::Whole);
-            self.a.asm.load(RAX, Mem::at(RDI, 8 * (g.streams.len() + g.uniforms.len() + i) as i32));
+            self.a.asm.load(RAX, Mem::at(RDI, 8 * (g.streams.len() + g.elements() + i) as i32));
             let t = self.a.take(0)?;
             match fold.op {
                 FoldOp::Sum | FoldOp::Prod => self.close_wide(&join(fold.op), &acc.vectors, t),
