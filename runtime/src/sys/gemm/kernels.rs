@@ -45,7 +45,7 @@ pub struct Lines<'a, T, A> {
     pub depth: Depth<'a>,
     /// Length of the lines.
     pub k: usize,
-    /// Where they go: panels of `panel` lines (the last one may be narrower), `panel * k_all` numbers apart, in
+    /// Where they go: panels of `panel` lines (the last one may be narrower), `panel_step` numbers apart, in
     /// each of which element `p` of line `i` is at `p * width of the panel + i`.
     pub dst: *mut A,
     /// Lines of a panel.
