@@ -198,7 +198,7 @@ impl<T: Element> Job<'_, T> {
     /// Calls `tiles(columns, panel, vectors)` for the panels of the right operand under the unit's columns:
     /// `depth` rows from `k0` on, each of `vectors` readable vectors that begin with its `columns`.
     fn each_panel(&self, u: &Unit, k0: usize, depth: usize, memory: *mut u8, tiles: &mut Tiles<'_, T::Acc>) {
-        let (lanes, width) = (self.kernels.lanes, self.kernels.lanes * self.kernels.vectors);
+        let (lanes, width) = (self.kernels.lanes, self.plan.panel);
         let claim = width * self.plan.claim;
         // The panels of some columns that have been packed to `b`, whole panels `step` numbers apart.
         let panels = |cols: Range<usize>, b: *mut T::Acc, k0: usize, step: usize, tiles: &mut Tiles<'_, T::Acc>| {
@@ -262,7 +262,7 @@ impl<T: Element> Job<'_, T> {
         let mut lines = [0; CLAIM * MAX_PANEL];
         let lines = &mut lines[..cols.len()];
         self.sides.rhs_cols.offsets(cols.start, lines);
-        let panel = self.kernels.lanes * self.kernels.vectors;
+        let panel = self.plan.panel;
         // Whole panels, and the narrower last one, whose rows are shorter.
         let (whole, rest) = lines.split_at(lines.len() / panel * panel);
         for (lines, width, dst) in [
@@ -285,7 +285,7 @@ impl<T: Element> Job<'_, T> {
 
     /// The panels of claim `i` of the block, packed by whoever comes first.
     fn shared_panels(&self, u: &Unit, i: usize, k0: usize, depth: usize) -> *mut T::Acc {
-        let panel = self.kernels.lanes * self.kernels.vectors;
+        let panel = self.plan.panel;
         let claim = panel * self.plan.claim;
         let cols = u.block.start + i * claim..(u.block.start + (i + 1) * claim).min(u.block.end);
         let start = self.scratch.0.wrapping_add(self.plan.shared_at(u.worker)).cast::<T::Acc>();

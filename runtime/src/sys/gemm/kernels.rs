@@ -1,5 +1,6 @@
 //! The inner loops, generic over the vectors of [`super::lanes`] and compiled once for each instruction set:
 //! the microkernel, which keeps a tile of the result in registers, packing, and the rounding to 16 bits.
+#![allow(clippy::needless_range_loop, reason = "indices of loops over registers, which are unrolled")]
 
 use super::lanes::{Array, Lanes, MAX_LANES, Number, Reads, Widen};
 #[cfg(target_arch = "x86_64")]
@@ -44,7 +45,7 @@ pub struct Lines<'a, T, A> {
     pub depth: Depth<'a>,
     /// Length of the lines.
     pub k: usize,
-    /// Where they go: panels of `panel` lines (the last one may be narrower), `panel * k_all` numbers apart, in
+    /// Where they go: panels of `panel` lines (the last one may be narrower), `panel_step` numbers apart, in
     /// each of which element `p` of line `i` is at `p * width of the panel + i`.
     pub dst: *mut A,
     /// Lines of a panel.
@@ -356,10 +357,10 @@ impl<T, A> Clone for Kernels<T, A> {
 impl<T, A> Copy for Kernels<T, A> {}
 
 /// Compiles the kernels of some vectors for an instruction set, up to `$r` rows and two vectors, and
-/// wider for few rows.
+/// wider for few rows; for one or two rows there is every number of vectors up to the widest.
 macro_rules! kernels {
     ($module:ident [$(#[$feature:meta])?] $lanes:ty, $a:ty, rows [$($r:literal)*],
-     wide [$($wr:literal x $wv:literal),*]) => {
+     wide [$($wr:literal x $wv:literal),*], more [$($mr:literal x $mv:literal),*]) => {
         mod $module {
             use super::*;
             $(#[$feature])?
@@ -380,6 +381,7 @@ macro_rules! kernels {
                     $(($r, 1) => Some(tile::<$r, 1>),)*
                     $(($r, 2) => Some(tile::<$r, 2>),)*
                     $(($wr, $wv) => Some(tile::<$wr, $wv>),)*
+                    $(($mr, $mv) => Some(tile::<$mr, $mv>),)*
                     _ => None,
                 }
             }
@@ -400,26 +402,28 @@ macro_rules! kernels {
     };
 }
 
-kernels!(portable_f32 [] Array<f32, 4>, f32, rows [1 2 3 4 5 6], wide []);
-kernels!(portable_f64 [] Array<f64, 2>, f64, rows [1 2 3 4 5 6], wide []);
-kernels!(loops_u8 [] Array<u8, 16>, u8, rows [1 2 3 4], wide []);
-kernels!(loops_i8 [] Array<i8, 16>, i8, rows [1 2 3 4], wide []);
-kernels!(loops_i16 [] Array<i16, 8>, i16, rows [1 2 3 4], wide []);
-kernels!(loops_i32 [] Array<i32, 4>, i32, rows [1 2 3 4], wide []);
-kernels!(loops_i64 [] Array<i64, 2>, i64, rows [1 2 3 4], wide []);
-kernels!(loops_bool [] Array<Bool, 16>, Bool, rows [1 2 3 4], wide []);
+kernels!(portable_f32 [] Array<f32, 4>, f32, rows [1 2 3 4 5 6], wide [], more []);
+kernels!(portable_f64 [] Array<f64, 2>, f64, rows [1 2 3 4 5 6], wide [], more []);
+kernels!(loops_u8 [] Array<u8, 16>, u8, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i8 [] Array<i8, 16>, i8, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i16 [] Array<i16, 8>, i16, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i32 [] Array<i32, 4>, i32, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i64 [] Array<i64, 2>, i64, rows [1 2 3 4], wide [], more []);
+kernels!(loops_bool [] Array<Bool, 16>, Bool, rows [1 2 3 4], wide [], more []);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2_f32 [#[target_feature(enable = "avx2,fma,f16c")]] x86::F32x8, f32, rows [1 2 3 4 5 6],
-    wide [1 x 8, 2 x 4, 3 x 4]);
+    wide [1 x 8, 2 x 4, 3 x 4], more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2_f64 [#[target_feature(enable = "avx2,fma,f16c")]] x86::F64x4, f64, rows [1 2 3 4 5 6],
-    wide [1 x 8, 2 x 4, 3 x 4]);
+    wide [1 x 8, 2 x 4, 3 x 4], more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_f32 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F32x16, f32,
-    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4]);
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_f64 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F64x8, f64,
-    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4]);
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
