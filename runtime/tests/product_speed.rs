@@ -11,7 +11,14 @@ struct Buffer(Vec<f32>, usize);
 
 impl Buffer {
     fn new(n: usize, seed: u32) -> Buffer {
-        let v: Vec<f32> = (0..n as u32 + 16).map(|i| (i.wrapping_mul(seed) >> 8) as f32 / 16_777_216.0 - 0.5).collect();
+        let mut v: Vec<f32> = Vec::with_capacity(n + 16);
+        let start = (v.as_ptr() as usize).next_multiple_of(1 << 21);
+        if let Some(len) = (v.as_ptr() as usize + 4 * v.capacity()).checked_sub(start) {
+            // Large tensors lie in huge pages, as far as the system has any.
+            // SAFETY: advice on pages inside the vector.
+            unsafe { libc::madvise(start as *mut libc::c_void, len, libc::MADV_HUGEPAGE) };
+        }
+        v.extend((0..n as u32 + 16).map(|i| (i.wrapping_mul(seed) >> 8) as f32 / 16_777_216.0 - 0.5));
         let at = v.as_ptr().align_offset(64).min(16);
         Buffer(v, at)
     }

@@ -2,7 +2,7 @@
 
 use super::kernels::{Depth, Element, Kernels, Lines, Tile};
 use super::operand::{Operand, Side};
-use super::plan::{KC, Plan, Source};
+use super::plan::{CLAIM, KC, Plan, Source};
 use super::{Extents, Rows};
 use crate::sys::par::{Par, SERIAL, Shared};
 use std::ops::Range;
@@ -33,6 +33,9 @@ pub(super) struct Sides {
 
 /// A panel of the right operand, as the microkernel sees it: its rows and how far they lie apart.
 type Panel<A> = (*const A, usize);
+
+/// Takes columns, their panel and its vectors to each row.
+type Tiles<'a, A> = dyn FnMut(Range<usize>, Panel<A>, usize) + 'a;
 
 /// What a thread works on.
 struct Unit {
@@ -122,33 +125,27 @@ impl<T: Element> Job<'_, T> {
     }
 
     fn unit(&self, u: &Unit) {
-        let (k, tile_rows) = (self.e.k, self.kernels.rows);
-        let strips = u.rows.len().div_ceil(tile_rows);
+        let k = self.e.k;
+        let strips = Strips::new(u.rows.len(), self.kernels.rows);
         let memory = self.scratch.0.wrapping_add(self.plan.worker_at(u.worker));
         let a = memory.cast::<T::Acc>();
         let (c, c_row) = self.result(u, memory);
         for k0 in (0..k).step_by(KC) {
             let depth = KC.min(k - k0);
-            self.pack_rows(u, k0, depth, strips, a);
+            self.pack_rows(u, k0, depth, &strips, a);
             self.each_panel(u, k0, depth, memory, &mut |cols, (b, b_row), vectors| {
-                for strip in 0..strips {
-                    let rows = share(u.rows.len(), strips, strip);
-                    let tile = Tile {
-                        k: depth,
-                        a: a.wrapping_add(rows.start * depth),
-                        b,
-                        b_row,
-                        c: c.wrapping_add(rows.start * c_row + (cols.start - u.cols.start)),
-                        c_row,
-                        cols: cols.len(),
-                        first: k0 == 0,
-                    };
-                    if let Some(micro) = (self.kernels.micro)(rows.len(), vectors) {
+                let (mut a, mut c) = (a, c.wrapping_add(cols.start - u.cols.start));
+                for (count, rows) in strips.0 {
+                    let Some(micro) = (self.kernels.micro)(rows, vectors) else { continue };
+                    for _ in 0..count {
+                        let tile = Tile { k: depth, a, b, b_row, c, c_row, cols: cols.len(), first: k0 == 0 };
                         // SAFETY: `a` holds this strip's `depth * rows` numbers (`pack_rows`), `b` is a panel
                         // as `each_panel` promises, and the tile lies in the rows and columns of the unit,
                         // which no other unit has (`matrix`), of the result or of the worker's own sums. The
                         // level of the kernels is one of this CPU (`Level`).
                         unsafe { micro(&tile) }
+                        a = a.wrapping_add(rows * depth);
+                        c = c.wrapping_add(rows * c_row);
                     }
                 }
             });
@@ -178,106 +175,127 @@ impl<T: Element> Job<'_, T> {
     }
 
     /// Packs `depth` columns of the left operand from `k0` on, for the unit's rows.
-    fn pack_rows(&self, u: &Unit, k0: usize, depth: usize, strips: usize, a: *mut T::Acc) {
+    fn pack_rows(&self, u: &Unit, k0: usize, depth: usize, strips: &Strips, a: *mut T::Acc) {
         let mut table = [0; KC];
         let (along, shift) = run_of(&self.sides.lhs_cols, k0, &mut table[..depth]);
         let src = self.lhs.data.as_ptr().wrapping_offset(self.lhs.at(self.e.batch, u.batch) as isize + shift);
-        for strip in 0..strips {
-            let rows = share(u.rows.len(), strips, strip);
-            let mut lines = [0; MAX_ROWS];
-            let lines = &mut lines[..rows.len()];
-            self.sides.lhs_rows.offsets(u.rows.start + rows.start, lines);
-            let (dst, width) = (a.wrapping_add(rows.start * depth), lines.len());
-            let x = Lines { src, lines, depth: along, k: depth, dst, dst_row: width, width };
-            // SAFETY: `Operand::check` has bounded every element of these rows and columns; the worker's block
-            // for the left operand holds `rows * KC` numbers (`Plan::lay_out`).
-            unsafe { (self.kernels.pack)(&x) }
+        let (mut first, mut dst) = (u.rows.start, a);
+        for (count, rows) in strips.0 {
+            for _ in 0..count {
+                let mut lines = [0; MAX_ROWS];
+                let lines = &mut lines[..rows];
+                self.sides.lhs_rows.offsets(first, lines);
+                let x = Lines { src, lines, depth: along, k: depth, dst, panel: rows, panel_step: 0, last: rows };
+                // SAFETY: `Operand::check` has bounded every element of these rows and columns; the worker's
+                // block for the left operand holds `KC` numbers for each row (`Plan::lay_out`).
+                unsafe { (self.kernels.pack)(&x) }
+                first += rows;
+                dst = dst.wrapping_add(rows * depth);
+            }
         }
     }
 
     /// Calls `tiles(columns, panel, vectors)` for the panels of the right operand under the unit's columns:
     /// `depth` rows from `k0` on, each of `vectors` readable vectors that begin with its `columns`.
-    fn each_panel(
-        &self,
-        u: &Unit,
-        k0: usize,
-        depth: usize,
-        memory: *mut u8,
-        tiles: &mut dyn FnMut(Range<usize>, Panel<T::Acc>, usize),
-    ) {
-        let (lanes, width) = (self.kernels.lanes, self.kernels.lanes * self.kernels.vectors);
-        let strip = memory.wrapping_add(self.plan.strip).cast::<T::Acc>();
-        if self.plan.source == Source::Shared {
-            // Groups consist of whole panels (`Plan::new`).
-            let (zero, count) = ((u.cols.start - u.block.start) / width, u.cols.len().div_ceil(width));
-            // Each worker begins elsewhere, so that they pack different panels.
-            let start = count * u.worker / self.plan.workers;
-            for p in 0..count {
-                let p = zero + (start + p) % count;
-                let first = u.block.start + p * width;
-                let cols = first..(first + width).min(u.cols.end);
+    fn each_panel(&self, u: &Unit, k0: usize, depth: usize, memory: *mut u8, tiles: &mut Tiles<'_, T::Acc>) {
+        let (lanes, width) = (self.kernels.lanes, self.plan.panel);
+        let claim = width * self.plan.claim;
+        // The panels of some columns that have been packed to `b`, whole panels `step` numbers apart.
+        let panels = |cols: Range<usize>, b: *mut T::Acc, k0: usize, step: usize, tiles: &mut Tiles<'_, T::Acc>| {
+            for (i, first) in cols.clone().step_by(width).enumerate() {
+                let cols = first..(first + width).min(cols.end);
                 let vectors = cols.len().div_ceil(lanes);
-                tiles(cols.clone(), self.shared_panel(u, p, &cols, k0, depth), vectors);
+                let row = vectors * lanes;
+                tiles(cols, (b.wrapping_add(i * step + k0 * row), row), vectors);
+            }
+        };
+        if self.plan.source == Source::Shared {
+            // Groups consist of whole panels (`Plan::new`), and a claim may reach into the next group.
+            let (zero, end) = (u.cols.start - u.block.start, u.cols.end - u.block.start);
+            let (first, last) = (zero / claim, end.div_ceil(claim));
+            // Each worker begins elsewhere, so that they pack different panels.
+            let start = (last - first) * u.worker / self.plan.workers;
+            for i in 0..last - first {
+                let i = first + (start + i) % (last - first);
+                let b = self.shared_panels(u, i, k0, depth);
+                let cols = zero.max(i * claim)..end.min((i + 1) * claim);
+                let b = b.wrapping_add((cols.start - i * claim) * self.e.k);
+                panels(u.block.start + cols.start..u.block.start + cols.end, b, k0, width * self.e.k, tiles);
             }
             return;
         }
         let mut first = u.cols.start;
-        let mut table = [0; KC];
-        let row = self.sides.rhs_rows.stride();
-        while first < u.cols.end {
-            let left = u.cols.end - first;
+        if let (Source::Direct, Some(row)) = (self.plan.source, self.sides.rhs_rows.stride()) {
             let wide = (self.kernels.wide)(u.rows.len());
-            if let (Source::Direct, Some(row)) = (self.plan.source, row)
-                && left >= width
-            {
-                let vectors = if left >= wide * lanes { wide } else { self.kernels.vectors };
-                let at = self.rhs.at(self.e.batch, u.batch) as isize + k0 as isize * row + first as isize;
-                let b = self.rhs.data.as_ptr().wrapping_offset(at).cast::<T::Acc>();
-                tiles(first..first + vectors * lanes, (b, row as usize), vectors);
-                first += vectors * lanes;
-                continue;
+            let at = self.rhs.at(self.e.batch, u.batch) as isize + k0 as isize * row;
+            let b = self.rhs.data.as_ptr().wrapping_offset(at).cast::<T::Acc>();
+            while u.cols.end - first >= width {
+                let vectors = if u.cols.end - first >= wide * lanes { wide } else { self.kernels.vectors };
+                let cols = first..first + vectors * lanes;
+                first = cols.end;
+                tiles(cols.clone(), (b.wrapping_add(cols.start), row as usize), vectors);
             }
-            let cols = first..first + left.min(width);
-            let vectors = cols.len().div_ceil(lanes);
-            self.pack_panel(u, &cols, (k0, depth), &mut table, strip);
+        }
+        let strip = memory.wrapping_add(self.plan.strip).cast::<T::Acc>();
+        while first < u.cols.end {
+            let cols = first..(first + claim).min(u.cols.end);
             first = cols.end;
-            tiles(cols, (strip, vectors * lanes), vectors);
+            self.pack_panels(u, &cols, (k0, depth), strip, width * depth, 0);
+            panels(cols, strip, 0, width * depth, tiles);
         }
     }
 
-    /// Packs `depth` rows of some columns of the right operand, filled up with zeros to whole vectors.
-    fn pack_panel(
+    /// Packs `depth` rows from `k0` on of some columns of the right operand, to panels `step` numbers apart,
+    /// each filled up with zeros to whole vectors. The rows come behind `before` others in each panel.
+    fn pack_panels(
         &self,
         u: &Unit,
         cols: &Range<usize>,
         (k0, depth): (usize, usize),
-        table: &mut [isize; KC],
         dst: *mut T::Acc,
+        step: usize,
+        before: usize,
     ) {
+        let mut table = [0; KC];
         let (along, shift) = run_of(&self.sides.rhs_rows, k0, &mut table[..depth]);
         let src = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize + shift);
-        let mut lines = [0; MAX_PANEL];
+        let mut lines = [0; CLAIM * MAX_PANEL];
         let lines = &mut lines[..cols.len()];
         self.sides.rhs_cols.offsets(cols.start, lines);
-        let width = cols.len().next_multiple_of(self.kernels.lanes);
-        let x = Lines { src, lines, depth: along, k: depth, dst, dst_row: width, width };
-        // SAFETY: `Operand::check` has bounded every element of these rows and columns; `dst` is the worker's
-        // strip, or a piece of a shared panel that this worker alone has claimed, of `depth * width` numbers.
-        unsafe { (self.kernels.pack)(&x) }
+        let panel = self.plan.panel;
+        // Whole panels, and the narrower last one, whose rows are shorter.
+        let (whole, rest) = lines.split_at(lines.len() / panel * panel);
+        for (lines, width, dst) in [
+            (whole, panel, dst.wrapping_add(before * panel)),
+            (
+                rest,
+                rest.len().next_multiple_of(self.kernels.lanes),
+                dst.wrapping_add(whole.len() / panel * step + before * rest.len().next_multiple_of(self.kernels.lanes)),
+            ),
+        ] {
+            if !lines.is_empty() {
+                let x = Lines { src, lines, depth: along, k: depth, dst, panel, panel_step: step, last: width };
+                // SAFETY: `Operand::check` has bounded every element of these rows and columns; `dst` is the
+                // worker's strip, or a piece of shared panels that this worker alone has claimed, of `depth`
+                // rows of each panel.
+                unsafe { (self.kernels.pack)(&x) }
+            }
+        }
     }
 
-    /// Panel `p` of the block, packed by whoever comes first.
-    fn shared_panel(&self, u: &Unit, p: usize, cols: &Range<usize>, k0: usize, depth: usize) -> Panel<T::Acc> {
-        let width = cols.len().next_multiple_of(self.kernels.lanes);
+    /// The panels of claim `i` of the block, packed by whoever comes first.
+    fn shared_panels(&self, u: &Unit, i: usize, k0: usize, depth: usize) -> *mut T::Acc {
+        let panel = self.plan.panel;
+        let claim = panel * self.plan.claim;
+        let cols = u.block.start + i * claim..(u.block.start + (i + 1) * claim).min(u.block.end);
         let start = self.scratch.0.wrapping_add(self.plan.shared_at(u.worker)).cast::<T::Acc>();
-        let panel = p * self.kernels.lanes * self.kernels.vectors * self.e.k;
-        let b = start.wrapping_add(panel + k0 * width);
-        let flag = self.flag(u.worker, p * self.e.k.div_ceil(KC) + k0 / KC);
+        let b = start.wrapping_add(i * claim * self.e.k);
+        let flag = self.flag(u.worker, i * self.e.k.div_ceil(KC) + k0 / KC);
         match flag.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => {
                 // Whoever waits goes on even if this thread panics.
                 let _ready = OnDrop(flag);
-                self.pack_panel(u, cols, (k0, depth), &mut [0; KC], b);
+                self.pack_panels(u, &cols, (k0, depth), b, panel * self.e.k, k0);
             }
             Err(mut state) => {
                 let mut turns = 0;
@@ -293,7 +311,7 @@ impl<T: Element> Job<'_, T> {
                 }
             }
         }
-        (b, width)
+        b
     }
 
     /// A flag of a shared panel.
@@ -316,6 +334,17 @@ impl Drop for OnDrop<'_> {
 /// Most rows of a tile and columns of a packed panel at any level.
 const MAX_ROWS: usize = 16;
 const MAX_PANEL: usize = 32;
+
+/// Rows cut into tiles that differ by one row at most: how many of how many rows, the higher ones first.
+struct Strips([(usize, usize); 2]);
+
+impl Strips {
+    fn new(rows: usize, most: usize) -> Strips {
+        let tiles = rows.div_ceil(most);
+        let (each, more) = (rows / tiles, rows % tiles);
+        Strips([(more, each + 1), (tiles - more, each)])
+    }
+}
 
 /// Part `i` of `n` things in `parts` parts that differ by one at most.
 fn share(n: usize, parts: usize, i: usize) -> Range<usize> {

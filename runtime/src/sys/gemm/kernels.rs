@@ -1,5 +1,6 @@
 //! The inner loops, generic over the vectors of [`super::lanes`] and compiled once for each instruction set:
 //! the microkernel, which keeps a tile of the result in registers, packing, and the rounding to 16 bits.
+#![allow(clippy::needless_range_loop, reason = "indices of loops over registers, which are unrolled")]
 
 use super::lanes::{Array, Lanes, MAX_LANES, Number, Reads, Widen};
 #[cfg(target_arch = "x86_64")]
@@ -44,12 +45,15 @@ pub struct Lines<'a, T, A> {
     pub depth: Depth<'a>,
     /// Length of the lines.
     pub k: usize,
-    /// Where element `p` of line `i` goes: `p * dst_row + i`.
+    /// Where they go: panels of `panel` lines (the last one may be narrower), `panel * k_all` numbers apart, in
+    /// each of which element `p` of line `i` is at `p * width of the panel + i`.
     pub dst: *mut A,
-    /// See `dst`.
-    pub dst_row: usize,
-    /// Elements written in each row; zeros after the last line.
-    pub width: usize,
+    /// Lines of a panel.
+    pub panel: usize,
+    /// From one panel to the next.
+    pub panel_step: usize,
+    /// Width of the last panel: its lines, then zeros.
+    pub last: usize,
 }
 
 /// Offsets along a line.
@@ -90,8 +94,9 @@ impl Depth<'_> {
 /// Packs lines.
 ///
 /// # Safety
-/// Element `p` of line `i` is readable at `src + lines[i] + depth(p)` for all `p < k`, and the `k` rows of
-/// `width >= lines.len()` numbers at `dst` belong to the caller alone. The instruction set exists.
+/// Element `p` of line `i` is readable at `src + lines[i] + depth(p)` for all `p < k`. The `k * panel` numbers
+/// at each whole panel of `dst` and the `k * last` at the last one belong to the caller alone; there is a line,
+/// and `last` is at least the number of lines of the last panel. The instruction set exists.
 pub type Pack<T, A> = unsafe fn(&Lines<'_, T, A>);
 
 /// Rounds `n` sums to the stored type.
@@ -104,20 +109,26 @@ pub type Round<T, A> = unsafe fn(*const A, *mut T, usize);
 /// broadcasts `R` numbers.
 #[inline(always)]
 unsafe fn micro<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>) {
-    // SAFETY: `Micro` states what is readable and writable; the last vector stores `cols - v * W` lanes.
+    // SAFETY: `Micro` states what is readable and writable.
     unsafe {
         let mut acc = [[L::zero(); V]; R];
-        for i in 0..R {
+        let mut c = t.c;
+        for _ in 0..R {
             for v in 0..V {
-                L::prefetch(t.c.wrapping_add(i * t.c_row + v * L::W));
+                L::prefetch(c.wrapping_add(v * L::W));
             }
+            c = c.wrapping_add(t.c_row);
         }
         let (mut a, mut b) = (t.a, t.b);
+        let ahead = t.b_row.wrapping_mul(AHEAD);
         for _ in 0..t.k {
             let mut row = [L::zero(); V];
             for v in 0..V {
                 row[v] = L::load(b.add(v * L::W));
-                L::prefetch(b.wrapping_add(AHEAD * t.b_row + v * L::W));
+                // Wide rows are read where they are, each from another page.
+                if V > 2 {
+                    L::prefetch(b.wrapping_add(ahead).wrapping_add(v * L::W));
+                }
             }
             for i in 0..R {
                 let x = L::splat(a.add(i));
@@ -126,44 +137,113 @@ unsafe fn micro<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>) {
                 }
             }
             a = a.add(R);
-            b = b.add(t.b_row);
+            b = b.wrapping_add(t.b_row);
         }
-        for i in 0..R {
-            let c = t.c.add(i * t.c_row);
-            for v in 0..V {
-                let at = c.wrapping_add(v * L::W);
-                if t.cols >= (v + 1) * L::W {
-                    let sum = if t.first { acc[i][v] } else { L::add(L::load(at), acc[i][v]) };
-                    L::store(at, sum);
-                } else if t.cols > v * L::W {
-                    let n = t.cols - v * L::W;
-                    let sum = if t.first { acc[i][v] } else { L::add(L::load_n(at, n), acc[i][v]) };
-                    L::store_n(at, sum, n);
+        if t.cols == V * L::W {
+            keep::<L, R, V>(t, &acc);
+        } else {
+            keep_some::<L, R, V>(t, &acc);
+        }
+    }
+}
+
+/// Stores a tile of whole vectors.
+#[inline(always)]
+unsafe fn keep<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>, acc: &[[L::V; V]; R]) {
+    let mut c = t.c;
+    // SAFETY: `R` rows of `V` vectors at `c` are the caller's (`Micro`).
+    unsafe {
+        if t.first {
+            for i in 0..R {
+                for v in 0..V {
+                    L::store(c.wrapping_add(v * L::W), acc[i][v]);
                 }
+                c = c.wrapping_add(t.c_row);
+            }
+        } else {
+            for i in 0..R {
+                for v in 0..V {
+                    let at = c.wrapping_add(v * L::W);
+                    L::store(at, L::add(L::load(at), acc[i][v]));
+                }
+                c = c.wrapping_add(t.c_row);
             }
         }
+    }
+}
+
+/// Stores the columns that a tile has.
+#[inline(always)]
+unsafe fn keep_some<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>, acc: &[[L::V; V]; R]) {
+    let mut c = t.c;
+    for i in 0..R {
+        for v in 0..V {
+            let n = t.cols.saturating_sub(v * L::W).min(L::W);
+            let at = c.wrapping_add(v * L::W);
+            // SAFETY: `R` rows of `cols` numbers at `c` are the caller's (`Micro`); `n` of them are in vector `v`.
+            unsafe {
+                let sum = if t.first { acc[i][v] } else { L::add(L::load_n(at, n), acc[i][v]) };
+                L::store_n(at, sum, n);
+            }
+        }
+        c = c.wrapping_add(t.c_row);
     }
 }
 
 /// Rows of the right operand that are asked for ahead of their use.
 const AHEAD: usize = 12;
 
-/// Packs up to `W` lines: whole rows where the lines lie side by side, transposed squares where they run
-/// along the memory, single elements elsewhere.
+/// Packs lines: whole rows where they lie side by side, else groups of `W`.
 #[inline(always)]
 unsafe fn pack<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>) {
-    for first in (0..x.width).step_by(L::W) {
-        let width = L::W.min(x.width - first);
-        let lines = x.lines.get(first..).unwrap_or(&[]);
-        let lines = &lines[..lines.len().min(L::W)];
-        // SAFETY: a group of the lines, whose columns of `dst` begin at `first`; `Pack` states the rest.
-        unsafe { group::<L, T>(x, lines, x.dst.add(first), width) }
+    let panels = x.lines.len().div_ceil(x.panel);
+    let mut whole = 0;
+    // Rows of several panels are copied along the memory, so that the cache sees what comes next.
+    if panels > 1 && x.panel.is_multiple_of(L::W) && is_run(x.lines) {
+        whole = x.lines.len() / x.panel;
+        for p in 0..x.k {
+            // SAFETY: the first `whole * panel` lines lie side by side from the first one on; `Pack`.
+            unsafe {
+                let mut from = x.src.offset(x.lines[0] + x.depth.at(p));
+                let mut to = x.dst.add(p * x.panel);
+                for _ in 0..whole {
+                    for v in (0..x.panel).step_by(L::W) {
+                        L::store(to.add(v), L::read(from));
+                        from = from.add(L::W);
+                    }
+                    to = to.wrapping_add(x.panel_step);
+                }
+            }
+        }
+    }
+    for panel in whole..panels {
+        let lines = &x.lines[panel * x.panel..x.lines.len().min((panel + 1) * x.panel)];
+        let width = if panel + 1 == panels { x.last } else { x.panel };
+        let dst = x.dst.wrapping_add(panel * x.panel_step);
+        for first in (0..width).step_by(L::W) {
+            let some = lines.get(first..).unwrap_or(&[]);
+            let some = &some[..some.len().min(L::W)];
+            // SAFETY: a group of the lines of this panel, whose columns begin at `first`; `Pack`.
+            unsafe { group::<L, T>(x, some, dst.add(first), width, L::W.min(width - first)) }
+        }
     }
 }
 
-/// One group of at most `W` lines to `width <= W` columns at `dst`.
+/// Whether lines lie side by side.
 #[inline(always)]
-unsafe fn group<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>, lines: &[isize], dst: *mut L::E, width: usize) {
+fn is_run(lines: &[isize]) -> bool {
+    lines.windows(2).all(|w| w[1] == w[0] + 1)
+}
+
+/// One group of at most `W` lines to `width <= W` columns at `dst`, whose rows lie `dst_row` apart.
+#[inline(always)]
+unsafe fn group<L: Reads<T>, T: Widen<L::E>>(
+    x: &Lines<'_, T, L::E>,
+    lines: &[isize],
+    dst: *mut L::E,
+    dst_row: usize,
+    width: usize,
+) {
     let n = lines.len();
     // The first line of the second run, if lines lie side by side in at most two runs.
     let mut cut = n;
@@ -179,23 +259,23 @@ unsafe fn group<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>, lines: &[is
     unsafe {
         if n == 0 {
             for p in 0..x.k {
-                L::store_n(dst.add(p * x.dst_row), L::zero(), width);
+                L::store_n(dst.add(p * dst_row), L::zero(), width);
             }
         } else if runs == 1 {
             let src = x.src.offset(lines[0]);
             if n == L::W {
                 for p in 0..x.k {
-                    L::store(dst.add(p * x.dst_row), L::read(src.offset(x.depth.at(p))));
+                    L::store(dst.add(p * dst_row), L::read(src.offset(x.depth.at(p))));
                 }
             } else {
                 for p in 0..x.k {
-                    L::store_n(dst.add(p * x.dst_row), L::read_n(src.offset(x.depth.at(p)), n), width);
+                    L::store_n(dst.add(p * dst_row), L::read_n(src.offset(x.depth.at(p)), n), width);
                 }
             }
         } else if runs == 2 && !matches!(x.depth, Depth::Stride(1)) {
             let (one, two) = (x.src.offset(lines[0]), x.src.offset(lines[cut]));
             for p in 0..x.k {
-                let (to, at) = (dst.add(p * x.dst_row), x.depth.at(p));
+                let (to, at) = (dst.add(p * dst_row), x.depth.at(p));
                 L::store_n(to, L::read_n(one.offset(at), cut), cut);
                 L::store_n(to.add(cut), L::read_n(two.offset(at), n - cut), width - cut);
             }
@@ -206,10 +286,10 @@ unsafe fn group<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>, lines: &[is
                 let at = x.depth.at(p);
                 if end - p >= 4 {
                     let len = L::W.min(end - p);
-                    square::<L, T>(x.src.offset(at), lines, len, dst.add(p * x.dst_row), x.dst_row, width);
+                    square::<L, T>(x.src.offset(at), lines, len, dst.add(p * dst_row), dst_row, width);
                     p += len;
                 } else {
-                    let to = dst.add(p * x.dst_row);
+                    let to = dst.add(p * dst_row);
                     for (i, &line) in lines.iter().enumerate() {
                         *to.add(i) = (*x.src.offset(line + at)).widen();
                     }
@@ -277,10 +357,10 @@ impl<T, A> Clone for Kernels<T, A> {
 impl<T, A> Copy for Kernels<T, A> {}
 
 /// Compiles the kernels of some vectors for an instruction set, up to `$r` rows and two vectors, and
-/// wider for few rows.
+/// wider for few rows; for one or two rows there is every number of vectors up to the widest.
 macro_rules! kernels {
     ($module:ident [$(#[$feature:meta])?] $lanes:ty, $a:ty, rows [$($r:literal)*],
-     wide [$($wr:literal x $wv:literal),*]) => {
+     wide [$($wr:literal x $wv:literal),*], more [$($mr:literal x $mv:literal),*]) => {
         mod $module {
             use super::*;
             $(#[$feature])?
@@ -301,6 +381,7 @@ macro_rules! kernels {
                     $(($r, 1) => Some(tile::<$r, 1>),)*
                     $(($r, 2) => Some(tile::<$r, 2>),)*
                     $(($wr, $wv) => Some(tile::<$wr, $wv>),)*
+                    $(($mr, $mv) => Some(tile::<$mr, $mv>),)*
                     _ => None,
                 }
             }
@@ -321,26 +402,28 @@ macro_rules! kernels {
     };
 }
 
-kernels!(portable_f32 [] Array<f32, 4>, f32, rows [1 2 3 4 5 6], wide []);
-kernels!(portable_f64 [] Array<f64, 2>, f64, rows [1 2 3 4 5 6], wide []);
-kernels!(loops_u8 [] Array<u8, 16>, u8, rows [1 2 3 4], wide []);
-kernels!(loops_i8 [] Array<i8, 16>, i8, rows [1 2 3 4], wide []);
-kernels!(loops_i16 [] Array<i16, 8>, i16, rows [1 2 3 4], wide []);
-kernels!(loops_i32 [] Array<i32, 4>, i32, rows [1 2 3 4], wide []);
-kernels!(loops_i64 [] Array<i64, 2>, i64, rows [1 2 3 4], wide []);
-kernels!(loops_bool [] Array<Bool, 16>, Bool, rows [1 2 3 4], wide []);
+kernels!(portable_f32 [] Array<f32, 4>, f32, rows [1 2 3 4 5 6], wide [], more []);
+kernels!(portable_f64 [] Array<f64, 2>, f64, rows [1 2 3 4 5 6], wide [], more []);
+kernels!(loops_u8 [] Array<u8, 16>, u8, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i8 [] Array<i8, 16>, i8, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i16 [] Array<i16, 8>, i16, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i32 [] Array<i32, 4>, i32, rows [1 2 3 4], wide [], more []);
+kernels!(loops_i64 [] Array<i64, 2>, i64, rows [1 2 3 4], wide [], more []);
+kernels!(loops_bool [] Array<Bool, 16>, Bool, rows [1 2 3 4], wide [], more []);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2_f32 [#[target_feature(enable = "avx2,fma,f16c")]] x86::F32x8, f32, rows [1 2 3 4 5 6],
-    wide [1 x 8, 2 x 4, 3 x 4]);
+    wide [1 x 8, 2 x 4, 3 x 4], more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2_f64 [#[target_feature(enable = "avx2,fma,f16c")]] x86::F64x4, f64, rows [1 2 3 4 5 6],
-    wide [1 x 8, 2 x 4, 3 x 4]);
+    wide [1 x 8, 2 x 4, 3 x 4], more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_f32 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F32x16, f32,
-    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4]);
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512_f64 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F64x8, f64,
-    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4]);
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

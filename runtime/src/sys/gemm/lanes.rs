@@ -3,6 +3,7 @@
 //!
 //! All levels with fused multiplication and addition compute the same: a product and the sum that takes it
 //! are rounded once. The portable level of x86 has no such instruction and rounds twice.
+#![allow(clippy::needless_range_loop, reason = "indices of loops over registers, which are unrolled")]
 
 use crate::sys::slices::{Bool, Plain};
 use half::{bf16, f16};

@@ -68,7 +68,7 @@ pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize, 
         return usize::MAX;
     }
     let (e, _) = seen(e);
-    let s = shape(&T::kernels(level));
+    let s = shape(&T::kernels(level), e.m);
     [false, true].map(|direct| Plan::new(&e, s, direct, threads, whole_rows).bytes()).into_iter().fold(0, usize::max)
 }
 
@@ -120,7 +120,7 @@ pub fn product<'a, T: Element>(
     let direct = kernels.round.is_none()
         && sides.rhs_cols.stride() == Some(1)
         && sides.rhs_rows.stride().is_some_and(|row| row >= 0);
-    let plan = Plan::new(&e, shape(&kernels), direct, with.par.threads, epilogue.is_some());
+    let plan = Plan::new(&e, shape(&kernels, e.m), direct, with.par.threads, epilogue.is_some());
     if with.scratch.len() < plan.bytes() {
         return Err(Error::internal("too little scratch memory for a matrix product"));
     }
@@ -144,11 +144,15 @@ fn seen<'a>(e: &Extents<'a>) -> (Extents<'a>, bool) {
     (if swapped { Extents { m: 1, n: e.m, ..*e } } else { *e }, swapped)
 }
 
-fn shape<T: Element>(k: &Kernels<T, T::Acc>) -> Shape {
+/// For up to so many rows there are microkernels of any number of vectors up to the most.
+const FEW: usize = 2;
+
+fn shape<T: Element>(k: &Kernels<T, T::Acc>, rows: usize) -> Shape {
     Shape {
         rows: k.rows,
         lanes: k.lanes,
         panel: k.lanes * k.vectors,
+        wide: k.lanes * if rows <= FEW { (k.wide)(rows) } else { k.vectors },
         size: size_of::<T::Acc>(),
         rounds: k.round.is_some(),
     }

@@ -20,9 +20,11 @@ const THREAD_NS: f64 = 10_000.0;
 const PACKED_BYTES: usize = 16 << 20;
 /// Columns at a time of 16-bit floats, whose sums need memory of their own.
 const SUM_COLS: usize = 1024;
+/// Most panels that are packed at a time.
+pub const CLAIM: usize = 8;
 /// Rows of a panel: so many that its packed block of the left operand takes half of the second-level cache at
 /// most, and fewer where a caller goes on with whole rows.
-const PANEL_ROWS: usize = 384;
+const PANEL_ROWS: usize = 192;
 const HOT_ROWS: usize = 144;
 
 /// What the plan needs to know of the kernels.
@@ -34,6 +36,8 @@ pub struct Shape {
     pub lanes: usize,
     /// Columns of a packed panel.
     pub panel: usize,
+    /// Columns of a strip for so few rows that a panel would leave the adders waiting for each other.
+    pub wide: usize,
     /// Bytes of a number of the sums.
     pub size: usize,
     /// Sums are rounded to a narrower type at the end.
@@ -68,6 +72,10 @@ pub struct Plan {
     pub block_cols: usize,
     /// See [`Source`].
     pub source: Source,
+    /// Columns of a packed panel.
+    pub panel: usize,
+    /// Panels that are packed at a time, so that rows are read along the memory.
+    pub claim: usize,
     /// Bytes of panels that units share, and of flags for them.
     pub shared_bytes: usize,
     /// Offset of the flags in them.
@@ -99,7 +107,8 @@ impl Plan {
             (false, 1) => Source::Strip,
             _ => Source::Shared,
         };
-        let step = if direct { 8 * s.lanes } else { s.panel };
+        let panel = if source == Source::Strip { s.wide } else { s.panel };
+        let step = if direct { 8 * s.lanes } else { panel };
         let group_cols = e.n.div_ceil(groups).next_multiple_of(step).min(e.n);
         let mut block_cols = e.n;
         if source == Source::Shared {
@@ -117,6 +126,8 @@ impl Plan {
             group_cols,
             block_cols,
             source,
+            panel,
+            claim: (block_cols.div_ceil(panel) / (2 * within)).clamp(1, CLAIM * s.panel / panel),
             shared_bytes: 0,
             flags: 0,
             flag_count: 0,
@@ -133,13 +144,15 @@ impl Plan {
             |numbers: usize| numbers.saturating_mul(s.size).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         if self.source == Source::Shared {
             self.flags = bytes(e.k.saturating_mul(self.block_cols.next_multiple_of(s.lanes)));
-            self.flag_count = self.block_cols.div_ceil(s.panel).saturating_mul(e.k.div_ceil(KC));
+            let claims = self.block_cols.div_ceil(s.panel).div_ceil(self.claim);
+            self.flag_count = claims.saturating_mul(e.k.div_ceil(KC));
             self.shared_bytes = self.flags.saturating_add(self.flag_count.next_multiple_of(ALIGN));
         }
         let rows = e.m.div_ceil(self.panels);
         let depth = KC.min(e.k);
         self.strip = bytes(rows * depth);
-        self.sums = self.strip + if self.source == Source::Shared { 0 } else { bytes(depth * s.panel) };
+        let strip = if self.source == Source::Shared { 0 } else { bytes(depth * self.panel * self.claim) };
+        self.sums = self.strip + strip;
         let sums = if s.rounds { rows * self.group_cols.min(self.block_cols) } else { 0 };
         self.worker_bytes = self.sums + bytes(sums);
     }
