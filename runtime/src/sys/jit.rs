@@ -75,7 +75,7 @@ fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>,
     };
     let mut ctx = cranelift::codegen::Context::new();
     let mut all: Vec<Emitted> = Vec::with_capacity(kernels.len());
-    let mut lines: HashMap<(Kernel, &[(u32, u32)]), usize> = HashMap::new();
+    let mut lines: HashMap<Line<'_>, usize> = HashMap::new();
     for (i, (kernel, options)) in kernels.iter().enumerate() {
         if let Some(line) = line(kernel) {
             let first = *lines.entry((line, options.aliases.as_slice())).or_insert(i);
@@ -94,6 +94,9 @@ fn emit_all(building: &mut Building, symbols: &Symbols, kernels: &[(Arc<Kernel>,
     }
     Ok(all)
 }
+
+/// A line (see [`line`]) and the parameters that share memory.
+type Line<'a> = (Kernel, &'a [(u32, u32)]);
 
 /// What a kernel computes at each point of a line, whatever its length; `None` for other kernels.
 fn line(kernel: &Kernel) -> Option<Kernel> {
