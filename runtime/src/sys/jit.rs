@@ -114,6 +114,9 @@ fn compile_share<'k>(
     Ok((building, emitted))
 }
 
+/// A line (see [`line`]) and the parameters that share memory.
+type Line<'a> = (Kernel, &'a [(u32, u32)]);
+
 /// What a kernel computes at each point of a line, whatever its length; `None` for other kernels.
 fn line(kernel: &Kernel) -> Option<Kernel> {
     if !kernel.is_map() || !kernel.grid.is_empty() || kernel.inner.len() != 1 {
@@ -128,7 +131,7 @@ fn line(kernel: &Kernel) -> Option<Kernel> {
 
 /// For each kernel the one whose code it runs: of lines that differ in length alone, the longest.
 fn whose(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
-    let mut longest: HashMap<(Kernel, &[(u32, u32)]), usize> = HashMap::new();
+    let mut longest: HashMap<Line<'_>, usize> = HashMap::new();
     let lines: Vec<_> =
         kernels.iter().map(|(k, o)| line(k).filter(|_| k.row_len() > 0).map(|l| (l, o.aliases.as_slice()))).collect();
     for (i, key) in lines.iter().enumerate() {

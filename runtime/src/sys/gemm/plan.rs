@@ -22,10 +22,12 @@ const PACKED_BYTES: usize = 16 << 20;
 const SUM_COLS: usize = 1024;
 /// Most panels that are packed at a time.
 pub const CLAIM: usize = 8;
-/// Rows of a panel: so many that its packed block of the left operand and its rows of the result stay in the
-/// second-level cache, and fewer where a caller goes on with whole rows.
-const PANEL_ROWS: usize = 192;
-const HOT_ROWS: usize = 144;
+/// Rows of a panel: so many that its packed block of the left operand takes half of the second-level cache at
+/// most.
+const PANEL_ROWS: usize = 384;
+/// The same where a caller goes on with whole rows. Fewer rows would be warmer, but packing and reading the right
+/// operand more often costs a large product more than its followers gain.
+const HOT_ROWS: usize = PANEL_ROWS;
 
 /// What the plan needs to know of the kernels.
 #[derive(Copy, Clone)]
