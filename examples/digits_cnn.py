@@ -21,7 +21,7 @@ from torsh.nn import functional as F
 
 SEED = 0
 BATCH = 64
-EPOCHS = 30
+EPOCHS = 45
 QUICK_EPOCHS = 3
 
 

@@ -65,7 +65,7 @@ impl Conv {
         }
         let groups = usize::try_from(a.int(4)).ok().filter(|&g| g > 0);
         let groups = groups.ok_or_else(|| Error::value(format!("groups must be at least 1, got {}", a.int(4))))?;
-        if w[0] % groups != 0 || w[1].checked_mul(groups) != Some(x[1]) {
+        if !w[0].is_multiple_of(groups) || w[1].checked_mul(groups) != Some(x[1]) {
             return Err(Error::shape(format!(
                 "Given groups={groups}, weight of size {w}, expected input {x} to have {} channels, but got {} channels \
                  instead, and the {} channels of the result to be a multiple of groups",
