@@ -71,7 +71,7 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     torsh.manual_seed(args.seed)
     model = GPT(len(letters))
-    opt = torsh.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    opt = torsh.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torsh.optim.lr_scheduler.CosineAnnealingLR(opt, max(steps, 1), eta_min=1e-4)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.2f} M parameters, {len(data)} characters, {len(letters)} different ones")

@@ -99,7 +99,7 @@ fn operand(graph: &Graph, dot: &Node, side: usize, contract_first: bool) -> Opti
     let (batch, contract) = (dot.attrs.ints(side), dot.attrs.ints(side + 2));
     let free: Vec<i64> =
         (0..graph.ty(id).rank() as i64).filter(|d| !batch.contains(d) && !contract.contains(d)).collect();
-    let (&[free], &[contract]) = (free.as_slice(), &contract[..]) else { return None };
+    let (&[free], &[contract]) = (free.as_slice(), contract) else { return None };
     let tail = if contract_first { [contract, free] } else { [free, contract] };
     Some(Operand { id, order: batch.iter().chain(&tail).map(|&d| d as usize).collect() })
 }

@@ -32,7 +32,7 @@ impl Cut {
         let threads = threads_for(a, 2 * (s.depth + s.width), threads);
         let even = s.batch.is_multiple_of(threads) || s.batch >= 4 * threads;
         let whole = s.queries <= WHOLE && even;
-        let rows = s.queries.next_multiple_of(QUERIES);
+        let rows = s.queries.max(1).next_multiple_of(QUERIES);
         Cut { threads, whole, rows: if whole { rows } else { rows.min(PART) } }
     }
 

@@ -16,8 +16,8 @@ const PARTS_PER_THREAD: usize = 4;
 fn part_rows(a: &Attend, threads: usize) -> usize {
     let rows = a.sizes().batch.saturating_mul(a.queries);
     let wanted = rows.div_ceil(threads.saturating_mul(PARTS_PER_THREAD).max(1)).next_multiple_of(QUERIES);
-    let most = a.queries.next_multiple_of(QUERIES).min(PART);
-    if threads <= 1 { most } else { wanted.clamp(QUERIES, most.max(QUERIES)) }
+    let most = a.queries.max(1).next_multiple_of(QUERIES).min(PART);
+    if threads <= 1 { most } else { wanted.clamp(QUERIES, most) }
 }
 
 fn threads_of(a: &Attend, threads: usize) -> usize {
@@ -194,7 +194,7 @@ impl<'a> Part<'a> {
             let sum = lanes[0];
             // The largest weight is 1: a sum of 0 is a row without a key.
             let none = sum == 0.0;
-            let inverse = match (none, a.safe && a.mask) {
+            let inverse = match (none, a.keys == 0 || (a.safe && a.mask)) {
                 (true, true) => 0.0,
                 (true, false) => f32::NAN,
                 _ => 1.0 / sum,

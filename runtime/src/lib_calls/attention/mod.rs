@@ -71,6 +71,12 @@ pub(crate) fn run(
     if !counts || a.numel(forward) != Some(out.len()) {
         return Err(Error::internal("an attention on other operands than its own"));
     }
+    if out.is_empty() {
+        return Ok(());
+    }
+    if ![a.depth, a.width].iter().all(|n| (1..=MAX_DEPTH).contains(n)) {
+        return Err(Error::internal("an attention over longer rows than its blocks have"));
+    }
     let mut mask = None;
     if a.mask {
         mask = Some(match types[3].dtype {

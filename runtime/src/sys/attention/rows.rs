@@ -94,9 +94,7 @@ pub fn weights<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, top: &[f
 pub fn weights_of<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, lse: &[f32]) {
     for (s, &lse) in s.chunks_mut(row).zip(lse) {
         for x in s[..cols].chunks_exact_mut(LANES) {
-            for i in 0..LANES {
-                x[i] = exp::<FMA>(x[i] - lse);
-            }
+            x.iter_mut().for_each(|x| *x = exp::<FMA>(*x - lse));
         }
     }
 }
