@@ -5,6 +5,7 @@ mod common;
 
 use common::{Make, Rng, affine, program, run_on};
 use torsh_codegen::cpu::Schedule;
+use torsh_ir::exec::Executor;
 use torsh_ir::interp::HostTensor;
 use torsh_ir::kernel::{Access, Domain, Kernel, Reduce, Stage, Store, ValueId};
 use torsh_ir::program::Program;
@@ -109,6 +110,23 @@ fn each_unary_function_gives_the_bits_of_its_primitive() {
             let y = m.op(ScalarOp::Un(op), &[x], dtype);
             compare(finish(m, n, vec![x, y], &[y], 0), &mut rng, &all);
         }
+    }
+}
+
+#[test]
+fn vector_functions_are_what_runs() {
+    for (level, _, others) in &executors() {
+        let n = 100;
+        let mut m = Make::new(&[], &[n]);
+        let a = m.param(DType::F32, n, Access::Read);
+        let x = m.load(a, 0, &[1]);
+        let y = m.op(ScalarOp::Un(UnOp::Exp), &[x], DType::F32);
+        let p = program(finish(m, n, vec![x, y], &[y], 0));
+        let exe = others[0].load(std::sync::Arc::new(p)).unwrap();
+        let text = exe.listing();
+        let register = if *level == "avx512" { "vmulps z" } else { "vmulps y" };
+        assert!(text.contains("vector schedule") && !text.contains("exp_f32"), "{text}");
+        assert!(text.contains(register) || text.contains("vfmadd"), "{text}");
     }
 }
 
