@@ -99,12 +99,15 @@ fn emit_all<'k>(
     Ok(all)
 }
 
+/// A finished module and what it holds.
+type Share = (Building, Vec<Emitted>);
+
 /// Kernels, compiled into a module of their own.
 fn compile_share<'k>(
     isa: &OwnedTargetIsa,
     symbols: &Arc<Symbols>,
     kernels: impl Iterator<Item = Numbered<'k>>,
-) -> Result<(Building, Vec<Emitted>)> {
+) -> Result<Share> {
     let mut building = new_module(isa, symbols);
     let emitted = emit_all(&mut building, symbols, kernels)?;
     let Some(module) = building.0.as_mut() else {
@@ -170,8 +173,7 @@ impl Code {
         let whose = whose(kernels);
         let own: Vec<usize> = (0..kernels.len()).filter(|&i| whose[i] == i).collect();
         let shares = (own.len() / KERNELS_PER_THREAD).clamp(1, par.threads.max(1));
-        let done: Vec<Mutex<Option<Result<(Building, Vec<Emitted>)>>>> =
-            (0..shares).map(|_| Mutex::new(None)).collect();
+        let done: Vec<Mutex<Option<Result<Share>>>> = (0..shares).map(|_| Mutex::new(None)).collect();
         par.for_each(shares, &|first| {
             let share = own.iter().skip(first).step_by(shares).map(|&i| (i, &kernels[i]));
             let share = compile_share(isa, symbols, share);
