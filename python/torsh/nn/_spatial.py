@@ -16,6 +16,7 @@ from torsh._fn._args import (
     store,
     tensor_arg,
 )
+from torsh._fn.creation import arange
 from torsh._fn.random import _unit
 from torsh.autograd import no_grad
 
@@ -326,12 +327,16 @@ def avg_pool2d(
 def _ragged(x: Tensor, axis: int, out: int) -> tuple[Tensor, Tensor]:
     """The windows of an adaptive pooling along one dim, in a new dim after it, and which of their elements count."""
     size = x.shape[axis]
-    begins = [i * size // out for i in range(out)]
-    counts = [-((-(i + 1) * size) // out) - b for i, b in enumerate(begins)]
-    width = max(counts)
-    index = _C.tensor([min(b + k, size - 1) for b in begins for k in range(width)], dtype=_C.int64)
-    shape = [1] * axis + [out, width] + [1] * (x.ndim - axis - 1)
-    member = _C.tensor([k < n for n in counts for k in range(width)], dtype=_C.PyDType("bool")).reshape(shape)
+    # The longest window: one that begins at the largest fraction of an element reaches into one more.
+    width = -(-size // out) + (size % out > math.gcd(size, out))
+    if out * size >= 1 << 62:
+        raise _C.LimitError(f"adaptive pooling of {size} elements to {out} is beyond 64-bit positions")
+    i = arange(out, device=x.device)
+    begins = i * size // out
+    counts = -(-(i + 1) * size // out) - begins
+    offset = arange(width, device=x.device)
+    index = (begins.unsqueeze(1) + offset).clamp(max=size - 1).reshape(-1)
+    member = (offset < counts.unsqueeze(1)).reshape([1] * axis + [out, width] + [1] * (x.ndim - axis - 1))
     windows = _C.apply("take", (x, index), (axis,))
     return windows.reshape([*x.shape[:axis], out, width, *x.shape[axis + 1 :]]), member
 
