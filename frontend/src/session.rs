@@ -180,7 +180,11 @@ impl Session {
                     dump: self.config.dump.clone(),
                 };
                 let program = pipeline::compile(graph, &options)?;
-                self.executor.load(Arc::new(program))?
+                let exe = self.executor.load(Arc::new(program))?;
+                if let Some(dump) = &self.config.dump {
+                    dump("code", &exe.listing());
+                }
+                exe
             }
         };
         let bytes = exe.code_bytes() + graph.len() * 256 + 4096;

@@ -1,6 +1,9 @@
 """Laziness, promotion, indexing, conversion: what a handle promises."""
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -265,3 +268,13 @@ def test_several_threads():
     for t in threads:
         t.join()
     assert sorted(results) == [(k, 64.0 * (k + 20)) for k in range(8)]
+
+
+def test_a_dump_holds_every_pass_and_the_machine_code(tmp_path):
+    code = "import torsh; torsh.compile(lambda x: x * 2 + 1)(torsh.ones(64))"
+    env = {**os.environ, "TORSH_DUMP": str(tmp_path), "TORSH_INTERPRET": "0"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert any("simplify" in n for n in names) and any("plan" in n for n in names)
+    listing = "".join(p.read_text() for p in tmp_path.glob("*-code.txt"))
+    assert "schedule" in listing and "mul" in listing
