@@ -280,6 +280,10 @@ fn causal(graph: &Graph, id: NodeId) -> Option<Node> {
     }
     let o = Options::of(&node.attrs);
     let mask = (o.mask).then(|| node.operands[3])?;
+    // A triangle of numbers is added to the scores and hides nothing.
+    if graph.ty(mask).dtype != DType::Bool {
+        return None;
+    }
     let shape = graph.shape(mask);
     let tail = [shape[shape.rank() - 2], shape[shape.rank() - 1]];
     if triangle(graph, mask, tail) != Some(true) {

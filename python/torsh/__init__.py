@@ -100,17 +100,23 @@ def __dir__():
 
 def softmax(input, dim=None, dtype=None):
     """See `torsh.nn.functional.softmax`."""
-    return nn.functional.softmax(input, dim, dtype=dtype)  # noqa: F821
+    from torsh.nn import functional
+
+    return functional.softmax(input, dim, dtype=dtype)
 
 
 def log_softmax(input, dim=None, dtype=None):
     """See `torsh.nn.functional.log_softmax`."""
-    return nn.functional.log_softmax(input, dim, dtype=dtype)  # noqa: F821
+    from torsh.nn import functional
+
+    return functional.log_softmax(input, dim, dtype=dtype)
 
 
 def relu(input):
     """See `torsh.nn.functional.relu`."""
-    return nn.functional.relu(input)  # noqa: F821
+    from torsh.nn import functional
+
+    return functional.relu(input)
 
 
 def eval(*tensors):

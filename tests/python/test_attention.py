@@ -379,3 +379,36 @@ def test_nanogpt_learns():
     done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 steps" in done.stdout
+
+
+def _reference(q, k, v, added):
+    s = np.einsum("...ld,...sd->...ls", q, k) / np.sqrt(q.shape[-1]) + added
+    e = np.exp(s - s.max(-1, keepdims=True))
+    return np.einsum("...ls,...sd->...ld", e / e.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("n", [20, 70])
+def test_a_triangle_of_numbers_is_added_and_hides_nothing(n):
+    torsh.manual_seed(0)
+    q, k, v = (torsh.randn(2, n, 8) for _ in range(3))
+    want = _reference(*(x.numpy().astype(np.float64) for x in (q, k, v)), np.tril(np.ones((n, n))))
+    for mask in (torsh.tril(torsh.ones(n, n)), torsh.tril(torsh.ones(n, n)).to(torsh.bool).to(torsh.float32)):
+        got = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5)
+
+    def plain(q, k, v):
+        scores = torsh.matmul(q, k.transpose(-2, -1)) * 8**-0.5 + torsh.tril(torsh.ones(n, n))
+        return torsh.matmul(torsh.softmax(scores, -1), v)
+
+    def gradients(mask_first):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        if mask_first:
+            mask = torsh.eval(torsh.tril(torsh.ones(n, n)))
+            scores = torsh.matmul(leaves[0], leaves[1].transpose(-2, -1)) * 8**-0.5 + mask
+            out = torsh.matmul(torsh.softmax(scores, -1), leaves[2])
+        else:
+            out = plain(*leaves)
+        return torsh.autograd.grad((out * out).sum(), leaves)
+
+    for a, b in zip(gradients(True), gradients(False), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,3 +221,18 @@ def test_inplace_activations_write_their_input():
         x = torsh.tensor([-1.0, 0.5])
         want = getattr(F, name)(x).tolist()
         assert getattr(F, name)(x, inplace=True) is x and x.tolist() == want
+
+
+def test_functions_of_the_package_work_before_nn_is_imported():
+    code = "import torsh; x = torsh.ones(3); torsh.relu(x); torsh.softmax(x, 0); torsh.log_softmax(x, 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("dilation", [2**63 - 1, 2**62])
+def test_windows_that_overflow_are_refused(dilation):
+    with pytest.raises((torsh.LimitError, ValueError)):
+        F.max_pool1d(torsh.ones(1, 1, 8), 2, 1, dilation=dilation)
+    with pytest.raises((torsh.LimitError, ValueError)):
+        F.conv1d(torsh.ones(1, 1, 8), torsh.ones(1, 1, 2), dilation=dilation)
+    with pytest.raises((torsh.LimitError, ValueError, OverflowError)):
+        F.adaptive_avg_pool1d(torsh.ones(1, 1, 8), 2**40)

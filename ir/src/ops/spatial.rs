@@ -60,7 +60,9 @@ impl Windows {
 
     /// Elements between the first and the last of a window, per dim.
     pub fn reach(&self, d: usize) -> Result<i64> {
-        (self.kernel[d] - 1).checked_mul(self.dilation[d]).ok_or_else(|| Error::limit("the size of a window overflows"))
+        // The span, one more, is a number too.
+        let reach = (self.kernel[d] - 1).checked_mul(self.dilation[d]).filter(|&r| r < i64::MAX);
+        reach.ok_or_else(|| Error::limit("the size of a window overflows"))
     }
 
     /// Number of windows along each dim of `sizes` elements.

@@ -167,6 +167,8 @@ impl Region<'_> {
 impl Drop for Region<'_> {
     fn drop(&mut self) {
         self.wait();
+        // Of two panics the caller's goes on; the other one does not belong to the next region.
+        self.shared.lock().panic = None;
         self.shared.taken.store(false, Ordering::Release);
     }
 }

@@ -1,6 +1,6 @@
 //! The threads that a library call may use, and writes to disjoint parts of one slice from them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs `work(part)` for each part below the count, on threads of its choice, and returns when all are done.
 pub type Runner<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
@@ -17,20 +17,26 @@ pub struct Par<'a> {
 pub const SERIAL: Par<'static> = Par { threads: 1, run: &|parts, work| (0..parts).for_each(work) };
 
 impl Par<'_> {
-    /// Runs every part exactly once, whatever the runner does.
+    /// Runs every part exactly once, whatever the runner does, on no more than [`Par::threads`] threads.
     pub fn for_each(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        if parts <= 1 || self.threads <= 1 {
+        let workers = self.threads.min(parts);
+        if workers <= 1 {
             (0..parts).for_each(work);
             return;
         }
-        let taken: Vec<AtomicBool> = (0..parts).map(|_| AtomicBool::new(false)).collect();
-        let once = |i: usize| {
-            if taken.get(i).is_some_and(|t| !t.swap(true, Ordering::Relaxed)) {
-                work(i);
+        let next = AtomicUsize::new(0);
+        let pull = |_: usize| {
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    break;
+                }
+                work(part);
             }
         };
-        (self.run)(parts, &once);
-        (0..parts).for_each(once);
+        // The runner may have more threads than are wanted here: it gets so many workers, not the parts.
+        (self.run)(workers, &pull);
+        pull(0);
     }
 
     /// Runs `work(i, chunk i)` for the chunks of `size` elements of `slice`.
@@ -52,3 +58,30 @@ impl Par<'_> {
 pub(super) struct Shared<T>(pub(super) *mut T);
 // SAFETY: an address; whoever goes through it says why its part is its own.
 unsafe impl<T: Send> Sync for Shared<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_runner_is_held_to_the_threads_that_are_wanted() {
+        // A thread for each thing to run, and none at all.
+        let wide = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
+            std::thread::scope(|s| (0..parts).for_each(|i| drop(s.spawn(move || work(i)))));
+        };
+        let none = |_: usize, _: &(dyn Fn(usize) + Sync)| {};
+        let runners: [&Runner<'_>; 2] = [&wide, &none];
+        for run in runners {
+            let seen: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();
+            let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            Par { threads: 3, run }.for_each(seen.len(), &|i| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                seen[i].fetch_add(1, Ordering::Relaxed);
+                now.fetch_sub(1, Ordering::SeqCst);
+            });
+            assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+            assert!(most.load(Ordering::SeqCst) <= 3);
+        }
+    }
+}
