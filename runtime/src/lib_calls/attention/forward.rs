@@ -150,6 +150,7 @@ impl<'a> Part<'a> {
             c: self.s,
             c_row: KEYS,
             add: false,
+            factors: None,
         })?;
         call.mask(self.s, block)?;
         let queries = at..at + rows;
@@ -159,9 +160,6 @@ impl<'a> Part<'a> {
         kernels.weights(s, KEYS, cols, &self.top[queries], factor, &mut self.sums[at * LANES..(at + rows) * LANES]);
         call.drop(s, block, a.options().factor() as f32);
         let out = &mut self.out[at * width..(at + rows) * width];
-        if block.j > 0 {
-            kernels.scale_rows(out, width, width, factor);
-        }
         kernels.product(Product {
             rows,
             cols: width,
@@ -176,6 +174,7 @@ impl<'a> Part<'a> {
             c: out,
             c_row: width,
             add: block.j > 0,
+            factors: Some(factor),
         })
     }
 

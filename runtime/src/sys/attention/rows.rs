@@ -37,6 +37,8 @@ pub fn maxima<const FMA: bool>(s: &[f32], row: usize, cols: usize, top: &mut [f3
                 lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
             }
         }
+        // In memory: the order of the halving below would else become that of the loop above, two lanes a vector.
+        let mut lanes = std::hint::black_box(lanes);
         let mut width = LANES / 2;
         while width > 0 {
             for i in 0..width {
@@ -96,14 +98,6 @@ pub fn weights_of<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, lse: 
         for x in s[..cols].chunks_exact_mut(LANES) {
             x.iter_mut().for_each(|x| *x = exp::<FMA>(*x - lse));
         }
-    }
-}
-
-/// Each row times its factor.
-#[inline(always)]
-pub fn scale_rows<const FMA: bool>(x: &mut [f32], row: usize, cols: usize, scale: &[f32]) {
-    for (x, &scale) in x.chunks_mut(row).zip(scale) {
-        x[..cols].iter_mut().for_each(|x| *x *= scale);
     }
 }
 
