@@ -278,10 +278,10 @@ impl<'a> Part<'a> {
                 (true, false) => f32::NAN,
                 _ => lse,
             };
-            let ct = &self.ct[r * padded(a.width)..];
-            let out = &self.values[row * a.width..(row + 1) * a.width];
-            self.delta[r] = out.iter().zip(ct).map(|(&o, &c)| f64::from(o) * f64::from(c)).sum::<f64>() as f32;
         }
+        let row = (b * a.queries + first) * a.width;
+        let out = &self.values[row..row + count * a.width];
+        call.kernels.deltas(out, a.width, self.ct, padded(a.width), &mut self.delta[..count]);
         Ok(())
     }
 

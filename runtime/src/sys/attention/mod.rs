@@ -249,6 +249,7 @@ kernels! {
     weights(s: &mut [f32], row: usize, cols: usize, top: &[f32], scale: &[f32], sums: &mut [f32]);
     weights_of(s: &mut [f32], row: usize, cols: usize, lse: &[f32]);
     grads(p: &[f32], dp: &mut [f32], row: usize, cols: usize, delta: &[f32]);
+    deltas(out: &[f32], cols: usize, ct: &[f32], row: usize, delta: &mut [f32]);
     hide(s: &mut [f32], mask: &[u8]);
     add(s: &mut [f32], mask: &[f32]);
     drop_words(s: &mut [f32], seed: u64, counter: u64, limit: f32, factor: f32);

@@ -111,6 +111,20 @@ pub fn grads<const FMA: bool>(p: &[f32], dp: &mut [f32], row: usize, cols: usize
     }
 }
 
+/// Products of rows of `out`, `cols` long, and of `ct`, `row` apart, summed in f64 by 16 lanes.
+#[inline(always)]
+pub fn deltas<const FMA: bool>(out: &[f32], cols: usize, ct: &[f32], row: usize, delta: &mut [f32]) {
+    for ((out, ct), delta) in out.chunks_exact(cols).zip(ct.chunks(row)).zip(delta) {
+        let mut lanes = [0.0f64; LANES];
+        for (o, c) in out.chunks(LANES).zip(ct.chunks(LANES)) {
+            for (lane, (&o, &c)) in lanes.iter_mut().zip(o.iter().zip(c)) {
+                *lane += f64::from(o) * f64::from(c);
+            }
+        }
+        *delta = lanes.iter().sum::<f64>() as f32;
+    }
+}
+
 /// Minus infinity where the mask is 0.
 #[inline(always)]
 pub fn hide<const FMA: bool>(s: &mut [f32], mask: &[u8]) {
