@@ -18,6 +18,7 @@ from torsh import nn
 from torsh.nn import functional as F
 
 LAYERS, WIDTH, HEADS, CONTEXT, BATCH = 4, 128, 4, 128, 8
+PEAK, STEPS, QUICK_STEPS = 3e-3, 1200, 24
 
 
 class Block(nn.Module):
@@ -49,20 +50,21 @@ class GPT(nn.Module):
             if p.ndim == 2:
                 # Branches that are added up start smaller (Radford et al., GPT-2, 2019).
                 small = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(p, 0.0, 0.02 / (2 * LAYERS) ** 0.5 if small else 0.02)
+                nn.init.normal_(p, 0.0, (WIDTH * (2 * LAYERS if small else 1)) ** -0.5)
 
     def forward(self, x):
         y = self.letter(x) + self.place.weight[: x.shape[1]]
         return self.head(self.norm(self.blocks(y)))
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> list[float]:
+    """Trains, samples, and returns the loss of each step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, as a test")
-    parser.add_argument("--steps", type=int, default=None, help="training steps (600; 12 with --quick)")
+    parser.add_argument("--steps", type=int, default=None, help=f"training steps ({STEPS}; {QUICK_STEPS} with --quick)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    steps = args.steps if args.steps is not None else 12 if args.quick else 600
+    args = parser.parse_args(words)
+    steps = args.steps if args.steps is not None else QUICK_STEPS if args.quick else STEPS
 
     text = "\n".join(topics[k] for k in sorted(topics))
     letters = sorted(set(text))
@@ -71,8 +73,9 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     torsh.manual_seed(args.seed)
     model = GPT(len(letters))
-    opt = torsh.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torsh.optim.lr_scheduler.CosineAnnealingLR(opt, max(steps, 1), eta_min=1e-4)
+    opt = torsh.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.1)
+    # A warm-up over a tenth of the steps, then a cosine down to nearly nothing.
+    schedule = torsh.optim.lr_scheduler.OneCycleLR(opt, max_lr=PEAK, total_steps=steps + 1, pct_start=0.1)
     count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.2f} M parameters, {len(data)} characters, {len(letters)} different ones")
 
@@ -114,6 +117,7 @@ def main() -> None:
     print("".join(letters[i] for i in out))
     if not np.isfinite(losses).all() or (steps >= 12 and np.mean(tail[-4:]) >= losses[0]):
         sys.exit("the loss has not fallen")
+    return losses
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ def test_nanogpt_learns():
     run = [sys.executable, str(ROOT / "examples" / "nanogpt.py"), "--quick"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 steps" in done.stdout
+    assert "24 steps" in done.stdout
 
 
 def _reference(q, k, v, added):

@@ -278,10 +278,10 @@ impl<'a> Part<'a> {
                 (true, false) => f32::NAN,
                 _ => lse,
             };
-            let ct = &self.ct[r * padded(a.width)..];
-            let out = &self.values[row * a.width..(row + 1) * a.width];
-            self.delta[r] = out.iter().zip(ct).map(|(&o, &c)| f64::from(o) * f64::from(c)).sum::<f64>() as f32;
         }
+        let row = (b * a.queries + first) * a.width;
+        let out = &self.values[row..row + count * a.width];
+        call.kernels.deltas(out, a.width, self.ct, padded(a.width), &mut self.delta[..count]);
         Ok(())
     }
 
@@ -293,8 +293,23 @@ impl<'a> Part<'a> {
         let (q, ct) = (&self.q[at * depth..], &self.ct[at * width..]);
         let product = |a: &[f32], b: &[f32], depth: usize, c: &mut [f32]| {
             let (a_group, a_row, a_col) = (ROWS * depth, 1, ROWS);
-            let (b_row, b_panel, c_row, add) = (PANEL, PANEL * depth, KEYS, false);
-            kernels.product(Product { rows, cols, depth, a, a_group, a_row, a_col, b, b_row, b_panel, c, c_row, add })
+            let (b_row, b_panel, c_row, add, factors) = (PANEL, PANEL * depth, KEYS, false, None);
+            kernels.product(Product {
+                rows,
+                cols,
+                depth,
+                a,
+                a_group,
+                a_row,
+                a_col,
+                b,
+                b_row,
+                b_panel,
+                c,
+                c_row,
+                add,
+                factors,
+            })
         };
         product(&self.q_panels[at * a.depth..], self.k_panels, a.depth, self.p)?;
         product(&self.ct_panels[at * a.width..], self.v_panels, a.width, self.ds)?;
@@ -331,6 +346,7 @@ impl<'a> Part<'a> {
                     c,
                     c_row,
                     add,
+                    factors: None,
                 })
             };
             onto(dropped, ct, width, self.dv)?;
@@ -351,6 +367,7 @@ impl<'a> Part<'a> {
                 c: &mut self.dq[at * depth..],
                 c_row: depth,
                 add: true,
+                factors: None,
             })?;
         }
         Ok(())

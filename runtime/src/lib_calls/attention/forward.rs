@@ -2,7 +2,8 @@
 //! FlashAttention-2, 2023).
 
 use super::{
-    Block, Call, KEYS, PART, Par, QUERIES, Tiles, for_each, pack_panels, pack_rows, padded, split, take, threads_for,
+    Block, Call, KEYS, PART, Par, QUERIES, Tiles, beyond, for_each, pack_panels, pack_rows, padded, split, take,
+    threads_for,
 };
 use crate::sys::attention::{LANES, PANEL, Product, ROWS};
 use std::sync::PoisonError;
@@ -69,6 +70,8 @@ struct Part<'a> {
     /// A block of keys in panels, and of values in rows.
     k: &'a mut [f32],
     v: &'a mut [f32],
+    /// Where the values are, if they lie as a packed block does: then they are not packed.
+    v_at: Option<usize>,
     /// A block of scores, then weights.
     s: &'a mut [f32],
     /// Per query: largest score, factor of what was there, sum of weights (16 lanes), sum of weighted values.
@@ -96,6 +99,7 @@ impl<'a> Part<'a> {
             q: take(m, rows * a.depth)?,
             k: take(m, KEYS * a.depth)?,
             v: take(m, KEYS * width)?,
+            v_at: None,
             s: take(m, QUERIES * KEYS)?,
             top: take(m, rows)?,
             factor: take(m, QUERIES)?,
@@ -120,7 +124,12 @@ impl<'a> Part<'a> {
             }
             let n = KEYS.min(a.keys - j);
             pack_panels(&call.k, k, (j, n), (a.depth, 1.0), PANEL, self.k)?;
-            pack_rows(call.kernels, &call.v, v, (j, n), a.width, 1.0, self.v)?;
+            let side = call.v.side;
+            let packed = side.col == 1 && side.row == a.width as i64 && a.width == padded(a.width);
+            self.v_at = usize::try_from(v + j as i64 * side.row).ok().filter(|_| packed);
+            if self.v_at.is_none() {
+                pack_rows(call.kernels, &call.v, v, (j, n), a.width, 1.0, self.v)?;
+            }
             for i in (0..self.count).step_by(QUERIES) {
                 let rows = QUERIES.min(self.count - i);
                 if let Some(block) = call.block(self.b, (self.first + i, rows), j) {
@@ -150,6 +159,7 @@ impl<'a> Part<'a> {
             c: self.s,
             c_row: KEYS,
             add: false,
+            factors: None,
         })?;
         call.mask(self.s, block)?;
         let queries = at..at + rows;
@@ -159,9 +169,10 @@ impl<'a> Part<'a> {
         kernels.weights(s, KEYS, cols, &self.top[queries], factor, &mut self.sums[at * LANES..(at + rows) * LANES]);
         call.drop(s, block, a.options().factor() as f32);
         let out = &mut self.out[at * width..(at + rows) * width];
-        if block.j > 0 {
-            kernels.scale_rows(out, width, width, factor);
-        }
+        let v = match self.v_at {
+            Some(at) => call.v.data.get(at..).ok_or_else(beyond)?,
+            None => self.v,
+        };
         kernels.product(Product {
             rows,
             cols: width,
@@ -170,12 +181,13 @@ impl<'a> Part<'a> {
             a_group: ROWS * KEYS,
             a_row: KEYS,
             a_col: 1,
-            b: self.v,
+            b: v,
             b_row: width,
             b_panel: PANEL,
             c: out,
             c_row: width,
             add: block.j > 0,
+            factors: Some(factor),
         })
     }
 

@@ -18,8 +18,9 @@ use torsh_ir::program::{Attend, LibCall, Side};
 use torsh_ir::shape::Type;
 use torsh_ir::{DType, Error, Result};
 
-/// Queries and keys of a block of scores.
-const QUERIES: usize = 64;
+/// Queries and keys of a block of scores: few queries, so that a block stays in the first cache and causal ones
+/// compute little that is hidden.
+const QUERIES: usize = 32;
 const KEYS: usize = SCORES;
 /// Queries of a part, at most: what is packed per block of keys serves them all.
 const PART: usize = 512;

@@ -169,6 +169,8 @@ fn cases() -> Vec<Case> {
         Case { mask: Mask::Hide, dropout: 0.5, ..tall },
         wide,
         Case { mask: Mask::Add, ..wide },
+        // One head: values lie as a packed block does.
+        Case { heads: [2, 1], sizes: [90, 140, 16, 32], causal: true, ..base },
         Case { sizes: [1, 1, 1, 1], ..base },
         Case { sizes: [9, 0, 3, 3], ..base },
         Case { sizes: [0, 9, 3, 3], ..base },

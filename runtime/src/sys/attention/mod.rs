@@ -42,6 +42,8 @@ pub struct Product<'a> {
     pub c_row: usize,
     /// Adds to the result.
     pub add: bool,
+    /// What each row is multiplied by before it is added to; none: 1.
+    pub factors: Option<&'a [f32]>,
 }
 
 /// Columns of a panel.
@@ -71,6 +73,7 @@ impl Product<'_> {
                 || end(&[(panels - 1, self.b_panel), (self.depth, self.b_row)], PANEL)
                     .is_some_and(|n| n <= self.b.len()))
             && end(&[(self.rows, self.c_row)], self.cols).is_some_and(|n| n <= self.c.len())
+            && self.factors.is_none_or(|f| f.len() >= self.rows)
     }
 }
 
@@ -115,6 +118,7 @@ unsafe fn product_by<S: Simd, const R: usize, const C: usize, const A: usize>(p:
                     c: unsafe { c.add(row * p.c_row + col) },
                     c_row: p.c_row,
                     add: p.add,
+                    factors: p.factors.map(|f| f[row..].as_ptr()),
                 };
                 // SAFETY: a tile of R rows (R divides ROWS) and C or 1 vectors inside the matrices.
                 unsafe {
@@ -139,6 +143,7 @@ struct Tile {
     c: *mut f32,
     c_row: usize,
     add: bool,
+    factors: Option<*const f32>,
 }
 
 /// R rows of C vectors, all sums in registers.
@@ -151,10 +156,15 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize, const A: usize>(t: &Tile
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         if t.add {
+            let mut c = t.c;
             for (r, sums) in sums.iter_mut().enumerate() {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::load(t.c.add(r * t.c_row + i * LANES));
+                    *sum = S::load(c.add(i * LANES));
+                    if let Some(factors) = t.factors {
+                        *sum = S::mul(*sum, S::splat(*factors.add(r)));
+                    }
                 }
+                c = c.wrapping_add(t.c_row);
             }
         }
         let (mut a, mut b) = (t.a, t.b);
@@ -173,10 +183,12 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize, const A: usize>(t: &Tile
             a = a.wrapping_add(t.a_col);
             b = b.wrapping_add(t.b_row);
         }
-        for (r, sums) in sums.iter().enumerate() {
+        let mut c = t.c;
+        for sums in &sums {
             for (i, &sum) in sums.iter().enumerate() {
-                S::store(t.c.add(r * t.c_row + i * LANES), sum);
+                S::store(c.add(i * LANES), sum);
             }
+            c = c.wrapping_add(t.c_row);
         }
     }
 }
@@ -236,8 +248,8 @@ kernels! {
     scaled(to: &mut [f32], from: &[f32], factor: f32);
     weights(s: &mut [f32], row: usize, cols: usize, top: &[f32], scale: &[f32], sums: &mut [f32]);
     weights_of(s: &mut [f32], row: usize, cols: usize, lse: &[f32]);
-    scale_rows(x: &mut [f32], row: usize, cols: usize, scale: &[f32]);
     grads(p: &[f32], dp: &mut [f32], row: usize, cols: usize, delta: &[f32]);
+    deltas(out: &[f32], cols: usize, ct: &[f32], row: usize, delta: &mut [f32]);
     hide(s: &mut [f32], mask: &[u8]);
     add(s: &mut [f32], mask: &[f32]);
     drop_words(s: &mut [f32], seed: u64, counter: u64, limit: f32, factor: f32);
@@ -251,19 +263,27 @@ pub fn transpose(rows: [&[f32]; 4], factor: f32, to: &mut [f32], at: usize, widt
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::*;
-        let last = |d: usize| (d + 3).checked_mul(width).and_then(|i| i.checked_add(at + 4));
-        while d + 4 <= n && last(d).is_some_and(|end| end <= to.len()) {
-            // SAFETY: SSE is part of x86-64; `d + 4 <= n` bounds the loads, `last` the largest store.
-            unsafe {
-                let load = |r: usize| _mm_mul_ps(_mm_loadu_ps(rows[r].as_ptr().add(d)), _mm_set1_ps(factor));
-                let (mut a, mut b, mut c, mut e) = (load(0), load(1), load(2), load(3));
-                _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut e);
-                for (i, v) in [a, b, c, e].into_iter().enumerate() {
-                    _mm_storeu_ps(to.as_mut_ptr().add((d + i) * width + at), v);
+        let whole = n / 4 * 4;
+        let end = whole.saturating_sub(1).checked_mul(width).and_then(|i| i.checked_add(at.checked_add(4)?));
+        if whole > 0 && end.is_some_and(|end| end <= to.len()) {
+            let mut next = to.as_mut_ptr().wrapping_add(at);
+            while d < whole {
+                // SAFETY: SSE is part of x86-64; `d + 4 <= whole <= n` bounds the loads, `end` the last store.
+                unsafe {
+                    let load = |r: usize| _mm_mul_ps(_mm_loadu_ps(rows[r].as_ptr().add(d)), _mm_set1_ps(factor));
+                    let (mut a, mut b, mut c, mut e) = (load(0), load(1), load(2), load(3));
+                    _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut e);
+                    for v in [a, b, c, e] {
+                        _mm_storeu_ps(next, v);
+                        next = next.wrapping_add(width);
+                    }
                 }
+                d += 4;
             }
-            d += 4;
         }
+    }
+    if d == n {
+        return;
     }
     for (r, row) in rows.iter().enumerate() {
         for (to, &x) in to.iter_mut().skip(at + r).step_by(width.max(1)).zip(*row).skip(d) {

@@ -37,6 +37,8 @@ pub fn maxima<const FMA: bool>(s: &[f32], row: usize, cols: usize, top: &mut [f3
                 lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
             }
         }
+        // In memory: the order of the halving below would else become that of the loop above, two lanes a vector.
+        let mut lanes = std::hint::black_box(lanes);
         let mut width = LANES / 2;
         while width > 0 {
             for i in 0..width {
@@ -99,14 +101,6 @@ pub fn weights_of<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, lse: 
     }
 }
 
-/// Each row times its factor.
-#[inline(always)]
-pub fn scale_rows<const FMA: bool>(x: &mut [f32], row: usize, cols: usize, scale: &[f32]) {
-    for (x, &scale) in x.chunks_mut(row).zip(scale) {
-        x[..cols].iter_mut().for_each(|x| *x *= scale);
-    }
-}
-
 /// `dp = p * (dp - delta)`.
 #[inline(always)]
 pub fn grads<const FMA: bool>(p: &[f32], dp: &mut [f32], row: usize, cols: usize, delta: &[f32]) {
@@ -114,6 +108,20 @@ pub fn grads<const FMA: bool>(p: &[f32], dp: &mut [f32], row: usize, cols: usize
         for (dp, &p) in dp[..cols].iter_mut().zip(&p[..cols]) {
             *dp = p * (*dp - delta);
         }
+    }
+}
+
+/// Products of rows of `out`, `cols` long, and of `ct`, `row` apart, summed in f64 by 16 lanes.
+#[inline(always)]
+pub fn deltas<const FMA: bool>(out: &[f32], cols: usize, ct: &[f32], row: usize, delta: &mut [f32]) {
+    for ((out, ct), delta) in out.chunks_exact(cols).zip(ct.chunks(row)).zip(delta) {
+        let mut lanes = [0.0f64; LANES];
+        for (o, c) in out.chunks(LANES).zip(ct.chunks(LANES)) {
+            for (lane, (&o, &c)) in lanes.iter_mut().zip(o.iter().zip(c)) {
+                *lane += f64::from(o) * f64::from(c);
+            }
+        }
+        *delta = lanes.iter().sum::<f64>() as f32;
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) trait Simd {
     unsafe fn load(p: *const f32) -> Self::V;
     /// To memory.
     unsafe fn store(p: *mut f32, v: Self::V);
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the level has FMA.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
@@ -37,6 +39,14 @@ impl Simd for Portable {
     unsafe fn store(p: *mut f32, v: Self::V) {
         // SAFETY: 16 numbers by the contract.
         unsafe { p.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        let mut out = a;
+        for i in 0..LANES {
+            out[i] *= b[i];
+        }
+        out
     }
     #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
@@ -79,6 +89,11 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: AVX by the contract.
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
         unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: FMA by the contract.
             unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
@@ -103,6 +118,11 @@ mod x86 {
         unsafe fn store(p: *mut f32, v: Self::V) {
             // SAFETY: 16 numbers by the contract.
             unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: AVX-512 by the contract.
+            unsafe { _mm512_mul_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
