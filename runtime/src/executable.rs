@@ -282,8 +282,7 @@ impl Sizing {
         for unit in found {
             if let StepOp::Dot(dot) = &program.steps[unit.steps().start].op {
                 let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let hook = matches!(unit, Unit::Chain { .. });
-                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads, hook);
+                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads);
                 sizing.packed_bytes = sizing.packed_bytes.max(bytes);
             }
             if let StepOp::Lib { call, .. } = &program.steps[unit.steps().start].op {

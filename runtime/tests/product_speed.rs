@@ -174,7 +174,7 @@ fn figures() {
         for level in ["avx512", "avx2"] {
             for par in [&one, &two].into_iter().take(pars) {
                 let level = Level::of(level);
-                let mut scratch = vec![0u8; scratch_bytes::<f32>(&e, level, par.threads, false)];
+                let mut scratch = vec![0u8; scratch_bytes::<f32>(&e, level, par.threads)];
                 let s = best(par.threads, flops, || ours(c, level, par, x, &mut out.get_mut()[..size], &mut scratch));
                 line += &format!(" {:>8.1}", flops / s * 1e-9);
             }

@@ -44,11 +44,11 @@ pub(crate) fn dot(
 
 /// Bytes of scratch memory for a product on `threads` threads. A run takes them before its first step, so that
 /// no product fails for want of memory when inputs have already been overwritten.
-pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize, epilogue: bool) -> usize {
-    fn bytes<T: Element>(step: &DotStep, level: Level, threads: usize, epilogue: bool) -> usize {
-        gemm::scratch_bytes::<T>(&extents(step), level, threads, epilogue)
+pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize) -> usize {
+    fn bytes<T: Element>(step: &DotStep, level: Level, threads: usize) -> usize {
+        gemm::scratch_bytes::<T>(&extents(step), level, threads)
     }
-    by_dtype!(dtype, bytes(&flatten(step), level, threads, epilogue))
+    by_dtype!(dtype, bytes(&flatten(step), level, threads))
 }
 
 /// Takes batch axes along which the right operand is the same into the rows, as one more digit: one large

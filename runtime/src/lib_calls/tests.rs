@@ -66,7 +66,7 @@ fn multiply(
     par: &Par<'_>,
 ) -> torsh_ir::Result<()> {
     let level = Level::of(crate::sys::prims::detect()?);
-    let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads, false)];
+    let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads)];
     dot(step, dtype, operands, out, None, &mut Means { level, scratch: &mut memory, par })
 }
 

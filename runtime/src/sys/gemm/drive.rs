@@ -31,8 +31,9 @@ pub(super) struct Sides {
     pub rhs_cols: Side,
 }
 
-/// A panel of the right operand, as the microkernel sees it: its rows and how far they lie apart.
-type Panel<A> = (*const A, usize);
+/// A panel of the right operand, as the microkernel sees it: its rows, how far they lie apart, and where the
+/// panel begins that is likely to follow, unless the rows are asked for one by one.
+type Panel<A> = (*const A, usize, Option<*const A>);
 
 /// Takes columns, their panel and its vectors to each row.
 type Tiles<'a, A> = dyn FnMut(Range<usize>, Panel<A>, usize) + 'a;
@@ -133,17 +134,22 @@ impl<T: Element> Job<'_, T> {
         for k0 in (0..k).step_by(KC) {
             let depth = KC.min(k - k0);
             self.pack_rows(u, k0, depth, &strips, a);
-            self.each_panel(u, k0, depth, memory, &mut |cols, (b, b_row), vectors| {
+            self.each_panel(u, k0, depth, memory, &mut |cols, (b, b_row, next), vectors| {
+                // The tiles of a panel ask for the next one together.
+                let soon_step = if next.is_some() { b_row.div_ceil(strips.count()) } else { 0 };
+                let mut soon = next.unwrap_or(b);
                 let (mut a, mut c) = (a, c.wrapping_add(cols.start - u.cols.start));
                 for (count, rows) in strips.0 {
                     let Some(micro) = (self.kernels.micro)(rows, vectors) else { continue };
                     for _ in 0..count {
-                        let tile = Tile { k: depth, a, b, b_row, c, c_row, cols: cols.len(), first: k0 == 0 };
+                        let (cols, first) = (cols.len(), k0 == 0);
+                        let tile = Tile { k: depth, a, b, b_row, c, c_row, soon, soon_step, cols, first };
                         // SAFETY: `a` holds this strip's `depth * rows` numbers (`pack_rows`), `b` is a panel
                         // as `each_panel` promises, and the tile lies in the rows and columns of the unit,
                         // which no other unit has (`matrix`), of the result or of the worker's own sums. The
                         // level of the kernels is one of this CPU (`Level`).
                         unsafe { micro(&tile) }
+                        soon = soon.wrapping_add(soon_step * depth);
                         a = a.wrapping_add(rows * depth);
                         c = c.wrapping_add(rows * c_row);
                     }
@@ -185,7 +191,8 @@ impl<T: Element> Job<'_, T> {
                 let mut lines = [0; MAX_ROWS];
                 let lines = &mut lines[..rows];
                 self.sides.lhs_rows.offsets(first, lines);
-                let x = Lines { src, lines, depth: along, k: depth, dst, panel: rows, panel_step: 0, last: rows };
+                let next = self.sides.lhs_rows.stride().map_or(0, |row| row * rows as isize);
+                let x = Lines { src, lines, depth: along, k: depth, dst, panel: rows, panel_step: 0, last: rows, next };
                 // SAFETY: `Operand::check` has bounded every element of these rows and columns; the worker's
                 // block for the left operand holds `KC` numbers for each row (`Plan::lay_out`).
                 unsafe { (self.kernels.pack)(&x) }
@@ -206,7 +213,8 @@ impl<T: Element> Job<'_, T> {
                 let cols = first..(first + width).min(cols.end);
                 let vectors = cols.len().div_ceil(lanes);
                 let row = vectors * lanes;
-                tiles(cols, (b.wrapping_add(i * step + k0 * row), row), vectors);
+                let next = b.wrapping_add((i + 1) * step + k0 * row);
+                tiles(cols, (b.wrapping_add(i * step + k0 * row), row, Some(next)), vectors);
             }
         };
         if self.plan.source == Source::Shared {
@@ -233,7 +241,7 @@ impl<T: Element> Job<'_, T> {
                 let vectors = if u.cols.end - first >= wide * lanes { wide } else { self.kernels.vectors };
                 let cols = first..first + vectors * lanes;
                 first = cols.end;
-                tiles(cols.clone(), (b.wrapping_add(cols.start), row as usize), vectors);
+                tiles(cols.clone(), (b.wrapping_add(cols.start), row as usize, None), vectors);
             }
         }
         let strip = memory.wrapping_add(self.plan.strip).cast::<T::Acc>();
@@ -263,6 +271,7 @@ impl<T: Element> Job<'_, T> {
         let lines = &mut lines[..cols.len()];
         self.sides.rhs_cols.offsets(cols.start, lines);
         let panel = self.plan.panel;
+        let next = self.sides.rhs_cols.stride().map_or(0, |col| col * self.kernels.lanes as isize);
         // Whole panels, and the narrower last one, whose rows are shorter.
         let (whole, rest) = lines.split_at(lines.len() / panel * panel);
         for (lines, width, dst) in [
@@ -274,7 +283,7 @@ impl<T: Element> Job<'_, T> {
             ),
         ] {
             if !lines.is_empty() {
-                let x = Lines { src, lines, depth: along, k: depth, dst, panel, panel_step: step, last: width };
+                let x = Lines { src, lines, depth: along, k: depth, dst, panel, panel_step: step, last: width, next };
                 // SAFETY: `Operand::check` has bounded every element of these rows and columns; `dst` is the
                 // worker's strip, or a piece of shared panels that this worker alone has claimed, of `depth`
                 // rows of each panel.
@@ -343,6 +352,10 @@ impl Strips {
         let tiles = rows.div_ceil(most);
         let (each, more) = (rows / tiles, rows % tiles);
         Strips([(more, each + 1), (tiles - more, each)])
+    }
+
+    fn count(&self) -> usize {
+        self.0[0].0 + self.0[1].0
     }
 }
 

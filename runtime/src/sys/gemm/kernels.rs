@@ -22,6 +22,10 @@ pub struct Tile<A> {
     pub c: *mut A,
     /// From one of its rows to the next.
     pub c_row: usize,
+    /// Numbers, at any address, that are asked for meanwhile: `soon_step` at each step of the sums.
+    pub soon: *const A,
+    /// See `soon`.
+    pub soon_step: usize,
     /// How many columns are stored.
     pub cols: usize,
     /// Whether the sums are stored; else they are added to what is there.
@@ -54,6 +58,9 @@ pub struct Lines<'a, T, A> {
     pub panel_step: usize,
     /// Width of the last panel: its lines, then zeros.
     pub last: usize,
+    /// From a line to the one that is packed in its place after a group of lines, where it is always the same:
+    /// what is asked for meanwhile, at any address.
+    pub next: isize,
 }
 
 /// Offsets along a line.
@@ -121,6 +128,7 @@ unsafe fn micro<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>) {
         }
         let (mut a, mut b) = (t.a, t.b);
         let ahead = t.b_row.wrapping_mul(AHEAD);
+        let mut soon = t.soon;
         for _ in 0..t.k {
             let mut row = [L::zero(); V];
             for v in 0..V {
@@ -135,6 +143,10 @@ unsafe fn micro<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>) {
                 for v in 0..V {
                     acc[i][v] = L::mac(x, row[v], acc[i][v]);
                 }
+            }
+            if V <= 2 {
+                L::prefetch_later(soon);
+                soon = soon.wrapping_add(t.soon_step);
             }
             a = a.add(R);
             b = b.wrapping_add(t.b_row);
@@ -193,6 +205,9 @@ unsafe fn keep_some<L: Lanes, const R: usize, const V: usize>(t: &Tile<L::E>, ac
 /// Rows of the right operand that are asked for ahead of their use.
 const AHEAD: usize = 12;
 
+/// Rows of several panels that are asked for ahead of their packing.
+const ROWS_AHEAD: usize = 4;
+
 /// Packs lines: whole rows where they lie side by side, else groups of `W`.
 #[inline(always)]
 unsafe fn pack<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>) {
@@ -202,6 +217,10 @@ unsafe fn pack<L: Reads<T>, T: Widen<L::E>>(x: &Lines<'_, T, L::E>) {
     if panels > 1 && x.panel.is_multiple_of(L::W) && is_run(x.lines) {
         whole = x.lines.len() / x.panel;
         for p in 0..x.k {
+            let later = x.src.wrapping_offset(x.lines[0] + x.depth.at((p + ROWS_AHEAD).min(x.k - 1)));
+            for i in (0..whole * x.panel).step_by(64 / size_of::<T>()) {
+                L::prefetch_later(later.wrapping_add(i));
+            }
             // SAFETY: the first `whole * panel` lines lie side by side from the first one on; `Pack`.
             unsafe {
                 let mut from = x.src.offset(x.lines[0] + x.depth.at(p));
@@ -286,6 +305,9 @@ unsafe fn group<L: Reads<T>, T: Widen<L::E>>(
                 let at = x.depth.at(p);
                 if end - p >= 4 {
                     let len = L::W.min(end - p);
+                    for &line in lines {
+                        L::prefetch_later(x.src.wrapping_offset(line + at + x.next));
+                    }
                     square::<L, T>(x.src.offset(at), lines, len, dst.add(p * dst_row), dst_row, width);
                     p += len;
                 } else {

@@ -123,6 +123,8 @@ pub unsafe trait Lanes {
     unsafe fn transpose(m: &mut [Self::V; MAX_LANES]);
     /// Asks for a cache line; any address will do.
     fn prefetch(p: *const Self::E);
+    /// Asks for a cache line that is needed after many others: not to the first level.
+    fn prefetch_later<T>(p: *const T);
 }
 
 /// A vector that can be filled from stored elements of type `T`.
@@ -203,6 +205,8 @@ unsafe impl<E: Number, const W: usize> Lanes for Array<E, W> {
     }
     #[inline(always)]
     fn prefetch(_: *const E) {}
+    #[inline(always)]
+    fn prefetch_later<T>(_: *const T) {}
 }
 
 // SAFETY: as above.

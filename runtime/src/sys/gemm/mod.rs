@@ -59,8 +59,8 @@ pub struct Means<'a> {
 }
 
 /// Bytes of scratch memory for a product of such extents on so many threads, whatever the strides;
-/// `usize::MAX` if there cannot be so much. `whole_rows` tells that it will have a hook.
-pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize, whole_rows: bool) -> usize {
+/// `usize::MAX` if there cannot be so much.
+pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize) -> usize {
     if e.batch.contains(&0) || e.m == 0 || e.n == 0 || e.k == 0 {
         return 0;
     }
@@ -69,7 +69,7 @@ pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize, 
     }
     let (e, _) = seen(e);
     let s = shape(&T::kernels(level), e.m);
-    [false, true].map(|direct| Plan::new(&e, s, direct, threads, whole_rows).bytes()).into_iter().fold(0, usize::max)
+    [false, true].map(|direct| Plan::new(&e, s, direct, threads).bytes()).into_iter().fold(0, usize::max)
 }
 
 /// `out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, k, n]`; `out` is contiguous. Sums of length 0 are 0. 16-bit
@@ -120,7 +120,7 @@ pub fn product<'a, T: Element>(
     let direct = kernels.round.is_none()
         && sides.rhs_cols.stride() == Some(1)
         && sides.rhs_rows.stride().is_some_and(|row| row >= 0);
-    let plan = Plan::new(&e, shape(&kernels, e.m), direct, with.par.threads, epilogue.is_some());
+    let plan = Plan::new(&e, shape(&kernels, e.m), direct, with.par.threads);
     if with.scratch.len() < plan.bytes() {
         return Err(Error::internal("too little scratch memory for a matrix product"));
     }

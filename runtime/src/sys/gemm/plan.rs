@@ -22,12 +22,14 @@ const PACKED_BYTES: usize = 16 << 20;
 const SUM_COLS: usize = 1024;
 /// Most panels that are packed at a time.
 pub const CLAIM: usize = 8;
-/// Rows of a panel: so many that its packed block of the left operand takes half of the second-level cache at
-/// most.
+/// Most rows of a panel: so many that its packed block of the left operand takes half of the second-level cache at
+/// most. So few rows are one panel in any case: what shares nothing packs no more than it uses at the time.
 const PANEL_ROWS: usize = 384;
-/// The same where a caller goes on with whole rows. Fewer rows would be warmer, but packing and reading the right
-/// operand more often costs a large product more than its followers gain.
-const HOT_ROWS: usize = PANEL_ROWS;
+/// Where there are several panels, their rows of the result take so many bytes at most, half of the second-level
+/// cache: sums of the next piece are added there, and a caller goes on with whole rows there.
+const RESULT_BYTES: usize = 1 << 20;
+/// Fewer rows than these would read the right operand too often.
+const LEAST_ROWS: usize = 60;
 
 /// What the plan needs to know of the kernels.
 #[derive(Copy, Clone)]
@@ -94,7 +96,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan for non-empty matrices. `direct` tells that the right operand can be read where it is.
-    pub fn new(e: &Extents<'_>, s: Shape, direct: bool, threads: usize, whole_rows: bool) -> Plan {
+    pub fn new(e: &Extents<'_>, s: Shape, direct: bool, threads: usize) -> Plan {
         let batches = e.batch.iter().fold(1usize, |n, &b| n.saturating_mul(b));
         let one = nanoseconds(e, s);
         let all = one * batches as f64;
@@ -103,7 +105,7 @@ impl Plan {
         let workers = if by_matrix { workers.min(batches) } else { workers };
         let within = if by_matrix { 1 } else { workers };
         let direct = direct && e.m <= s.rows && e.n >= s.lanes;
-        let (panels, groups) = cut(e, s, direct, within, whole_rows);
+        let (panels, groups) = cut(e, s, direct, within);
         let source = match (direct, panels) {
             (true, _) => Source::Direct,
             (false, 1) => Source::Strip,
@@ -185,10 +187,16 @@ fn nanoseconds(e: &Extents<'_>, s: Shape) -> f64 {
     arithmetic.max(memory)
 }
 
+/// Rows of a panel where there are several: whole tiles.
+fn panel_rows(e: &Extents<'_>, s: Shape) -> usize {
+    let cols = if s.rounds { e.n.min(SUM_COLS) } else { e.n };
+    let rows = RESULT_BYTES / s.size / cols.max(1);
+    (rows / s.rows * s.rows).clamp(LEAST_ROWS.next_multiple_of(s.rows), PANEL_ROWS / s.rows * s.rows)
+}
+
 /// Row panels and column groups for `within` threads.
-fn cut(e: &Extents<'_>, s: Shape, direct: bool, within: usize, whole_rows: bool) -> (usize, usize) {
-    let most = if whole_rows { HOT_ROWS } else { PANEL_ROWS };
-    let panels = e.m.div_ceil(most);
+fn cut(e: &Extents<'_>, s: Shape, direct: bool, within: usize) -> (usize, usize) {
+    let panels = if e.m > PANEL_ROWS { e.m.div_ceil(panel_rows(e, s)) } else { 1 };
     if within == 1 {
         return (panels, 1);
     }
@@ -200,4 +208,41 @@ fn cut(e: &Extents<'_>, s: Shape, direct: bool, within: usize, whole_rows: bool)
     }
     let columns = e.n.div_ceil(s.panel);
     if columns >= 2 * within || e.m < within { (panels, columns.min(4 * within)) } else { (panels.max(within), 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { rows: 12, lanes: 16, panel: 32, wide: 32, size: 4, rounds: false };
+
+    fn plan(m: usize, n: usize, k: usize, threads: usize) -> Plan {
+        Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, false, threads)
+    }
+
+    #[test]
+    fn rows_of_a_panel_stay_in_the_cache() {
+        for threads in [1, 2, 3] {
+            for (m, n) in [(1024usize, 1024), (512, 2048), (2048, 2048), (4096, 4000), (512, 4096)] {
+                let rows = m.div_ceil(plan(m, n, 1024, threads).panels);
+                assert!(rows * n * SHAPE.size <= RESULT_BYTES, "{m} x {n}: {rows} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn panels_are_neither_too_low_nor_too_high() {
+        for (m, n, least, most) in
+            [(4096usize, 1 << 20, 50, 60), (4096, 16, 340, PANEL_ROWS), (385, 16, 150, PANEL_ROWS)]
+        {
+            let rows = m.div_ceil(plan(m, n, 512, 1).panels);
+            assert!((least..=most).contains(&rows), "{m} x {n}: {rows} rows");
+        }
+    }
+
+    #[test]
+    fn few_rows_share_nothing_on_one_thread() {
+        let plan = plan(256, 4096, 1024, 1);
+        assert_eq!((plan.panels, plan.source), (1, Source::Strip));
+    }
 }

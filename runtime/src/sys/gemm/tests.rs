@@ -271,7 +271,7 @@ impl Case {
         out: &mut [T],
     ) -> Result<()> {
         let e = self.extents();
-        let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads, hook.is_some())];
+        let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads)];
         let (lhs, rhs) = (self.lhs.operand(x.0), self.rhs.operand(x.1));
         product(&e, &lhs, &rhs, out, hook, &mut Means { level, scratch: &mut scratch, par })
     }
@@ -526,7 +526,7 @@ fn what_does_not_fit_is_refused() {
     let (_, level, _) = levels()[0];
     let try_with = |change: &dyn Fn(&mut Case, &mut usize, &mut usize)| {
         let mut case = Case::plain(4, 5, 6);
-        let (mut len, mut scratch) = (20, scratch_bytes::<f32>(&case.extents(), level, 1, false));
+        let (mut len, mut scratch) = (20, scratch_bytes::<f32>(&case.extents(), level, 1));
         let (x, y) = (vec![1f32; case.lhs.room], vec![1f32; case.rhs.room]);
         change(&mut case, &mut len, &mut scratch);
         let mut memory = vec![0; scratch];
@@ -563,8 +563,8 @@ fn extents_beyond_any_memory_saturate() {
     let (_, level, _) = levels()[0];
     for (m, n, k) in [(usize::MAX, 3, 3), (3, usize::MAX, 3), (3, 3, usize::MAX), (1 << 40, 1 << 10, 1 << 20)] {
         for batch in [&[][..], &[usize::MAX]] {
-            assert_eq!(scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4, true), usize::MAX);
-            assert_eq!(scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4, false), usize::MAX);
+            assert_eq!(scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4), usize::MAX);
+            assert_eq!(scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4), usize::MAX);
         }
     }
 }

@@ -102,6 +102,11 @@ unsafe impl Lanes for F32x16 {
         // SAFETY: a prefetch of any address has no effect but on the cache.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_later<T>(p: *const T) {
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 }
 
 // SAFETY: AVX-512 F, BW and VL, as above.
@@ -174,6 +179,11 @@ unsafe impl Lanes for F64x8 {
     fn prefetch(p: *const f64) {
         // SAFETY: a prefetch of any address has no effect but on the cache.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_later<T>(p: *const T) {
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
 
@@ -265,6 +275,11 @@ unsafe impl Lanes for F32x8 {
         // SAFETY: a prefetch of any address has no effect but on the cache.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_later<T>(p: *const T) {
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 }
 
 // SAFETY: AVX2 and FMA, as above.
@@ -328,6 +343,11 @@ unsafe impl Lanes for F64x4 {
     fn prefetch(p: *const f64) {
         // SAFETY: a prefetch of any address has no effect but on the cache.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_later<T>(p: *const T) {
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
 
