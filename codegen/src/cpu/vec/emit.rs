@@ -375,6 +375,18 @@ impl Function<'_> {
                 self.a.asm.v(&asm::SHIFTD, width, digit, r, Rm::Reg(x), Some(n));
             }
             NodeOp::Fma => self.fused(id, &[asm::FMADD132PS, asm::FMADD213PS, asm::FMADD231PS])?,
+            NodeOp::FmaUp => {
+                let x = self.a.reg(args[0])?;
+                let (y, z) = (self.a.reg(args[1])?, self.a.reg(args[2])?);
+                let mut dst = x;
+                if !self.a.dies(args[0]) || x == y || x == z {
+                    dst = self.a.take(0)?;
+                    self.a.asm.v(&asm::MOVUPS, width, dst, 0, Rm::Reg(x), None);
+                }
+                self.a.asm.v(&asm::FMADD213PS_UP, width, dst, y, Rm::Reg(z), None);
+                self.a.inherit(id, dst);
+                self.a.release(args);
+            }
             NodeOp::Fnma => self.fused(id, &[asm::FNMADD132PS, asm::FNMADD213PS, asm::FNMADD231PS])?,
             NodeOp::Quotient => self.quotient(id)?,
             NodeOp::Compare(op, predicate) => {
