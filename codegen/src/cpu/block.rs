@@ -24,6 +24,7 @@ use super::scratch::{Frame, Slot};
 use super::vec::Level;
 use super::vec::plan::{self, StagePlan};
 use super::{FrameSize, Options};
+use cranelift::codegen::cursor::{Cursor, FuncCursor};
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;
@@ -69,6 +70,8 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     facts: &'e Facts,
     frame: Frame,
     locs: Vec<Option<Loc>>,
+    /// Cells of constants that somebody reads from memory, to be written on entry.
+    constants: Vec<(u64, Scalar, DType)>,
     one: Value,
     splits_columns: bool,
     /// What vector functions do, by stage; empty if there are none.
@@ -98,6 +101,7 @@ pub(super) fn emit<M: Module>(
         facts,
         frame,
         locs: vec![None; k.values.len()],
+        constants: Vec::new(),
         one,
         splits_columns: k.is_map(),
         plans,
@@ -105,9 +109,9 @@ pub(super) fn emit<M: Module>(
         level,
         listing: options.listing,
     };
-    em.constants();
     if let Some((loads, plan)) = &tiles {
         em.tiled(loads, plan)?;
+        em.write_constants();
         return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: level.lanes() });
     }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
@@ -127,34 +131,31 @@ pub(super) fn emit<M: Module>(
     em.stages(row, n)?;
     let next = em.e.b.ins().iadd(row, n);
     em.e.close_loop(head, next);
+    em.write_constants();
     let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
     Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows })
 }
 
 impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
-    /// Writes the constants of the kernel into their cells.
-    fn constants(&mut self) {
-        for (i, value) in self.k.values.iter().enumerate() {
-            if let Inst::Const(c) = value.inst {
-                let cell = self.frame.cell();
-                self.store_scalar(cell, c, slot_dtype(value.dtype));
-                self.locs[i] = Some(Loc::Scratch(cell));
-            }
+    /// Writes constants into their cells, before everything else.
+    fn write_constants(&mut self) {
+        let Some(entry) = self.e.b.func.layout.entry_block() else { return };
+        let scratch = self.e.scratch;
+        let mut at = FuncCursor::new(self.e.b.func);
+        at.goto_first_insertion_point(entry);
+        for (offset, value, dtype) in self.constants.drain(..) {
+            let imm = immediate(at.ins(), value, dtype);
+            let (base, offset) = match i32::try_from(offset) {
+                Ok(offset) => (scratch, offset),
+                Err(_) => (at.ins().iadd_imm_s(scratch, offset as i64), 0),
+            };
+            at.ins().store(flags(), imm, base, offset);
         }
     }
 
     /// Writes a constant of a slot dtype to scratch memory.
     fn store_scalar(&mut self, offset: u64, value: Scalar, dtype: DType) {
-        let bits = to_bits(value, dtype);
-        let imm = match dtype {
-            DType::F32 => self.e.b.ins().f32const(f32::from_bits(bits as u32)),
-            DType::F64 => self.e.b.ins().f64const(f64::from_bits(bits)),
-            other => {
-                let ty = clif_type(other);
-                // An immediate is the zero extension of the type's bits.
-                self.e.b.ins().iconst(ty, bits as i64)
-            }
-        };
+        let imm = immediate(self.e.b.ins(), value, dtype);
         // An offset too large for the instruction is added to the address.
         let (base, offset) = match i32::try_from(offset) {
             Ok(offset) => (self.e.scratch, offset),
@@ -409,6 +410,11 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         if self.facts.keep[i] == Keep::Scratch && self.facts.stage[i] != self.frame.stage {
             return self.kept(v, point);
         }
+        if let (None, Inst::Const(c)) = (self.locs[i], &self.k.value(v).inst) {
+            let cell = self.frame.cell();
+            self.constants.push((cell, *c, slot_dtype(self.k.value(v).dtype)));
+            self.locs[i] = Some(Loc::Scratch(cell));
+        }
         match self.locs[i] {
             Some(loc) => Ok(self.address(loc)),
             None => Err(Error::compile(format!("value %{i} is used before it is computed"))),
@@ -657,6 +663,17 @@ impl<'k> StageWork<'k> {
     fn advance<M: Module>(&self, e: &mut Emitter<'_, M>, at: &[Value], coord: Value, axis: usize) -> Vec<Value> {
         let steps = self.accesses.iter().map(|a| a.map.strides[axis].wrapping_mul(a.scale));
         at.iter().zip(steps).map(|(&at, step)| e.advance(at, coord, step)).collect()
+    }
+}
+
+/// A constant of a slot dtype.
+fn immediate<'f>(ins: impl InstBuilder<'f>, value: Scalar, dtype: DType) -> Value {
+    let bits = to_bits(value, dtype);
+    match dtype {
+        DType::F32 => ins.f32const(f32::from_bits(bits as u32)),
+        DType::F64 => ins.f64const(f64::from_bits(bits)),
+        // An immediate is the zero extension of the type's bits.
+        other => ins.iconst(clif_type(other), bits as i64),
     }
 }
 

@@ -52,8 +52,13 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         cluster: &Cluster,
     ) -> Result<()> {
         let (code, bindings) = vec::function(self.k, self.facts, work.stage, cluster, self.level, self.listing)?;
-        let offset = self.frame.grow(Some(code.area.max(64)))?;
-        let area = self.e.scratch_at(offset);
+        let area = match self.e.stack(code.area) {
+            Some(area) => area,
+            None => {
+                let offset = self.frame.grow(Some(code.area.max(64)))?;
+                self.e.scratch_at(offset)
+            }
+        };
         for (i, binding) in bindings.into_iter().enumerate() {
             let at = match binding {
                 Binding::Load(v) => {

@@ -9,7 +9,7 @@
 //! * `record` turns a cluster's instructions into a [`graph::Graph`] of lane operations,
 //! * `emit` writes its loops, `alloc` gives its values registers, `asm` encodes instructions.
 //!
-//! A function is `extern "C" fn(area: *mut u8, n: u64)`. `area`, 64-byte aligned, begins with the addresses of
+//! A function is `extern "C" fn(area: *mut u8, n: u64)`. `area`, of any alignment, begins with the addresses of
 //! the streams, the uniform elements and the accumulators, 8 bytes each; the rest is the function's to use.
 //! Streams may have any alignment. A stream that is written may be one that is read, element for element: all
 //! reads of some elements come before their writes.
