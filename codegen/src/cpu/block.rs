@@ -78,9 +78,14 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     plans: &'e [Option<StagePlan>],
     /// The plan of a map kernel's stage while a block of rows is read in tiles.
     tiled: Option<&'e StagePlan>,
+    /// Points of the row that a function which sums columns takes at once.
+    points: Option<Value>,
     level: Level,
     listing: bool,
 }
+
+/// Points of the row at once, whose columns are added in registers.
+const POINTS: i64 = 8;
 
 /// Emits the body of the kernel function.
 pub(super) fn emit<M: Module>(
@@ -106,6 +111,7 @@ pub(super) fn emit<M: Module>(
         splits_columns: k.is_map(),
         plans,
         tiled: None,
+        points: None,
         level,
         listing: options.listing,
     };
@@ -204,6 +210,18 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
     ) -> Result<()> {
         let loops = self.k.inner.len() - usize::from(self.axis == VectorAxis::Inner);
         let grid = self.k.grid.len();
+        if level + 1 == loops && self.axis == VectorAxis::Grid && self.stage_plan().is_some_and(StagePlan::is_columns) {
+            let (lo, hi) = (self.e.int(0), self.e.int(self.k.inner[level] as i64));
+            let head = self.e.open_loop(lo, hi);
+            let at = work.advance(self.e, &at, head.index, grid + level);
+            let points = self.e.block_len(head.index, hi, POINTS);
+            self.points = Some(points);
+            self.vectors(work, accumulators, &Point { at: &at, pos, origin: pos, n: rows })?;
+            self.points = None;
+            let next = self.e.add_imm(head.index, POINTS);
+            self.e.close_loop(head, next);
+            return Ok(());
+        }
         if level < loops {
             let points: usize = self.k.inner[level + 1..].iter().product();
             let (lo, hi) = (self.e.int(0), self.e.int(self.k.inner[level] as i64));

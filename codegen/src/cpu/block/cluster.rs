@@ -59,6 +59,7 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
                 self.e.scratch_at(offset)
             }
         };
+        let end = 8 * bindings.len() as i32;
         for (i, binding) in bindings.into_iter().enumerate() {
             let at = match binding {
                 Binding::Load(v) => {
@@ -74,6 +75,9 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
                 Binding::Fold(i) => self.e.scratch_at(accumulators[i].value),
             };
             self.e.b.ins().store(flags(), at, area, 8 * i as i32);
+        }
+        if let Some(points) = self.points.filter(|_| cluster.columns) {
+            self.e.b.ins().store(flags(), points, area, end);
         }
         self.e.call_raw(code, area, point.n)
     }

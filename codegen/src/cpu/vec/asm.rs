@@ -90,24 +90,24 @@ pub(super) struct Op {
     code: u8,
     w: bool,
     tuple: Tuple,
-    /// Rounds up (EVEX, 512 bits, registers only).
-    up: bool,
 }
 
 const fn op(name: &'static str, map: u8, pp: u8, code: u8) -> Op {
-    Op { name, map, pp, code, w: false, tuple: Tuple::Full, up: false }
+    Op { name, map, pp, code, w: false, tuple: Tuple::Full }
 }
 
 const fn wide(name: &'static str, map: u8, pp: u8, code: u8) -> Op {
-    Op { name, map, pp, code, w: true, tuple: Tuple::Full, up: false }
+    Op { name, map, pp, code, w: true, tuple: Tuple::Full }
 }
 
 const fn sized(name: &'static str, map: u8, pp: u8, code: u8, tuple: Tuple) -> Op {
-    Op { name, map, pp, code, w: false, tuple, up: false }
+    Op { name, map, pp, code, w: false, tuple }
 }
 
 pub(super) const MOVUPS: Op = op("vmovups", 1, 0, 0x10);
 pub(super) const MOVUPS_STORE: Op = op("vmovups", 1, 0, 0x11);
+pub(super) const MOVUPD: Op = wide("vmovupd", 1, 1, 0x10);
+pub(super) const MOVUPD_STORE: Op = wide("vmovupd", 1, 1, 0x11);
 pub(super) const MOVDQU8: Op = sized("vmovdqu8", 1, 3, 0x6f, Tuple::Full);
 pub(super) const MOVDQU8_STORE: Op = sized("vmovdqu8", 1, 3, 0x7f, Tuple::Full);
 pub(super) const MOVDQU16_STORE: Op = wide("vmovdqu16", 1, 3, 0x7f);
@@ -124,14 +124,11 @@ pub(super) const DIVPS: Op = op("vdivps", 1, 0, 0x5e);
 pub(super) const MINPS: Op = op("vminps", 1, 0, 0x5d);
 pub(super) const MAXPS: Op = op("vmaxps", 1, 0, 0x5f);
 pub(super) const SQRTPS: Op = op("vsqrtps", 1, 0, 0x51);
-/// Reciprocal with a relative error below 2^-14 (EVEX only).
-pub(super) const RCP14PS: Op = op("vrcp14ps", 2, 1, 0x4c);
 /// `vvvv * 2^floor(rm)`, rounded once (EVEX only).
 pub(super) const SCALEFPS: Op = op("vscalefps", 2, 1, 0x2c);
 pub(super) const RNDPS: Op = op("vrndscaleps", 3, 1, 0x08);
 pub(super) const FMADD132PS: Op = op("vfmadd132ps", 2, 1, 0x98);
 pub(super) const FMADD213PS: Op = op("vfmadd213ps", 2, 1, 0xa8);
-pub(super) const FMADD213PS_UP: Op = Op { name: "vfmadd213ps{ru}", up: true, ..FMADD213PS };
 pub(super) const FMADD231PS: Op = op("vfmadd231ps", 2, 1, 0xb8);
 pub(super) const FNMADD132PS: Op = op("vfnmadd132ps", 2, 1, 0x9c);
 pub(super) const FNMADD213PS: Op = op("vfnmadd213ps", 2, 1, 0xac);
@@ -183,10 +180,8 @@ pub(super) const UNPCKLPS: Op = op("vunpcklps", 1, 0, 0x14);
 pub(super) const UNPCKHPS: Op = op("vunpckhps", 1, 0, 0x15);
 pub(super) const SHUFF32X4: Op = op("vshuff32x4", 3, 1, 0x23);
 pub(super) const PERM2F128: Op = op("vperm2f128", 3, 1, 0x06);
-pub(super) const MOVSD: Op =
-    Op { name: "vmovsd", map: 1, pp: 3, code: 0x10, w: true, tuple: Tuple::Bytes(8), up: false };
-pub(super) const MOVSD_STORE: Op =
-    Op { name: "vmovsd", map: 1, pp: 3, code: 0x11, w: true, tuple: Tuple::Bytes(8), up: false };
+pub(super) const MOVSD: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x10, w: true, tuple: Tuple::Bytes(8) };
+pub(super) const MOVSD_STORE: Op = Op { name: "vmovsd", map: 1, pp: 3, code: 0x11, w: true, tuple: Tuple::Bytes(8) };
 pub(super) const MOVSS_STORE: Op = sized("vmovss", 1, 2, 0x11, Tuple::Bytes(4));
 pub(super) const SHUFPS: Op = op("vshufps", 1, 0, 0xc6);
 pub(super) const MOVMSKPS: Op = op("vmovmskps", 1, 0, 0x50);
@@ -323,8 +318,7 @@ impl Asm {
 
     fn evex_prefix(&mut self, op: &Op, width: Width, reg: u8, vvvv: u8, rm: Rm, mask: Mask) {
         let (mut x, b) = high_bits(rm);
-        // The length 512 and rounding up have the same code.
-        let mut splat = op.up;
+        let mut splat = false;
         match rm {
             Rm::Reg(r) => x = r & 16 != 0,
             Rm::Mem(m) => splat = m.splat,

@@ -44,8 +44,6 @@ pub(super) enum NodeOp {
     Shift(u8, u8),
     /// `a * b + c`.
     Fma,
-    /// `a * b + c`, rounded up (EVEX only).
-    FmaUp,
     /// `c - a * b`.
     Fnma,
     /// `a / b`, given `c = 1 / b`: as if by one division, which it falls back to.
@@ -350,33 +348,6 @@ impl Lanes for Graph {
     }
     fn div(&mut self, a: Id, b: Id) -> Id {
         self.two(asm::DIVPS, a, b)
-    }
-    /// Under AVX-512 from an estimate of the reciprocal: one Newton step gives `r`, rounded up, `q = a r` is within 3 ulp,
-    /// a correction by the remainder makes that one, and another, by a reciprocal that has seen a second step, gives
-    /// the correctly rounded quotient (as in `emit::quotient`). With a relative error `e` of that reciprocal and the
-    /// mantissa of `b` as an integer `m`, this needs `e m < 1`: no quotient is nearer to the middle between two numbers than
-    /// `1 / 2m` of their distance. It holds where the reciprocal is correctly rounded, and where it is almost, if `m` is
-    /// not among the last few below `2^24`. For those the reciprocal lies just above a middle, and the first step's
-    /// rounding up makes the second one end above it too.
-    fn ratio(&mut self, a: Id, b: Id) -> Id {
-        if !self.is_wide() || self.nodes[a as usize].is_uniform() && self.nodes[b as usize].is_uniform() {
-            return self.div(a, b);
-        }
-        let one = self.f(1.0);
-        let r = self.one(asm::RCP14PS, b);
-        let e = self.fnma(b, r, one);
-        let r = self.node(NodeOp::FmaUp, &[e, r, r]);
-        let e = self.fnma(b, r, one);
-        let better = self.fma(e, r, r);
-        let q = if a == one {
-            better
-        } else {
-            let q = self.mul(a, r);
-            let left = self.fnma(q, b, a);
-            self.fma(left, r, q)
-        };
-        let left = self.fnma(q, b, a);
-        self.fma(left, better, q)
     }
     fn scale(&mut self, y: Id, n: Id, shifted: Id) -> Id {
         if self.is_wide() { self.two(asm::SCALEFPS, y, n) } else { by_factors(self, y, shifted) }

@@ -12,13 +12,13 @@ use super::Function;
 use torsh_ir::Result;
 
 /// Registers of the running folds.
-pub(super) struct Accumulators(Vec<Accumulator>);
+pub(super) struct Accumulators(pub Vec<Accumulator>);
 
-struct Accumulator {
+pub(super) struct Accumulator {
     /// Vector registers (none for masks under AVX-512).
-    vectors: Vec<u8>,
+    pub vectors: Vec<u8>,
     /// Mask register of a truth value, or of the lanes that have seen a NaN.
-    mask: Option<u8>,
+    pub mask: Option<u8>,
 }
 
 /// Bits of the neutral element of 32-bit lanes.
@@ -48,7 +48,7 @@ fn join(op: FoldOp) -> Op {
 }
 
 impl Function<'_> {
-    fn take_for_good(&mut self, class: usize) -> Result<u8> {
+    pub(super) fn take_for_good(&mut self, class: usize) -> Result<u8> {
         let r = self.a.take(class)?;
         self.a.taken[class] |= 1 << r;
         Ok(r)
@@ -189,8 +189,8 @@ impl Function<'_> {
         let wide = self.a.g.is_wide();
         let width = self.a.width();
         let masked = self.a.mode == Mode::Masked;
-        // Under AVX2 every other copy is the upper eight of sixteen lanes.
-        let first = if wide { 0 } else { 2 * (usize::from(self.a.copy) % 2) };
+        // Under AVX2 every other copy is the upper eight of sixteen lanes; of columns, each copy has its own.
+        let first = 2 * usize::from(self.a.copy) % acc.vectors.len().max(2);
         for half in 0..2 {
             let t = self.a.take(0)?;
             self.a.lock(t);
