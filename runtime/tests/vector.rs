@@ -384,3 +384,76 @@ fn transposed_operands_come_in_tiles() {
         }
     }
 }
+
+#[test]
+fn sums_of_columns_give_the_bits_of_their_primitives() {
+    let (all, mut rng) = (executors(), Rng(10));
+    for (points, cols) in [(8, 64), (1, 100), (7, 5), (9, 130), (21, 515), (64, 1037), (3, 1), (16, 31)] {
+        for dtype in FLOATS {
+            let mut m = Make::new(&[cols], &[points]);
+            let a = m.param(dtype, points * cols, Access::Read);
+            let b = m.param(dtype, cols, Access::Read);
+            // Centred by what an earlier stage has per column, as variances are.
+            let centre = m.load(b, 0, &[1, 0]);
+            let x = m.load(a, 0, &[1, cols as i64]);
+            let y = m.op(ScalarOp::Bin(BinOp::Sub), &[x, centre], dtype);
+            let z = m.op(ScalarOp::Bin(BinOp::Mul), &[y, y], dtype);
+            let mut reduces = Vec::new();
+            let mut stores = Vec::new();
+            for value in [x, z] {
+                let out = m.value(torsh_ir::kernel::Inst::Reduced, dtype);
+                reduces.push(Reduce { op: ReduceOp::Sum, value, out });
+                let param = m.param(dtype, cols, Access::Write);
+                stores.push(Store { param, index: affine(0, &[1, 0]), value: out });
+            }
+            let row = |insts, stores| Stage { domain: Domain::Row, insts, reduces: vec![], stores };
+            m.0.stages.push(row(vec![centre], vec![]));
+            m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x, y, z], reduces, stores: vec![] });
+            m.0.stages.push(row(vec![], stores));
+            compare(m.0, &mut rng, &all);
+        }
+    }
+}
+
+#[test]
+fn a_small_map_keeps_nothing_in_scratch_memory() {
+    for (level, _, others) in &executors() {
+        let n = 16;
+        let mut m = Make::new(&[], &[n]);
+        let a = m.param(DType::F32, n, Access::Read);
+        let x = m.load(a, 0, &[1]);
+        let two = m.constant(2.0, DType::F32);
+        let y = m.op(ScalarOp::Bin(BinOp::Mul), &[x, two], DType::F32);
+        let p = program(finish(m, n, vec![x, two, y], &[y], 0));
+        let exe = others[0].load(std::sync::Arc::new(p)).unwrap();
+        let text = exe.listing();
+        // What the function is given is on the stack, the constant in its code.
+        assert!(text.contains("stack_addr") && !text.contains("f32const"), "{level}: {text}");
+    }
+}
+
+#[test]
+fn exponentials_and_what_divides_give_the_bits_of_their_primitives() {
+    // All floats by a prime step, then small ones and those whose results are subnormal.
+    let all = executors();
+    let n = 1 << 16;
+    for &op in &[UnOp::Sigmoid, UnOp::Tanh, UnOp::Atan, UnOp::Asinh, UnOp::Sinh, UnOp::Cosh, UnOp::Exp, UnOp::Exp2] {
+        let mut m = Make::new(&[], &[n]);
+        let a = m.param(DType::F32, n, Access::Read);
+        let x = m.load(a, 0, &[1]);
+        let y = m.op(ScalarOp::Un(op), &[x], DType::F32);
+        let p = program(finish(m, n, vec![x, y], &[y], 0));
+        for (start, step) in
+            [(0u32, 65_537u32), (0xb300_0000, 257), (0x3300_0000, 257), (0x42b0_0000, 61), (0xc2ae_0000, 31)]
+        {
+            let x = HostTensor::from_fn(p.inputs[0].clone(), |i| {
+                Scalar::Float(f64::from(f32::from_bits(start.wrapping_add((i as u32).wrapping_mul(step)))))
+            });
+            for (level, block, others) in &all {
+                let want = run_on(block, &p, std::slice::from_ref(&x), false);
+                let got = run_on(&others[0], &p, std::slice::from_ref(&x), false);
+                assert_bits(&want, &got, 0, &|| format!("{level} {op:?}"));
+            }
+        }
+    }
+}

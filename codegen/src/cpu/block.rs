@@ -24,6 +24,7 @@ use super::scratch::{Frame, Slot};
 use super::vec::Level;
 use super::vec::plan::{self, StagePlan};
 use super::{FrameSize, Options};
+use cranelift::codegen::cursor::{Cursor, FuncCursor};
 use cranelift::module::Module;
 use cranelift::prelude::*;
 use fold::Accumulator;
@@ -69,15 +70,22 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     facts: &'e Facts,
     frame: Frame,
     locs: Vec<Option<Loc>>,
+    /// Cells of constants that somebody reads from memory, to be written on entry.
+    constants: Vec<(u64, Scalar, DType)>,
     one: Value,
     splits_columns: bool,
     /// What vector functions do, by stage; empty if there are none.
     plans: &'e [Option<StagePlan>],
     /// The plan of a map kernel's stage while a block of rows is read in tiles.
     tiled: Option<&'e StagePlan>,
+    /// Points of the row that a function which sums columns takes at once.
+    points: Option<Value>,
     level: Level,
     listing: bool,
 }
+
+/// Points of the row at once, whose columns are added in registers.
+const POINTS: i64 = 8;
 
 /// Emits the body of the kernel function.
 pub(super) fn emit<M: Module>(
@@ -98,16 +106,18 @@ pub(super) fn emit<M: Module>(
         facts,
         frame,
         locs: vec![None; k.values.len()],
+        constants: Vec::new(),
         one,
         splits_columns: k.is_map(),
         plans,
         tiled: None,
+        points: None,
         level,
         listing: options.listing,
     };
-    em.constants();
     if let Some((loads, plan)) = &tiles {
         em.tiled(loads, plan)?;
+        em.write_constants();
         return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: level.lanes() });
     }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
@@ -127,34 +137,31 @@ pub(super) fn emit<M: Module>(
     em.stages(row, n)?;
     let next = em.e.b.ins().iadd(row, n);
     em.e.close_loop(head, next);
+    em.write_constants();
     let rows = if normal.axis == VectorAxis::Grid { em.frame.block } else { 1 };
     Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows })
 }
 
 impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
-    /// Writes the constants of the kernel into their cells.
-    fn constants(&mut self) {
-        for (i, value) in self.k.values.iter().enumerate() {
-            if let Inst::Const(c) = value.inst {
-                let cell = self.frame.cell();
-                self.store_scalar(cell, c, slot_dtype(value.dtype));
-                self.locs[i] = Some(Loc::Scratch(cell));
-            }
+    /// Writes constants into their cells, before everything else.
+    fn write_constants(&mut self) {
+        let Some(entry) = self.e.b.func.layout.entry_block() else { return };
+        let scratch = self.e.scratch;
+        let mut at = FuncCursor::new(self.e.b.func);
+        at.goto_first_insertion_point(entry);
+        for (offset, value, dtype) in self.constants.drain(..) {
+            let imm = immediate(at.ins(), value, dtype);
+            let (base, offset) = match i32::try_from(offset) {
+                Ok(offset) => (scratch, offset),
+                Err(_) => (at.ins().iadd_imm_s(scratch, offset as i64), 0),
+            };
+            at.ins().store(flags(), imm, base, offset);
         }
     }
 
     /// Writes a constant of a slot dtype to scratch memory.
     fn store_scalar(&mut self, offset: u64, value: Scalar, dtype: DType) {
-        let bits = to_bits(value, dtype);
-        let imm = match dtype {
-            DType::F32 => self.e.b.ins().f32const(f32::from_bits(bits as u32)),
-            DType::F64 => self.e.b.ins().f64const(f64::from_bits(bits)),
-            other => {
-                let ty = clif_type(other);
-                // An immediate is the zero extension of the type's bits.
-                self.e.b.ins().iconst(ty, bits as i64)
-            }
-        };
+        let imm = immediate(self.e.b.ins(), value, dtype);
         // An offset too large for the instruction is added to the address.
         let (base, offset) = match i32::try_from(offset) {
             Ok(offset) => (self.e.scratch, offset),
@@ -203,6 +210,18 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
     ) -> Result<()> {
         let loops = self.k.inner.len() - usize::from(self.axis == VectorAxis::Inner);
         let grid = self.k.grid.len();
+        if level + 1 == loops && self.axis == VectorAxis::Grid && self.stage_plan().is_some_and(StagePlan::is_columns) {
+            let (lo, hi) = (self.e.int(0), self.e.int(self.k.inner[level] as i64));
+            let head = self.e.open_loop(lo, hi);
+            let at = work.advance(self.e, &at, head.index, grid + level);
+            let points = self.e.block_len(head.index, hi, POINTS);
+            self.points = Some(points);
+            self.vectors(work, accumulators, &Point { at: &at, pos, origin: pos, n: rows })?;
+            self.points = None;
+            let next = self.e.add_imm(head.index, POINTS);
+            self.e.close_loop(head, next);
+            return Ok(());
+        }
         if level < loops {
             let points: usize = self.k.inner[level + 1..].iter().product();
             let (lo, hi) = (self.e.int(0), self.e.int(self.k.inner[level] as i64));
@@ -408,6 +427,11 @@ impl<'e, 'f, M: Module> BlockEmitter<'e, 'f, M> {
         let i = v.0 as usize;
         if self.facts.keep[i] == Keep::Scratch && self.facts.stage[i] != self.frame.stage {
             return self.kept(v, point);
+        }
+        if let (None, Inst::Const(c)) = (self.locs[i], &self.k.value(v).inst) {
+            let cell = self.frame.cell();
+            self.constants.push((cell, *c, slot_dtype(self.k.value(v).dtype)));
+            self.locs[i] = Some(Loc::Scratch(cell));
         }
         match self.locs[i] {
             Some(loc) => Ok(self.address(loc)),
@@ -657,6 +681,17 @@ impl<'k> StageWork<'k> {
     fn advance<M: Module>(&self, e: &mut Emitter<'_, M>, at: &[Value], coord: Value, axis: usize) -> Vec<Value> {
         let steps = self.accesses.iter().map(|a| a.map.strides[axis].wrapping_mul(a.scale));
         at.iter().zip(steps).map(|(&at, step)| e.advance(at, coord, step)).collect()
+    }
+}
+
+/// A constant of a slot dtype.
+fn immediate<'f>(ins: impl InstBuilder<'f>, value: Scalar, dtype: DType) -> Value {
+    let bits = to_bits(value, dtype);
+    match dtype {
+        DType::F32 => ins.f32const(f32::from_bits(bits as u32)),
+        DType::F64 => ins.f64const(f64::from_bits(bits)),
+        // An immediate is the zero extension of the type's bits.
+        other => ins.iconst(clif_type(other), bits as i64),
     }
 }
 

@@ -12,6 +12,10 @@ use std::collections::HashMap;
 use torsh_ir::kernel::{Affine, Kernel};
 use torsh_ir::{DType, Error, Result};
 
+/// Most bytes of stack that a kernel takes, at once and in all: less than a page, so that no guard page is skipped.
+const STACK_PIECE: u64 = 256;
+const STACK: u64 = 1024;
+
 /// Memory flags of every access: addresses are checked by the kernel verifier, alignment is the element's.
 pub(super) fn flags() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
@@ -69,6 +73,8 @@ pub(super) struct Emitter<'f, M: Module> {
     pub col_lo: Value,
     pub col_hi: Value,
     pub scratch: Value,
+    /// Bytes of stack in use.
+    stack: u64,
     /// Vector functions called so far; they are to be defined in the same module.
     pub raws: Vec<Raw>,
     name: &'f str,
@@ -93,6 +99,7 @@ impl<'f, M: Module> Emitter<'f, M> {
             col_lo: p[3],
             col_hi: p[4],
             scratch: p[5],
+            stack: 0,
             raws: Vec::new(),
             name,
         }
@@ -105,6 +112,18 @@ impl<'f, M: Module> Emitter<'f, M> {
         let config = self.module.target_config();
         self.b.finalize(config);
         (self.prims, self.raws)
+    }
+
+    /// Memory on the stack, of any alignment, or `None` if it is not little: a kernel that needs no more has no use
+    /// for scratch memory.
+    pub fn stack(&mut self, bytes: u64) -> Option<Value> {
+        if bytes > STACK_PIECE || self.stack + bytes > STACK {
+            return None;
+        }
+        self.stack += bytes;
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes as u32, 4);
+        let slot = self.b.create_sized_stack_slot(slot);
+        Some(self.b.ins().stack_addr(types::I64, slot, 0))
     }
 
     /// Calls a vector function over `n` elements.

@@ -28,6 +28,11 @@ pub trait Lanes {
     fn mul(&mut self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn div(&mut self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`, for b NaN or 2^-100 <= |b| <= 2^100, a finite or NaN, and a quotient that is not below 2^-100 unless b is
+    /// a power of two. Elsewhere the result is any.
+    fn ratio(&mut self, a: Self::F, b: Self::F) -> Self::F {
+        self.div(a, b)
+    }
     /// `a * b + c`, rounded once.
     fn fma(&mut self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
@@ -76,6 +81,12 @@ pub trait Lanes {
     /// Logical shift right.
     fn shr(&mut self, a: Self::I, n: u32) -> Self::I;
 
+    /// `y * 2^n` with one rounding, for a whole number -254 < n < 256 and y of moderate size, or both NaN. `shifted`
+    /// holds `n + 254` in its low bits.
+    fn scale(&mut self, y: Self::F, n: Self::F, shifted: Self::I) -> Self::F {
+        let _ = n;
+        by_factors(self, y, shifted)
+    }
     /// `|a|`.
     fn abs(&mut self, a: Self::F) -> Self::F {
         let (a, mask) = (self.bits(a), self.i(0x7fff_ffff));
@@ -96,4 +107,15 @@ pub trait Lanes {
         let a = self.ior(a, s);
         self.from_bits(a)
     }
+}
+
+/// [`Lanes::scale`] by two factors, as 2^n itself may be no number.
+#[inline(always)]
+pub(super) fn by_factors<L: Lanes + ?Sized>(l: &mut L, y: L::F, shifted: L::I) -> L::F {
+    let half = l.shr(shifted, 1);
+    let rest = l.isub(shifted, half);
+    let (a, b) = (l.shl(half, 23), l.shl(rest, 23));
+    let (a, b) = (l.from_bits(a), l.from_bits(b));
+    let y = l.mul(y, a);
+    l.mul(y, b)
 }

@@ -161,7 +161,7 @@ fn choose(normal: &Normal, facts: &Facts, schedule: Schedule, options: &Options)
     }
     let forced = matches!(schedule, Schedule::Vector | Schedule::Row);
     if forced || schedule == Schedule::Auto {
-        let plans = options.level.and_then(|level| Some((level, vec::plan::plan(normal, facts)?)));
+        let plans = options.level.and_then(|level| Some((level, vec::plan::plan(normal, facts, level)?)));
         match plans {
             Some((level, plans)) if forced || vec::plan::share(&plans, facts) >= VECTOR_SHARE => {
                 let reason = if forced { "forced" } else { "vector functions do most of the work" };

@@ -99,9 +99,10 @@ impl Frame {
         Ok(frame)
     }
 
-    /// Total size.
+    /// Total size; none if nothing was asked for.
     pub fn bytes(&self) -> usize {
-        self.end as usize
+        let untouched = self.next_cell == 0 && self.end == self.end_of_cells.next_multiple_of(64);
+        if untouched { 0 } else { self.end as usize }
     }
 
     /// More memory; its offset is a multiple of 64.

@@ -52,8 +52,14 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         cluster: &Cluster,
     ) -> Result<()> {
         let (code, bindings) = vec::function(self.k, self.facts, work.stage, cluster, self.level, self.listing)?;
-        let offset = self.frame.grow(Some(code.area.max(64)))?;
-        let area = self.e.scratch_at(offset);
+        let area = match self.e.stack(code.area) {
+            Some(area) => area,
+            None => {
+                let offset = self.frame.grow(Some(code.area.max(64)))?;
+                self.e.scratch_at(offset)
+            }
+        };
+        let end = 8 * bindings.len() as i32;
         for (i, binding) in bindings.into_iter().enumerate() {
             let at = match binding {
                 Binding::Load(v) => {
@@ -69,6 +75,9 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
                 Binding::Fold(i) => self.e.scratch_at(accumulators[i].value),
             };
             self.e.b.ins().store(flags(), at, area, 8 * i as i32);
+        }
+        if let Some(points) = self.points.filter(|_| cluster.columns) {
+            self.e.b.ins().store(flags(), points, area, end);
         }
         self.e.call_raw(code, area, point.n)
     }

@@ -7,17 +7,17 @@ use std::f32::consts::{LN_2, LOG2_E};
 /// ln 2 less its f32.
 const LN_2_LO: f32 = -1.904_654_2e-9;
 
-/// `(r, shifted)` with `x = n ln 2 + r`, |r| <= 0.347; `shifted` holds `n + bias` in its low bits.
+/// `(r, n, shifted)` with `x = n ln 2 + r`, |r| <= 0.347; `shifted` holds `n + bias` in its low bits.
 ///
 /// The first product and difference are exact, the second rounds the result once.
 #[inline(always)]
-fn reduce<L: Lanes>(l: &mut L, x: L::F, bias: f32) -> (L::F, L::I) {
+fn reduce<L: Lanes>(l: &mut L, x: L::F, bias: f32) -> (L::F, L::F, L::I) {
     let (scale, magic) = (l.f(LOG2_E), l.f(MAGIC + bias));
     let t = l.fma(x, scale, magic);
     let n = l.sub(t, magic);
     let (hi, lo) = (l.f(LN_2), l.f(LN_2_LO));
     let r = l.fnma(n, hi, x);
-    (l.fnma(n, lo, r), l.bits(t))
+    (l.fnma(n, lo, r), n, l.bits(t))
 }
 
 /// e^r for |r| <= 0.347, to 0.003 ulp before rounding.
@@ -32,18 +32,6 @@ fn exp2_poly<L: Lanes>(l: &mut L, r: L::F) -> L::F {
     poly(l, r, [1.0, LN_2, 0.240_226_5, 0.055_503_596, 0.009_618_063, 0.001_339_098_4, 0.000_154_628_83])
 }
 
-/// `y * 2^n` with one rounding, for `shifted` that holds `n + 254` and -254 < n < 256: two factors, as 2^n
-/// itself may be no number.
-#[inline(always)]
-fn scale<L: Lanes>(l: &mut L, y: L::F, shifted: L::I) -> L::F {
-    let half = l.shr(shifted, 1);
-    let rest = l.isub(shifted, half);
-    let (a, b) = (l.shl(half, 23), l.shl(rest, 23));
-    let (a, b) = (l.from_bits(a), l.from_bits(b));
-    let y = l.mul(y, a);
-    l.mul(y, b)
-}
-
 /// 2^n for `shifted` that holds `n + 127`, -127 < n < 128.
 #[inline(always)]
 fn power<L: Lanes>(l: &mut L, shifted: L::I) -> L::F {
@@ -55,7 +43,7 @@ fn power<L: Lanes>(l: &mut L, shifted: L::I) -> L::F {
 #[inline(always)]
 pub(super) fn quarter_exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let x = at_most(l, x, 89.5);
-    let (r, t) = reduce(l, x, 125.0);
+    let (r, _, t) = reduce(l, x, 125.0);
     let y = exp_poly(l, r);
     let s = power(l, t);
     l.mul(y, s)
@@ -67,9 +55,9 @@ pub fn exp<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     // Beyond these the result is infinite or zero.
     let x = at_most(l, x, 89.0);
     let x = at_least(l, x, -104.0);
-    let (r, t) = reduce(l, x, 254.0);
+    let (r, n, t) = reduce(l, x, 254.0);
     let y = exp_poly(l, r);
-    scale(l, y, t)
+    l.scale(y, n, t)
 }
 
 /// 2^x.
@@ -83,7 +71,7 @@ pub fn exp2<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let r = l.sub(x, n);
     let y = exp2_poly(l, r);
     let t = l.bits(t);
-    scale(l, y, t)
+    l.scale(y, n, t)
 }
 
 /// e^x - 1.
@@ -93,7 +81,7 @@ pub fn expm1<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     // From here on down the result is -1.
     let c = at_least(l, c, -18.0);
     // Half the result is computed, as 2^128 is no number.
-    let (r, t) = reduce(l, c, 126.0);
+    let (r, _, t) = reduce(l, c, 126.0);
     let q = poly(l, r, [0.499_999_97, 0.166_665_45, 0.041_667_46, 0.008_366_432, 0.001_386_843_5]);
     let z = l.mul(r, r);
     let em = l.fma(q, z, r);
@@ -128,7 +116,7 @@ pub fn tanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let s = power(l, t);
     let (half, one) = (l.f(0.5), l.f(1.0));
     let d = l.fma(s, y, half);
-    let d = l.div(one, d);
+    let d = l.ratio(one, d);
     let far = l.sub(one, d);
     let is_near = below(l, a, 0.625);
     let y = l.select(is_near, near, far);
@@ -143,14 +131,14 @@ pub fn sigmoid<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.ior(bits, sign);
     let a = l.from_bits(a);
     let a = at_least(l, a, -104.0);
-    let (r, t) = reduce(l, a, 254.0);
+    let (r, n, t) = reduce(l, a, 254.0);
     let y = exp_poly(l, r);
-    let e = scale(l, y, t);
+    let e = l.scale(y, n, t);
     let one = l.f(1.0);
     let d = l.add(e, one);
     let negative = below(l, x, 0.0);
     let n = l.select(negative, e, one);
-    l.div(n, d)
+    l.ratio(n, d)
 }
 
 /// The error function: near zero an odd polynomial, else one minus 2^g with a polynomial g fitted to

@@ -106,6 +106,8 @@ const fn sized(name: &'static str, map: u8, pp: u8, code: u8, tuple: Tuple) -> O
 
 pub(super) const MOVUPS: Op = op("vmovups", 1, 0, 0x10);
 pub(super) const MOVUPS_STORE: Op = op("vmovups", 1, 0, 0x11);
+pub(super) const MOVUPD: Op = wide("vmovupd", 1, 1, 0x10);
+pub(super) const MOVUPD_STORE: Op = wide("vmovupd", 1, 1, 0x11);
 pub(super) const MOVDQU8: Op = sized("vmovdqu8", 1, 3, 0x6f, Tuple::Full);
 pub(super) const MOVDQU8_STORE: Op = sized("vmovdqu8", 1, 3, 0x7f, Tuple::Full);
 pub(super) const MOVDQU16_STORE: Op = wide("vmovdqu16", 1, 3, 0x7f);
@@ -122,6 +124,8 @@ pub(super) const DIVPS: Op = op("vdivps", 1, 0, 0x5e);
 pub(super) const MINPS: Op = op("vminps", 1, 0, 0x5d);
 pub(super) const MAXPS: Op = op("vmaxps", 1, 0, 0x5f);
 pub(super) const SQRTPS: Op = op("vsqrtps", 1, 0, 0x51);
+/// `vvvv * 2^floor(rm)`, rounded once (EVEX only).
+pub(super) const SCALEFPS: Op = op("vscalefps", 2, 1, 0x2c);
 pub(super) const RNDPS: Op = op("vrndscaleps", 3, 1, 0x08);
 pub(super) const FMADD132PS: Op = op("vfmadd132ps", 2, 1, 0x98);
 pub(super) const FMADD213PS: Op = op("vfmadd213ps", 2, 1, 0xa8);

@@ -4,6 +4,7 @@
 //! hides behind the others; then single steps, then one partial step under masks (AVX-512), or on copies of
 //! the last elements in the area (AVX2). All stores of a step come after all its loads.
 
+mod columns;
 mod fold;
 mod quotient;
 
@@ -88,24 +89,27 @@ impl Schedule {
 }
 
 /// Writes the function of a graph.
-pub(super) fn compile(g: &Graph, listing: bool) -> Result<Code> {
+pub(super) fn compile(g: &Graph, columns: Option<&[i32]>, listing: bool) -> Result<Code> {
     let schedule = Schedule::new(g);
     let sums = g.folds.iter().any(|f| matches!(f.op, FoldOp::Sum | FoldOp::Prod));
     // Sixteen lanes of a sum are two vectors of AVX2.
     let base = if sums && g.level == Level::Avx2 { 2 } else { 1 };
-    let area = layout(g, base);
+    let area = layout(g, base, columns.is_some());
     let asm = Asm::new(g.is_wide(), listing);
     let alloc = Alloc::new(g, asm, area, schedule.uses.clone());
     let mut f = Function { a: alloc, schedule, base, rare: Vec::new() };
-    f.write(sums)?;
+    match columns {
+        Some(steps) => f.write_columns(steps)?,
+        None => f.write(sums)?,
+    }
     let area = (f.a.area.end as u64).next_multiple_of(64);
     let (bytes, text) = f.a.asm.finish();
     Ok(Code { bytes, area, text })
 }
 
-fn layout(g: &Graph, base: usize) -> Area {
+fn layout(g: &Graph, base: usize, columns: bool) -> Area {
     let lane_bytes = (4 * g.level.lanes()) as i32;
-    let pointers = 8 * (g.streams.len() + g.elements() + g.folds.len()) as i32;
+    let pointers = 8 * (g.streams.len() + g.elements() + g.folds.len() + usize::from(columns)) as i32;
     let uniforms = (pointers + 63) & !63;
     let uniform_step = if g.is_wide() { 4 } else { lane_bytes };
     let tails = (uniforms + uniform_step * g.uniforms.len() as i32 + 63) & !63;
@@ -221,6 +225,11 @@ impl Function<'_> {
 
     /// The last elements, fewer than a vector, under a mask.
     fn masked_tail(&mut self, sums: bool, accumulators: &Accumulators) -> Result<()> {
+        self.tail_mask(sums)?;
+        self.body(1, Mode::Masked, accumulators)
+    }
+
+    fn tail_mask(&mut self, sums: bool) -> Result<()> {
         self.a.begin(1, Mode::Masked);
         let iota: Vec<u8> = (0..16u32).flat_map(u32::to_le_bytes).collect();
         let disp = self.a.asm.constant(&iota);
@@ -232,7 +241,7 @@ impl Function<'_> {
         if sums {
             self.a.asm.k_shift_right_8(TAIL_MASK_HIGH, TAIL_MASK);
         }
-        self.body(1, Mode::Masked, accumulators)
+        Ok(())
     }
 
     /// The last elements, fewer than a step, copied into the area and back.

@@ -6,7 +6,7 @@
 
 use super::Level;
 use super::asm::{self, KOp, Op};
-use crate::cpu::lanes::Lanes;
+use crate::cpu::lanes::{Lanes, by_factors};
 use std::collections::HashMap;
 
 /// Index of a node.
@@ -348,6 +348,9 @@ impl Lanes for Graph {
     }
     fn div(&mut self, a: Id, b: Id) -> Id {
         self.two(asm::DIVPS, a, b)
+    }
+    fn scale(&mut self, y: Id, n: Id, shifted: Id) -> Id {
+        if self.is_wide() { self.two(asm::SCALEFPS, y, n) } else { by_factors(self, y, shifted) }
     }
     fn fma(&mut self, a: Id, b: Id, c: Id) -> Id {
         self.node(NodeOp::Fma, &[a, b, c])

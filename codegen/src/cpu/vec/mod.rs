@@ -9,8 +9,10 @@
 //! * `record` turns a cluster's instructions into a [`graph::Graph`] of lane operations,
 //! * `emit` writes its loops, `alloc` gives its values registers, `asm` encodes instructions.
 //!
-//! A function is `extern "C" fn(area: *mut u8, n: u64)`. `area`, 64-byte aligned, begins with the addresses of
+//! A function is `extern "C" fn(area: *mut u8, n: u64)`. `area`, of any alignment, begins with the addresses of
 //! the streams, the uniform elements and the accumulators, 8 bytes each; the rest is the function's to use.
+//! A function that sums columns takes `n` columns of several points of a row: after the addresses comes the number
+//! of points, which is not 0, and the accumulators are vectors of f64.
 //! Streams may have any alignment. A stream that is written may be one that is read, element for element: all
 //! reads of some elements come before their writes.
 
@@ -28,7 +30,7 @@ pub(super) use transpose::transpose;
 
 use super::analysis::Facts;
 use torsh_ir::Result;
-use torsh_ir::kernel::{Kernel, Stage};
+use torsh_ir::kernel::{Inst, Kernel, Stage};
 
 /// The function of a cluster, and what the addresses in its area are of.
 pub(super) fn function(
@@ -40,7 +42,18 @@ pub(super) fn function(
     listing: bool,
 ) -> Result<(Code, Vec<Binding>)> {
     let (graph, bindings) = record::record(kernel, facts, stage, cluster, level)?;
-    Ok((emit::compile(&graph, listing)?, bindings))
+    let along = kernel.grid.len() + kernel.inner.len() - 1;
+    let step = |binding: &Binding| match *binding {
+        Binding::Load(v) => match &kernel.value(v).inst {
+            Inst::Load { param, index } => {
+                index.strides[along] as i32 * kernel.params[*param as usize].dtype.size() as i32
+            }
+            _ => 0,
+        },
+        _ => 0,
+    };
+    let steps: Option<Vec<i32>> = cluster.columns.then(|| bindings.iter().map(step).collect());
+    Ok((emit::compile(&graph, steps.as_deref(), listing)?, bindings))
 }
 
 /// Instruction sets that the generator writes for.

@@ -3,12 +3,13 @@
 //! Levels alternate: primitives that need no cluster, then the operations that need only those, and so on.
 //! Values that cross go through slots.
 
+use super::Level;
 use super::graph::FoldOp;
 use super::record::{fold_op, has_dtype, has_op};
 use crate::cpu::analysis::{Facts, Keep, slot_dtype};
 use crate::cpu::normal::{Normal, VectorAxis};
 use std::collections::{HashMap, HashSet};
-use torsh_ir::kernel::{Domain, Inst, ValueId};
+use torsh_ir::kernel::{Domain, Inst, Reduce, ValueId};
 use torsh_ir::scalar::ReduceOp;
 
 /// Operations for one vector function.
@@ -24,6 +25,8 @@ pub(in crate::cpu) struct Cluster {
     pub stores: Vec<usize>,
     /// The stage's reductions that it does.
     pub folds: Vec<usize>,
+    /// In column mode: it sums several points of the row by itself.
+    pub columns: bool,
 }
 
 /// Part of a stage.
@@ -49,6 +52,11 @@ pub(in crate::cpu) struct StagePlan {
 }
 
 impl StagePlan {
+    /// One vector function that sums several points of the row.
+    pub fn is_columns(&self) -> bool {
+        self.clusters().any(|c| c.columns)
+    }
+
     /// The whole run of elements may go to one call.
     pub fn is_unbounded(&self) -> bool {
         self.slot_bytes == 0 && !self.sums && self.folds.is_empty() && self.stores.is_empty()
@@ -63,9 +71,13 @@ impl StagePlan {
 }
 
 /// Plans of all stages (none where there is nothing to gain), or `None` if no stage has any.
-pub(in crate::cpu) fn plan(normal: &Normal, facts: &Facts) -> Option<Vec<Option<StagePlan>>> {
-    let plans: Vec<Option<StagePlan>> =
-        (0..normal.kernel.stages.len()).map(|s| Planner::new(normal, facts, s, &[]).plan()).collect();
+pub(in crate::cpu) fn plan(normal: &Normal, facts: &Facts, level: Level) -> Option<Vec<Option<StagePlan>>> {
+    let one = |s| {
+        let mut planner = Planner::new(normal, facts, s, &[]);
+        planner.columns = level == Level::Avx512 && planner.sums_columns();
+        planner.plan()
+    };
+    let plans: Vec<Option<StagePlan>> = (0..normal.kernel.stages.len()).map(one).collect();
     plans.iter().any(Option::is_some).then_some(plans)
 }
 
@@ -132,10 +144,16 @@ struct Planner<'a> {
     order: Vec<ValueId>,
     kinds: HashMap<ValueId, Kind>,
     levels: HashMap<ValueId, usize>,
+    /// The stage is one function that sums several points of the row.
+    columns: bool,
 }
 
 /// Registers for the accumulators of a stage's reductions; more of them are left to primitives.
 const FOLD_REGISTERS: usize = 8;
+/// Sums of columns in one function, values that it reads, and elements between points of a row.
+const MAX_SUMS: usize = 2;
+const MAX_INPUTS: usize = 8;
+const MAX_STEP: u64 = 1 << 24;
 /// Levels of clusters are odd.
 const FIRST_CLUSTER: usize = 1;
 
@@ -149,7 +167,8 @@ impl<'a> Planner<'a> {
         };
         let mine = |v: &ValueId| facts.is_vector(*v) && !given.contains(v);
         let order = facts.order[s].iter().copied().filter(mine).collect();
-        let mut p = Planner { normal, facts, s, axis, order, kinds: HashMap::new(), levels: HashMap::new() };
+        let mut p =
+            Planner { normal, facts, s, axis, order, kinds: HashMap::new(), levels: HashMap::new(), columns: false };
         for i in 0..p.order.len() {
             let v = p.order[i];
             let kind = p.kind(v);
@@ -207,6 +226,39 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// True in column mode if the stage is a few sums and what vector functions compute of what is in memory.
+    fn sums_columns(&self) -> bool {
+        let k = &self.normal.kernel;
+        let stage = &k.stages[self.s];
+        let along = k.grid.len() + k.inner.len() - 1;
+        let simple = |&v: &ValueId| {
+            let value = k.value(v);
+            match (&value.inst, self.kinds.get(&v)) {
+                (Inst::Const(_), _) => true,
+                (Inst::Load { index, .. }, Some(Kind::Load)) => {
+                    index.strides[along].unsigned_abs() < MAX_STEP && value.dtype.is_float()
+                }
+                (_, Some(Kind::Lanes)) => !self.outlives(v) && !self.kept_here(v),
+                _ => false,
+            }
+        };
+        let sum = |r: &Reduce| {
+            fold_op(r.op, k.value(r.value).dtype) == Some(FoldOp::Sum)
+                && self.kinds.contains_key(&self.facts.canon(r.value))
+        };
+        let mut inputs: HashSet<ValueId> = self.order.iter().flat_map(|&v| self.operands(v)).collect();
+        inputs.extend(&self.order);
+        inputs.retain(|v| self.kinds.get(v) != Some(&Kind::Lanes));
+        self.normal.axis == VectorAxis::Grid
+            && stage.domain == Domain::Full
+            && stage.stores.is_empty()
+            && (1..=MAX_SUMS).contains(&stage.reduces.len())
+            && inputs.len() <= MAX_INPUTS
+            && self.facts.order[self.s].iter().all(simple)
+            && inputs.iter().all(|&v| self.facts.is_vector(v) || matches!(k.value(v).inst, Inst::Const(_)))
+            && stage.reduces.iter().all(sum)
+    }
+
     fn plan(&self) -> Option<StagePlan> {
         let k = &self.normal.kernel;
         let stage = &k.stages[self.s];
@@ -229,7 +281,7 @@ impl<'a> Planner<'a> {
         let mut room = FOLD_REGISTERS;
         for (i, reduce) in stage.reduces.iter().enumerate() {
             let need = fold_op(reduce.op, k.value(reduce.value).dtype)
-                .filter(|_| self.normal.axis == VectorAxis::Inner)
+                .filter(|_| self.normal.axis == VectorAxis::Inner || self.columns)
                 .map(FoldOp::registers)
                 .filter(|&need| need <= room);
             match (need, home(self.facts.canon(reduce.value))) {
@@ -302,6 +354,7 @@ impl<'a> Planner<'a> {
             let is_result = |v: &&ValueId| wanted.contains(v) || self.kept_here(**v) || self.outlives(**v);
             cluster.results = cluster.values.iter().filter(is_result).copied().collect();
             slot_bytes += cluster.results.iter().filter(|&&v| !self.kept_here(v)).map(|&v| bytes(v)).sum::<usize>();
+            cluster.columns = self.columns;
             steps.push(Step::Cluster(cluster));
         }
         let fused_sums =

@@ -20,7 +20,7 @@ fn evex() {
     let zero = |k| Mask { k, zero: true };
     let none = Mask::default();
     type Row = (Op, Width, u8, u8, Rm, Option<u8>, Mask, &'static str);
-    let rows: [Row; 21] = [
+    let rows: [Row; 22] = [
         (ADDPS, Z, 17, 30, Rm::Reg(9), None, none, "62 c1 0c 40 58 c9"),
         (SUBPS, Z, 3, 4, scaled(13, 0, 2, 64), None, zero(1), "62 d1 5c c9 5c 5c 85 01"),
         (MULPS, Z, 20, 21, Rm::Mem(Mem { splat: true, ..Mem::at(RDI, 8) }), None, none, "62 e1 54 50 59 67 02"),
@@ -37,6 +37,7 @@ fn evex() {
         (PBROADCASTD_GPR, Z, 25, 0, Rm::Reg(RSI), None, none, "62 62 7d 48 7c ce"),
         (CVTPS2PD, Z, 2, 0, Rm::Reg(3), None, merge(2), "62 f1 7c 4a 5a d3"),
         (PCMPUD, Z, 1, 3, Rm::Reg(4), Some(6), none, "62 f3 65 48 1e cc 06"),
+        (SCALEFPS, Z, 1, 2, Rm::Reg(3), None, none, "62 f2 6d 48 2c cb"),
         (MOVDQU16_STORE, Y, 30, 0, scaled(1, 0, 1, 0), None, merge(1), "62 61 ff 29 7f 34 41"),
         (MOVDQU8, X, 9, 0, scaled(9, 0, 0, 0), None, zero(1), "62 51 7f 89 6f 0c 01"),
         (MOVSD_STORE, X, 19, 0, Rm::Mem(Mem::at(RAX, 0)), None, none, "62 e1 ff 08 11 18"),

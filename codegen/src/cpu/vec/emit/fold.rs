@@ -5,20 +5,20 @@
 //! f64, and the lanes are joined by halves. So they give the same bits at every level.
 
 use super::super::Level;
-use super::super::alloc::{Mode, TAIL_MASK, TAIL_MASK_HIGH};
+use super::super::alloc::{MAX_COPIES, Mode, TAIL_MASK, TAIL_MASK_HIGH};
 use super::super::asm::{self, Cond, KOp, Mask, Mem, Op, RAX, RDI, Rm, Width};
 use super::super::graph::{Fold, FoldOp, UNORDERED};
 use super::Function;
 use torsh_ir::Result;
 
 /// Registers of the running folds.
-pub(super) struct Accumulators(Vec<Accumulator>);
+pub(super) struct Accumulators(pub Vec<Accumulator>);
 
-struct Accumulator {
+pub(super) struct Accumulator {
     /// Vector registers (none for masks under AVX-512).
-    vectors: Vec<u8>,
+    pub vectors: Vec<u8>,
     /// Mask register of a truth value, or of the lanes that have seen a NaN.
-    mask: Option<u8>,
+    pub mask: Option<u8>,
 }
 
 /// Bits of the neutral element of 32-bit lanes.
@@ -48,7 +48,7 @@ fn join(op: FoldOp) -> Op {
 }
 
 impl Function<'_> {
-    fn take_for_good(&mut self, class: usize) -> Result<u8> {
+    pub(super) fn take_for_good(&mut self, class: usize) -> Result<u8> {
         let r = self.a.take(class)?;
         self.a.taken[class] |= 1 << r;
         Ok(r)
@@ -59,6 +59,12 @@ impl Function<'_> {
         let mut all = Vec::new();
         let wide = self.a.g.is_wide();
         let width = self.a.width();
+        // Extremes of the copies are taken apart, so that none waits for the one before it.
+        let chains = match self.a.g.folds.len() {
+            1 | 2 if wide => MAX_COPIES,
+            1 => 2,
+            _ => 1,
+        };
         for fold in &self.a.g.folds {
             let truth = matches!(fold.op, FoldOp::Any | FoldOp::All);
             let vectors = match fold.op {
@@ -70,7 +76,8 @@ impl Function<'_> {
                     }
                 }
                 _ if truth && wide => 0,
-                _ => 1,
+                _ if truth => 1,
+                _ => chains,
             };
             let mut acc = Accumulator { vectors: Vec::new(), mask: None };
             for _ in 0..vectors {
@@ -117,7 +124,7 @@ impl Function<'_> {
                 if let Some(nan) = acc.mask {
                     self.fold_nan(nan, x, tail)?;
                 }
-                if let Some(&v) = acc.vectors.first() {
+                if let Some(&v) = acc.vectors.get(usize::from(self.a.copy) % acc.vectors.len().max(1)) {
                     // A NaN gives the second operand.
                     self.a.asm.masked(&join(fold.op), width, v, x, Rm::Reg(v), None, tail);
                 }
@@ -182,8 +189,8 @@ impl Function<'_> {
         let wide = self.a.g.is_wide();
         let width = self.a.width();
         let masked = self.a.mode == Mode::Masked;
-        // Under AVX2 every other copy is the upper eight of sixteen lanes.
-        let first = if wide { 0 } else { 2 * (usize::from(self.a.copy) % 2) };
+        // Under AVX2 every other copy is the upper eight of sixteen lanes; of columns, each copy has its own.
+        let first = 2 * usize::from(self.a.copy) % acc.vectors.len().max(2);
         for half in 0..2 {
             let t = self.a.take(0)?;
             self.a.lock(t);
@@ -245,9 +252,12 @@ impl Function<'_> {
     }
 
     fn close_extreme(&mut self, op: FoldOp, acc: &Accumulator, t: u8) {
-        let wide = self.a.g.is_wide();
+        let (wide, width) = (self.a.g.is_wide(), self.a.width());
         let asm = &mut self.a.asm;
         let (op, v) = (&join(op), acc.vectors[0]);
+        for &other in &acc.vectors[1..] {
+            asm.v(op, width, v, other, Rm::Reg(v), None);
+        }
         if wide {
             asm.v(&asm::EXTRACTF64X4, Width::Z, v, 0, Rm::Reg(t), Some(1));
             asm.v(op, Width::Y, v, v, Rm::Reg(t), None);
