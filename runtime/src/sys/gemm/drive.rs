@@ -6,7 +6,7 @@ use super::plan::{CLAIM, KC, Plan, Source};
 use super::{Extents, Rows};
 use crate::sys::par::{Par, SERIAL, Shared};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// A product whose extents and operands have been checked and whose scratch memory is as large as its plan asks.
 pub(super) struct Job<'a, T: Element> {
@@ -21,6 +21,8 @@ pub(super) struct Job<'a, T: Element> {
     pub hook: Option<&'a Rows<'a>>,
     /// The result is seen as its transpose: a column as a row.
     pub swapped: bool,
+    /// A tile was met for which there is no microkernel, and left as it was.
+    pub missing: AtomicBool,
 }
 
 /// Rows and columns of both operands.
@@ -140,7 +142,10 @@ impl<T: Element> Job<'_, T> {
                 let mut soon = next.unwrap_or(b);
                 let (mut a, mut c) = (a, c.wrapping_add(cols.start - u.cols.start));
                 for (count, rows) in strips.0 {
-                    let Some(micro) = (self.kernels.micro)(rows, vectors) else { continue };
+                    let Some(micro) = (self.kernels.micro)(rows, vectors) else {
+                        self.missing.store(true, Ordering::Relaxed);
+                        continue;
+                    };
                     for _ in 0..count {
                         let (cols, first) = (cols.len(), k0 == 0);
                         let tile = Tile { k: depth, a, b, b_row, c, c_row, soon, soon_step, cols, first };

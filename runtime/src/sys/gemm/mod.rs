@@ -18,9 +18,10 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use kernels::{Element, Level};
+use kernels::{Element, Level};
 pub use lanes::{Number, Widen};
 pub use operand::{Digits, Operand};
+pub use std::sync::atomic::AtomicBool;
 
 use super::par::{Par, Shared};
 use drive::{Job, Sides};
@@ -127,7 +128,12 @@ pub fn product<'a, T: Element>(
     let start = with.scratch.as_mut_ptr();
     let scratch = Shared(start.wrapping_add(start.align_offset(super::mem::ALIGN)));
     let out = Shared(out.as_mut_ptr());
-    Job { e, plan, kernels, lhs, rhs, sides, out, scratch, hook: epilogue, swapped }.run(with.par);
+    let missing = AtomicBool::new(false);
+    let job = Job { e, plan, kernels, lhs, rhs, sides, out, scratch, hook: epilogue, swapped, missing };
+    job.run(with.par);
+    if job.missing.into_inner() {
+        return Err(Error::internal("a tile of a matrix product for which there is no microkernel"));
+    }
     Ok(())
 }
 
