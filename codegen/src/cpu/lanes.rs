@@ -28,11 +28,6 @@ pub trait Lanes {
     fn mul(&mut self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     fn div(&mut self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a / b`, for b NaN or 2^-100 <= |b| <= 2^100, a finite or NaN, and a quotient that is not below 2^-100 unless b is
-    /// a power of two. Elsewhere the result is any.
-    fn ratio(&mut self, a: Self::F, b: Self::F) -> Self::F {
-        self.div(a, b)
-    }
     /// `a * b + c`, rounded once.
     fn fma(&mut self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.

@@ -116,7 +116,7 @@ pub fn tanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let s = power(l, t);
     let (half, one) = (l.f(0.5), l.f(1.0));
     let d = l.fma(s, y, half);
-    let d = l.ratio(one, d);
+    let d = l.div(one, d);
     let far = l.sub(one, d);
     let is_near = below(l, a, 0.625);
     let y = l.select(is_near, near, far);
@@ -138,7 +138,7 @@ pub fn sigmoid<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let d = l.add(e, one);
     let negative = below(l, x, 0.0);
     let n = l.select(negative, e, one);
-    l.ratio(n, d)
+    l.div(n, d)
 }
 
 /// The error function: near zero an odd polynomial, else one minus 2^g with a polynomial g fitted to

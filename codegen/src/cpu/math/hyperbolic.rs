@@ -3,7 +3,7 @@
 use super::super::lanes::Lanes;
 use super::exp::quarter_exp;
 use super::log::log1p_plus;
-use super::{at_most, below, poly, with_sign};
+use super::{below, poly, with_sign};
 
 /// Above this, asinh x and acosh x are ln 2x.
 const LARGE: f32 = 33_554_432.0;
@@ -13,9 +13,7 @@ const LARGE: f32 = 33_554_432.0;
 fn quarters<L: Lanes>(l: &mut L, a: L::F) -> (L::F, L::F) {
     let u = quarter_exp(l, a);
     let c = l.f(0.0625);
-    // Beyond, the other one is lost beside this one.
-    let d = at_most(l, u, LARGE);
-    (u, l.ratio(c, d))
+    (u, l.div(c, u))
 }
 
 /// Hyperbolic sine.
@@ -61,7 +59,7 @@ pub fn asinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let d = l.add(z, one);
     let d = l.sqrt(d);
     let d = l.add(d, one);
-    let q = l.ratio(z, d);
+    let q = l.div(z, d);
     let w = l.add(q, a);
     let y = log_sum(l, w, a);
     with_sign(l, y, x)

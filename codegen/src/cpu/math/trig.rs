@@ -1,7 +1,7 @@
 //! Trigonometric functions and their inverses.
 
 use super::super::lanes::Lanes;
-use super::{MAGIC, at_most, below, poly, with_sign};
+use super::{MAGIC, below, poly, with_sign};
 use std::f32::consts::{FRAC_2_PI, FRAC_PI_2, PI};
 
 /// `sin`, `cos` and `tan` hold for |x| up to this; beyond it the reduction loses bits.
@@ -107,12 +107,10 @@ pub fn tan<L: Lanes>(l: &mut L, x: L::F) -> L::F {
 #[inline(always)]
 pub fn atan<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
-    // Beyond, the result is pi/2.
-    let a = at_most(l, a, 1e10);
     let (one, minus) = (l.f(1.0), l.f(-1.0));
     let big = l.lt(one, a);
     let (n, d) = (l.select(big, minus, a), l.select(big, a, one));
-    let q = l.ratio(n, d);
+    let q = l.div(n, d);
     let z = l.mul(q, q);
     let p = poly(
         l,
