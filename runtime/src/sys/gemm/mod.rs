@@ -29,6 +29,7 @@ use kernels::Kernels;
 use operand::Side;
 use plan::{Plan, Shape};
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use torsh_ir::{Error, Result};
 
 /// Extents of a product. No batch axes is one matrix.
