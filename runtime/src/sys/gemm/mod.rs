@@ -18,10 +18,9 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use kernels::{Element, Level};
+pub use kernels::{Element, Level};
 pub use lanes::{Number, Widen};
 pub use operand::{Digits, Operand};
-pub use std::sync::atomic::AtomicBool;
 
 use super::par::{Par, Shared};
 use drive::{Job, Sides};
