@@ -143,7 +143,8 @@ impl<T: Element> Job<'_, T> {
                 let (mut a, mut c) = (a, c.wrapping_add(cols.start - u.cols.start));
                 for (count, rows) in strips.0 {
                     let Some(micro) = (self.kernels.micro)(rows, vectors) else {
-                        self.missing.store(true, Ordering::Relaxed);
+                        // Without strips of this kind there need be none.
+                        self.missing.fetch_or(count > 0, Ordering::Relaxed);
                         continue;
                     };
                     for _ in 0..count {
