@@ -313,7 +313,9 @@ impl Asm {
         let inverted = |bit: bool| u8::from(!bit);
         self.code.push(0xc4);
         self.code.push(inverted(reg & 8 != 0) << 7 | inverted(x) << 6 | inverted(b) << 5 | op.map);
-        self.code.push(u8::from(op.w) << 7 | (!vvvv & 15) << 3 | l << 2 | op.pp);
+        // All wide instructions of map 1 that we use ignore the bit here; some tools expect it to be 0 then.
+        let w = op.w && op.map != 1;
+        self.code.push(u8::from(w) << 7 | (!vvvv & 15) << 3 | l << 2 | op.pp);
     }
 
     fn evex_prefix(&mut self, op: &Op, width: Width, reg: u8, vvvv: u8, rm: Rm, mask: Mask) {
