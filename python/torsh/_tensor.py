@@ -378,9 +378,9 @@ def apply_methods(registry_methods: dict) -> None:
         setattr(Tensor, name, _caster(name, dtype))
     own = (
         to, type_as, cpu, cuda, get_device, pin_memory, is_pinned, is_contiguous, contiguous, is_floating_point,
-        is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_, new_tensor,
-        new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
-        where,
+        is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_,
+        new_tensor, new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax,
+        log_softmax, relu, relu_, where,
     )  # fmt: skip
     for fn in own:
         setattr(Tensor, fn.__name__, fn)
