@@ -308,6 +308,7 @@ impl Entry {
             }
             Body::Program { program, floats, .. } => {
                 d.set_item("graph_break", py.None())?;
+                d.set_item("device", program.device().to_string())?;
                 let stats = &program.compiled().exe.program().stats;
                 let steps = PyList::empty(py);
                 let details = program.compiled().exe.details();

@@ -6,6 +6,8 @@ Tests marked `names_devices` choose their devices themselves and keep the CPU as
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,13 @@ def pytest_configure(config):
         if device.type != "cuda" or not torsh.cuda.is_available():
             raise pytest.UsageError(f"--device {device}: there is no such device")
         own = torsh.Tensor.numpy
-        torsh.Tensor.numpy = lambda self, *, force=False: own(self, force=force or not self.requires_grad)
+
+        @functools.wraps(own)
+        def numpy(self, *, force=False):
+            away = torsh.get_default_device().type != "cpu"
+            return own(self, force=force or (away and not self.requires_grad))
+
+        torsh.Tensor.numpy = numpy
         torsh.Tensor.__array__ = lambda self, dtype=None, copy=None: np.asarray(self.numpy(), dtype=dtype)
     config.addinivalue_line("markers", "compiled_only: looks at compiled programs; not run with TORSH_INTERPRET=1")
 
