@@ -51,7 +51,7 @@ fn log_sum<L: Lanes>(l: &mut L, w: L::F, lost: Option<L::F>, a: L::F) -> L::F {
     log1p_plus(l, w, Some(More { k, lost }))
 }
 
-/// Inverse hyperbolic sine: `ln(1 + w)`, `w = |x| + x^2 / (1 + sqrt(1 + x^2))`.
+/// Inverse hyperbolic sine: `ln(1 + w)`, `w = |x| + x^2 / (1 + sqrt(1 + x^2))`. Within 1.86 ulp.
 #[inline(always)]
 pub fn asinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
@@ -83,7 +83,7 @@ pub fn acosh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     l.select(outside, nan, y)
 }
 
-/// Inverse hyperbolic tangent: `ln(1 + 2 |x| / (1 - |x|)) / 2`.
+/// Inverse hyperbolic tangent: `ln(1 + 2 |x| / (1 - |x|)) / 2`. Within 1.88 ulp.
 #[inline(always)]
 pub fn atanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);

