@@ -281,10 +281,17 @@ pub(super) struct Head {
     pub s: Vec<f64>,
     /// Weights.
     pub p: Vec<f64>,
-    /// What dropout multiplies each by.
-    pub keep: Vec<f64>,
+    /// What dropout multiplies each by; 0 drops it.
+    keep: Vec<f64>,
     /// Per row.
     pub lse: Vec<f64>,
+}
+
+impl Head {
+    /// What dropout makes of `x` at weight `i`: 0 where that is dropped, also of NaN.
+    pub fn drop(&self, i: usize, x: f64) -> f64 {
+        if self.keep[i] == 0.0 { 0.0 } else { x * self.keep[i] }
+    }
 }
 
 /// A function from row and column to a number.

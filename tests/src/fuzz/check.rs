@@ -49,6 +49,7 @@ pub fn backends() -> Vec<Backend> {
         ("block", Some("portable"), 1),
         ("inline", None, 1),
         ("block", Some("avx2"), 2),
+        ("block", Some("neon"), 2),
         ("inline", Some("portable"), 3),
         ("block", Some("avx512"), 1),
         ("vector", Some("avx512"), 2),

@@ -3,6 +3,8 @@
 #![allow(clippy::needless_range_loop, reason = "indices of loops over registers, which are unrolled")]
 
 use super::lanes::{Array, Lanes, MAX_LANES, Number, Reads, Widen};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use crate::sys::slices::Bool;
@@ -446,6 +448,14 @@ kernels!(avx512_f32 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512
 kernels!(avx512_f64 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F64x8, f64,
     rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
     more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
+#[cfg(target_arch = "aarch64")]
+kernels!(neon_f32 [#[target_feature(enable = "neon")]] neon::F32x4, f32,
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
+#[cfg(target_arch = "aarch64")]
+kernels!(neon_f64 [#[target_feature(enable = "neon")]] neon::F64x2, f64,
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -454,6 +464,8 @@ pub struct Level(Set);
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum Set {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -471,6 +483,10 @@ impl Level {
                 _ => {}
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if name == "neon" {
+            return Level(Set::Neon);
+        }
         let _ = name;
         Level(Set::Portable)
     }
@@ -487,7 +503,7 @@ pub trait Element: Widen<Self::Acc> {
 }
 
 macro_rules! floats {
-    ($($t:ident: $a:ident $zero:expr, $portable:ident $avx2:ident $avx512:ident, $round:expr;)*) => { $(impl Element for $t {
+    ($($t:ident: $a:ident $zero:expr, $portable:ident $neon:ident $avx2:ident $avx512:ident, $round:expr;)*) => { $(impl Element for $t {
         type Acc = $a;
         const NOTHING: $t = $zero;
         fn kernels(level: Level) -> Kernels<$t, $a> {
@@ -495,6 +511,8 @@ macro_rules! floats {
             let round = round(level.0);
             match level.0 {
                 Set::Portable => $portable::of(round),
+                #[cfg(target_arch = "aarch64")]
+                Set::Neon => $neon::of(round),
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx2 => $avx2::of(round),
                 #[cfg(target_arch = "x86_64")]
@@ -504,17 +522,21 @@ macro_rules! floats {
     })* };
 }
 floats! {
-    f32: f32 0.0, portable_f32 avx2_f32 avx512_f32, |_| None;
-    f64: f64 0.0, portable_f64 avx2_f64 avx512_f64, |_| None;
-    f16: f32 f16::ZERO, portable_f32 avx2_f32 avx512_f32, |set| Some(match set {
+    f32: f32 0.0, portable_f32 neon_f32 avx2_f32 avx512_f32, |_| None;
+    f64: f64 0.0, portable_f64 neon_f64 avx2_f64 avx512_f64, |_| None;
+    f16: f32 f16::ZERO, portable_f32 neon_f32 avx2_f32 avx512_f32, |set| Some(match set {
         Set::Portable => round_f16,
+        #[cfg(target_arch = "aarch64")]
+        Set::Neon => round_f16,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::round_f16_avx2,
         #[cfg(target_arch = "x86_64")]
         Set::Avx512 => x86::round_f16_avx512,
     });
-    bf16: f32 bf16::ZERO, portable_f32 avx2_f32 avx512_f32, |set| Some(match set {
+    bf16: f32 bf16::ZERO, portable_f32 neon_f32 avx2_f32 avx512_f32, |set| Some(match set {
         Set::Portable => round_bf16,
+        #[cfg(target_arch = "aarch64")]
+        Set::Neon => round_bf16,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::round_bf16_avx2,
         #[cfg(target_arch = "x86_64")]

@@ -4,13 +4,15 @@
 //!
 //! * [`operand`]: what operands look like.
 //! * [`plan`]: how a product is cut for threads and caches.
-//! * [`lanes`], [`x86`]: vectors of the instruction sets.
+//! * [`lanes`], `x86`, `neon`: vectors of the instruction sets.
 //! * [`kernels`]: the inner loops.
 //! * [`drive`]: the loops around them.
 
 mod drive;
 mod kernels;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod operand;
 mod plan;
 #[cfg(test)]
