@@ -54,7 +54,7 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize
 }
 
 /// More rows than these spend little of their time on packing the right operand.
-const MOST_ROWS: usize = 192;
+const MOST_ROWS: usize = 512;
 /// Bytes of the smallest right operand that is worth a packed copy.
 const LEAST_BYTES: usize = 16 << 10;
 
