@@ -153,7 +153,7 @@ fn an_update_in_place_makes_a_packed_copy_stale() {
         let wanted = want(&updating, &x, &w);
         assert_eq!(bytes(&outputs[0]), wanted[0].to_bytes(), "round {round}");
         assert_eq!(bytes(&outputs[1]), wanted[1].to_bytes(), "round {round}");
-            wb = outputs[1].clone();
+        wb = outputs[1].clone();
         drop(outputs);
         w = wanted[1].clone();
         assert_eq!(wb.host_bytes().unwrap().as_ptr(), address, "round {round} has copied the weight");

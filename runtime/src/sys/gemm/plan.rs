@@ -29,6 +29,8 @@ const PANEL_ROWS: usize = 384;
 /// Where there are several panels, their rows of the result take so many bytes at most, half of the second-level
 /// cache: sums of the next piece are added there, and a caller goes on with whole rows there.
 const RESULT_BYTES: usize = 1 << 20;
+/// A right operand of so many bytes is not worth packing if its rows can be read where they are.
+const SMALL_BYTES: usize = 64 << 10;
 /// A left operand of so many bytes stays in the second-level cache while groups of columns go by.
 const WHOLE_BYTES: usize = 1 << 20;
 /// Columns of a row times a matrix at a time, whose sums stay in the first-level cache.
@@ -143,7 +145,7 @@ impl Plan {
             Right::Packed => Some(Source::Packed),
             Right::Rows if e.m == 1 && e.n >= s.lanes => Some(Source::Along),
             Right::Columns if e.m == 1 => Some(Source::Down),
-            Right::Rows if !s.rounds && e.m <= s.rows && e.n >= s.lanes => Some(Source::Direct),
+            Right::Rows if !s.rounds && e.n >= s.lanes && (e.m <= s.rows || is_small(e, s)) => Some(Source::Direct),
             Right::Rows | Right::Columns | Right::Other => None,
         };
         let (panels, groups) = cut(e, s, source, within);
@@ -225,6 +227,11 @@ impl Plan {
     }
 }
 
+/// Whether the right operand stays in the first-level cache as it is.
+fn is_small(e: &Extents<'_>, s: Shape) -> bool {
+    e.k.saturating_mul(e.n).saturating_mul(s.size) <= SMALL_BYTES
+}
+
 /// An estimate for one matrix: by the arithmetic, or by the memory that the right operand comes from.
 fn nanoseconds(e: &Extents<'_>, s: Shape) -> f64 {
     let (m, n, k) = (e.m as f64, e.n as f64, e.k as f64);
@@ -250,8 +257,7 @@ fn cut(e: &Extents<'_>, s: Shape, source: Option<Source>, within: usize) -> (usi
         return (1, (e.n / LEAST_ALONG).clamp(1, 4 * within));
     }
     let low = 4 * s.rows;
-    let direct = source == Some(Source::Direct) || source == Some(Source::Down);
-    if !direct && e.m >= low * within {
+    if e.m > s.rows && e.m >= low * within {
         // Panels enough to even out what other processes take from a thread, alike for all threads.
         let wanted = panels.max((4 * within).min(e.m / low)).next_multiple_of(within);
         return (wanted.min(e.m), 1);
