@@ -55,8 +55,10 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize
 
 /// More rows than these spend little of their time on packing the right operand.
 const MOST_ROWS: usize = 512;
-/// Bytes of the smallest right operand that is worth a packed copy.
-const LEAST_BYTES: usize = 16 << 10;
+/// Bytes of the smallest right operand that is worth a packed copy: those whose rows lie side by side are multiplied
+/// where they are up to a size (see `gemm::plan`).
+const LEAST_BYTES: usize = 1 << 10;
+const LEAST_BYTES_OF_ROWS: usize = 64 << 10;
 
 /// What a packed right operand was made from: two products with the same key read the same panels.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,8 +81,9 @@ pub(crate) fn pack_key(step: &DotStep, dtype: DType, level: Level) -> Option<Pac
     }
     let s = flatten(step);
     let bytes = by_dtype!(dtype, bytes(s.k, s.n, level));
+    let least = if s.rhs.cols == digits([(s.n, 1)]) { LEAST_BYTES_OF_ROWS } else { LEAST_BYTES };
     let worth = s.batch.is_empty() && (2..=MOST_ROWS).contains(&s.m) && s.n > 1 && s.k > 0;
-    (worth && (LEAST_BYTES..usize::MAX).contains(&bytes)).then(|| PackKey {
+    (worth && (least..usize::MAX).contains(&bytes)).then(|| PackKey {
         dtype,
         k: s.k,
         n: s.n,

@@ -27,7 +27,7 @@ pub(super) struct Job<'a, T: Element> {
     pub hook: Option<&'a Rows<'a>>,
     /// The result is seen as its transpose: a column as a row.
     pub swapped: bool,
-    /// A tile was met for which there is no microkernel, and left as it was.
+    /// A tile was met for which there is no microkernel, or a row that cannot be computed as planned; they are as they were.
     pub missing: AtomicBool,
 }
 
@@ -170,7 +170,11 @@ impl<T: Element> Job<'_, T> {
 
     /// A unit of one row, all of whose numbers are at `x`: the right operand is read along its rows.
     fn along(&self, u: &Unit, x: *const T::Acc, sums: *mut T::Acc, c: *mut T::Acc) {
-        let Some(b_row) = self.sides.rhs_rows.stride() else { return };
+        let Some(b_row) = self.sides.rhs_rows.stride() else {
+            // The plan asks for this only where there is one (`Right::Rows`).
+            self.missing.store(true, Ordering::Relaxed);
+            return;
+        };
         let matrix = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize);
         let k = self.e.k;
         let pieces = k.div_ceil(KC);

@@ -297,6 +297,18 @@ mod tests {
     }
 
     #[test]
+    fn the_right_operand_is_read_where_it_lies_if_that_is_faster() {
+        let source = |m, n, k, right| Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, right, 1).source;
+        assert_eq!(source(1, 1024, 1024, Right::Rows), Source::Along);
+        assert_eq!(source(1, 1024, 1024, Right::Columns), Source::Down);
+        assert_eq!(source(8, 1024, 1024, Right::Rows), Source::Direct);
+        assert_eq!(source(8, 1024, 1024, Right::Columns), Source::Strip);
+        assert_eq!(source(200, 128, 128, Right::Rows), Source::Direct);
+        assert_eq!(source(200, 1024, 1024, Right::Rows), Source::Strip);
+        assert_eq!(source(200, 1024, 1024, Right::Packed), Source::Packed);
+    }
+
+    #[test]
     fn few_rows_share_nothing_on_one_thread() {
         let plan = plan(256, 4096, 1024, 1);
         assert_eq!((plan.panels, plan.source), (1, Source::Strip));

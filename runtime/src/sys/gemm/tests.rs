@@ -336,7 +336,8 @@ impl Case {
             for par in pars {
                 let got = self.run(level, par, (&x, &y), None);
                 let want = &wants[usize::from(fused)];
-                for pack in [false, true] {
+                let ways = if std::ptr::eq(*par, pars[0]) { &[false, true][..] } else { &[] };
+                for &pack in ways {
                     let other = self.run_otherwise(level, par, (&x, &y), pack);
                     let differ = |(o, g): (&T, &T)| o.bits() != g.bits();
                     let at = other.iter().zip(&got).position(differ);
