@@ -47,7 +47,7 @@ fn operand(buf: u32, rows: (usize, i64), cols: (usize, i64)) -> DotOperand {
     }
 }
 
-/// `x w` (or `x w^T`) of inputs 0 and 1; and, with `update`, `w += x w`'s first row broadcast, in place.
+/// `x w` (or `x w^T`) of inputs 0 and 1; and, with `update`, `w = row 0 of x w - w` in place.
 fn product(turned: bool, update: bool) -> Program {
     let mut p = Program::default();
     let rhs = if turned { operand(1, (K, 1), (N, K as i64)) } else { operand(1, (K, N as i64), (N, 1)) };
@@ -71,9 +71,9 @@ fn product(turned: bool, update: bool) -> Program {
         let w = m.param(F32, K * N, Access::ReadWrite);
         let y = m.param(F32, M * N, Access::Read);
         let (a, b) = (m.load(w, 0, &[N as i64, 1]), m.load(y, 0, &[0, 1]));
-        let sum = m.op(ScalarOp::Bin(BinOp::Add), &[a, b], F32);
-        let stores = vec![Store { param: w, index: affine(0, &[N as i64, 1]), value: sum }];
-        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![a, b, sum], reduces: vec![], stores });
+        let new = m.op(ScalarOp::Bin(BinOp::Sub), &[b, a], F32);
+        let stores = vec![Store { param: w, index: affine(0, &[N as i64, 1]), value: new }];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![a, b, new], reduces: vec![], stores });
         p.buffers.push(BufDecl { ty: ty(&[K, N]), place: Place::Donated(1) });
         let args = vec![BufId(3), BufId(2)];
         p.steps.push(Step { op: StepOp::Kernel { kernel: Arc::new(m.0), args }, ops: vec!["test_op"], loc: None });
@@ -155,6 +155,7 @@ fn an_update_in_place_makes_a_packed_copy_stale() {
         assert_eq!(bytes(&outputs[1]), wanted[1].to_bytes(), "round {round}");
         wb = outputs[1].clone();
         drop(outputs);
+        assert_ne!(w.to_bytes(), wanted[1].to_bytes(), "an update that changes nothing");
         w = wanted[1].clone();
         assert_eq!(wb.host_bytes().unwrap().as_ptr(), address, "round {round} has copied the weight");
     }
