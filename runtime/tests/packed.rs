@@ -63,7 +63,10 @@ fn product(turned: bool, update: bool) -> Program {
     p.inputs = vec![ty(&[M, K]), ty(&[K, N])];
     let places = [(ty(&[M, K]), Place::Input(0)), (ty(&[K, N]), Place::Input(1)), (ty(&[M, N]), Place::Output)];
     p.buffers.extend(places.into_iter().map(|(ty, place)| BufDecl { ty, place }));
-    p.steps.push(Step { op: StepOp::Dot(dot), ops: vec!["test_op"], loc: None });
+    // Twice where the weight is overwritten afterwards: the second time it would be worth a copy.
+    for _ in 0..if update { 2 } else { 1 } {
+        p.steps.push(Step { op: StepOp::Dot(dot.clone()), ops: vec!["test_op"], loc: None });
+    }
     p.outputs = vec![BufId(2)];
     p.peak_bytes = 4 * M * N;
     if update {
