@@ -7,6 +7,7 @@ mod executor;
 mod lib_calls;
 mod machine;
 mod memory;
+mod packed;
 pub mod sys;
 mod threads;
 mod units;

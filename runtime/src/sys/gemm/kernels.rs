@@ -5,6 +5,7 @@
 use super::lanes::{Array, Lanes, MAX_LANES, Number, Reads, Widen};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
+use super::plan::KC;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use crate::sys::slices::Bool;
@@ -113,6 +114,123 @@ pub type Pack<T, A> = unsafe fn(&Lines<'_, T, A>);
 /// # Safety
 /// `n` numbers are readable and `n` elements writable, which do not overlap. The instruction set exists.
 pub type Round<T, A> = unsafe fn(*const A, *mut T, usize);
+
+/// A row of numbers times a matrix that is read where it is.
+pub struct Row<'a, T, A> {
+    /// The numbers, `k` of them.
+    pub x: *const A,
+    /// Length of the sums.
+    pub k: usize,
+    /// The first element of the matrix.
+    pub b: *const T,
+    /// Offset of each column from there, as many as a vector has lanes at most, for [`Kernels::down`].
+    pub lines: &'a [isize],
+    /// From a column to the one that takes its place in the next call, which is asked for meanwhile; any address
+    /// will do.
+    pub next: isize,
+    /// From one row to the next, for [`Kernels::along`], whose columns lie side by side.
+    pub b_row: isize,
+    /// Columns.
+    pub cols: usize,
+    /// The sums.
+    pub sums: *mut A,
+}
+
+/// Computes the sums of a row: along the rows of a matrix, all columns of some rows at a time, or down its columns.
+///
+/// # Safety
+/// `x` holds `k` numbers; element `p` of column `j < cols` is readable, at `b + p * b_row + j` and at
+/// `b + lines[j] + p` respectively; the `cols` sums belong to the caller alone. The instruction set exists.
+pub type RowTimes<T, A> = unsafe fn(&Row<'_, T, A>);
+
+/// Rows of the matrix that are added to the sums at a time.
+const TOGETHER: usize = 8;
+
+/// A row times a matrix whose rows lie side by side: the matrix is read as one stream, or as few, and the sums stay in
+/// the first-level cache. The sums are one piece (see [`super::plan`]).
+#[inline(always)]
+unsafe fn along<L: Reads<T>, T: Widen<L::E>>(r: &Row<'_, T, L::E>) {
+    let whole = r.k / TOGETHER * TOGETHER;
+    // SAFETY: same contract, for some of the rows.
+    unsafe {
+        for p in (0..whole).step_by(TOGETHER) {
+            some_rows::<L, T, TOGETHER>(r, p);
+        }
+        for p in whole..r.k {
+            some_rows::<L, T, 1>(r, p);
+        }
+    }
+}
+
+/// Rows `p .. p + R` of [`along`].
+#[inline(always)]
+unsafe fn some_rows<L: Reads<T>, T: Widen<L::E>, const R: usize>(r: &Row<'_, T, L::E>, p: usize) {
+    // SAFETY: `p + R <= k`, and each access is to an element of these rows or to a sum (`RowTimes`).
+    unsafe {
+        let mut x = [L::zero(); R];
+        for i in 0..R {
+            x[i] = L::splat(r.x.add(p + i));
+        }
+        let b = r.b.wrapping_offset(p as isize * r.b_row);
+        let whole = r.cols / L::W * L::W;
+        for j in (0..whole).step_by(L::W) {
+            let to = r.sums.add(j);
+            let mut sum = if p == 0 { L::zero() } else { L::load(to) };
+            for i in 0..R {
+                sum = L::mac(x[i], L::read(b.wrapping_offset(i as isize * r.b_row).add(j)), sum);
+            }
+            L::store(to, sum);
+        }
+        let rest = r.cols - whole;
+        if rest > 0 {
+            let to = r.sums.add(whole);
+            let mut sum = if p == 0 { L::zero() } else { L::load_n(to, rest) };
+            for i in 0..R {
+                sum = L::mac(x[i], L::read_n(b.wrapping_offset(i as isize * r.b_row).add(whole), rest), sum);
+            }
+            L::store_n(to, sum, rest);
+        }
+    }
+}
+
+/// A row times at most `W` columns, each of which lies side by side: squares of it are transposed in registers. The
+/// sums are cut into pieces here.
+#[inline(always)]
+unsafe fn down<L: Reads<T>, T: Widen<L::E>>(r: &Row<'_, T, L::E>) {
+    // SAFETY: each access is to an element of these columns, to a number or to a sum (`RowTimes`).
+    unsafe {
+        let mut all = L::zero();
+        for piece in (0..r.k).step_by(KC) {
+            let end = r.k.min(piece + KC);
+            let mut sum = L::zero();
+            for p in (piece..end).step_by(L::W) {
+                let len = L::W.min(end - p);
+                let mut m = [L::zero(); MAX_LANES];
+                for i in 0..L::W {
+                    if i < r.lines.len() {
+                        let from = r.b.wrapping_offset(r.lines[i]).wrapping_add(p);
+                        L::prefetch_later(from.wrapping_offset(r.next));
+                        m[i] = if len == L::W { L::read(from) } else { L::read_n(from, len) };
+                    }
+                }
+                L::transpose(&mut m);
+                if len == L::W {
+                    for i in 0..L::W {
+                        sum = L::mac(L::splat(r.x.add(p + i)), m[i], sum);
+                    }
+                } else {
+                    for i in 0..L::W {
+                        if i < len {
+                            sum = L::mac(L::splat(r.x.add(p + i)), m[i], sum);
+                        }
+                    }
+                }
+            }
+            all = if piece == 0 { sum } else { L::add(all, sum) };
+        }
+        L::store_n(r.sums, all, r.lines.len());
+    }
+}
 
 /// The microkernel. `R * V` vectors of sums stay in registers; each step of the sums loads `V` vectors and
 /// broadcasts `R` numbers.
@@ -369,6 +487,10 @@ pub struct Kernels<T, A> {
     pub wide: fn(usize) -> usize,
     /// Packing.
     pub pack: Pack<T, A>,
+    /// A row times a matrix along its rows.
+    pub along: RowTimes<T, A>,
+    /// A row times a matrix down its columns.
+    pub down: RowTimes<T, A>,
     /// Rounding, if `T` is not `A`.
     pub round: Option<Round<T, A>>,
 }
@@ -400,6 +522,22 @@ macro_rules! kernels {
                 // SAFETY: same contract; the features of this function are those of the vectors.
                 unsafe { pack::<$lanes, T>(x) }
             }
+            $(#[$feature])?
+            unsafe fn rows<T: Widen<$a>>(x: &Row<'_, T, $a>)
+            where
+                $lanes: Reads<T>,
+            {
+                // SAFETY: same contract; the features of this function are those of the vectors.
+                unsafe { along::<$lanes, T>(x) }
+            }
+            $(#[$feature])?
+            unsafe fn columns<T: Widen<$a>>(x: &Row<'_, T, $a>)
+            where
+                $lanes: Reads<T>,
+            {
+                // SAFETY: same contract; the features of this function are those of the vectors.
+                unsafe { down::<$lanes, T>(x) }
+            }
             fn chosen(rows: usize, vectors: usize) -> Option<Micro<$a>> {
                 match (rows, vectors) {
                     $(($r, 1) => Some(tile::<$r, 1>),)*
@@ -419,8 +557,17 @@ macro_rules! kernels {
             where
                 $lanes: Reads<T>,
             {
-                let rows = [$($r),*].len();
-                Kernels { rows, lanes: <$lanes>::W, vectors: 2, micro: chosen, wide, pack: lines::<T>, round }
+                Kernels {
+                    rows: [$($r),*].len(),
+                    lanes: <$lanes>::W,
+                    vectors: 2,
+                    micro: chosen,
+                    wide,
+                    pack: lines::<T>,
+                    along: rows::<T>,
+                    down: columns::<T>,
+                    round,
+                }
             }
         }
     };
