@@ -1,8 +1,8 @@
 //! A traced function as a program: what to read before a run, and where its outputs go.
 //!
-//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is
-//! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
-//! written in place. An error leaves everything as it was.
+//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is on
+//! loan to the run, see [`crate::loan`], and is overwritten when the handle holds the only reference), gradient
+//! slots are set or cleared, arguments are written in place. An error leaves everything as it was.
 
 mod run;
 
@@ -10,13 +10,12 @@ use crate::node::{Grad, GradSlot, Node, NodeRef};
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
-pub use crate::trace::holds_locks;
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
@@ -115,14 +114,17 @@ pub struct Program {
     // Captured views, each with the place in its base that the trace saw.
     views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
-    // Per input: whether its memory is donated.
-    lends: Vec<bool>,
+    // The writes whose memory is an input's, in the order in which every thread takes it: that of handles, then
+    // gradients.
+    lenders: Vec<usize>,
+    // Per input: its place among the lenders.
+    lends: Vec<Option<usize>>,
     // Nothing but fresh tensors without history comes of a run, one for each output.
     plain: bool,
-    // An input is lent.
-    lending: bool,
     // An input is the gradient in a slot.
     reads_grads: bool,
+    // When the captured handles were last seen to be what the trace found: see `tensor::retyped`.
+    checked: AtomicU64,
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
@@ -394,9 +396,13 @@ impl Finish {
         let Finish { lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
-        let mut lends = vec![false; graph.inputs().len()];
-        for i in writes.iter().filter_map(|w| w.donated) {
-            lends[i] = true;
+        let mut lenders: Vec<usize> = (0..writes.len()).filter(|&w| writes[w].donated.is_some()).collect();
+        lenders.sort_by_key(|&w| if let Target::Handle(t) = &writes[w].target { t.id() } else { u64::MAX });
+        let mut lends = vec![None; graph.inputs().len()];
+        for (at, &w) in lenders.iter().enumerate() {
+            if let Some(i) = writes[w].donated {
+                lends[i] = Some(at);
+            }
         }
         let inputs: Vec<Input> = graph
             .input_types()
@@ -439,8 +445,9 @@ impl Finish {
             captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
             views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
-            lending: lends.contains(&true),
+            lenders,
             lends,
+            checked: AtomicU64::new(0),
             reads_grads: inputs.iter().any(|i| matches!(i.source, Source::Grad(_))),
             inputs,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),

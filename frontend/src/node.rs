@@ -118,6 +118,15 @@ impl Node {
 
     /// A node that holds a buffer.
     pub fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
+        Node::holding(ty, OnceLock::from(buffer), grad)
+    }
+
+    /// Data whose buffer is on loan.
+    pub(crate) fn lent(ty: Type, grad: Grad) -> NodeRef {
+        Node::holding(ty, OnceLock::new(), grad)
+    }
+
+    fn holding(ty: Type, buffer: OnceLock<BufferRef>, grad: Grad) -> NodeRef {
         Arc::new(Node {
             op: Op(&DATA),
             attrs: Attrs::new(),
@@ -127,7 +136,7 @@ impl Node {
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
-            buffer: OnceLock::from(buffer),
+            buffer,
             operands: Mutex::default(),
         })
     }
@@ -181,15 +190,17 @@ impl Node {
     pub(crate) fn take_own_buffer(&mut self) -> Option<BufferRef> {
         self.buffer.take()
     }
-    /// Exchanges the buffer for that of another value if the node is data and no trace of the old value stays;
-    /// nobody else knows the node.
-    pub(crate) fn exchange(&mut self, buffer: &BufferRef) -> bool {
-        let operands = self.operands.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let plain = std::ptr::eq(self.op.0, &DATA) && operands.is_empty() && self.retain.get().is_none();
-        if plain {
-            self.buffer = OnceLock::from(buffer.clone());
-        }
-        plain
+    /// True for data whose memory is on loan: see [`crate::loan`].
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_data() && !self.is_realised()
+    }
+    /// True for nodes that no operation made.
+    pub(crate) fn is_data(&self) -> bool {
+        std::ptr::eq(self.op.0, &DATA)
+    }
+    /// Ends the loan of the node's memory.
+    pub(crate) fn give(&self, buffer: BufferRef) {
+        let _ = self.buffer.set(buffer);
     }
     /// Puts a buffer in, if there is none, and drops the operands that no gradient needs.
     pub(crate) fn set_buffer(&self, buffer: BufferRef) {

@@ -5,6 +5,7 @@
 //! others with it.
 
 use crate::live;
+use crate::loan;
 use crate::node::{Node, NodeRef};
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
@@ -51,6 +52,7 @@ pub fn nodes(roots: &[NodeRef]) -> Result<()> {
     let mut outputs: Vec<NodeId> = Vec::new();
     let mut targets: Vec<(NodeRef, usize)> = Vec::new();
     for root in roots {
+        loan::wait(root)?;
         if root.is_realised() {
             continue;
         }
@@ -174,6 +176,7 @@ impl Lowering {
                 stack.pop();
                 continue;
             }
+            loan::wait(&node)?;
             let mut operands = match node.resolve() {
                 Ok(buffer) => {
                     self.bind(&node, buffer);

@@ -12,7 +12,7 @@ use crate::ops;
 use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{DType, Error, Result, Shape, Type};
 
@@ -21,6 +21,19 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// A fresh number; larger than every earlier one.
 pub(crate) fn tick() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+static RETYPED: AtomicU64 = AtomicU64::new(1);
+
+/// Moves on whenever a handle that exists may have got another dtype, shape or place. While it stands still, what was
+/// once found out about handles holds.
+pub(crate) fn retyped() -> u64 {
+    RETYPED.load(Ordering::Acquire)
+}
+
+/// A handle has got another dtype, shape or place.
+pub(crate) fn note_retyped() {
+    RETYPED.fetch_add(1, Ordering::AcqRel);
 }
 
 /// A shared handle; equality of handles is identity.
@@ -115,15 +128,6 @@ impl Tensor {
         lock(&self.0.state)
     }
 
-    /// The same, unless somebody else has it.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.0.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
     /// The buffer of a tensor that is realised. Not for use in a trace.
     pub(crate) fn ready(&self) -> Option<BufferRef> {
         let state = self.lock();
@@ -132,11 +136,6 @@ impl Tensor {
         }
         drop(state);
         self.node().buffer()
-    }
-    /// True for a base that is realised, past any overlay.
-    pub(crate) fn is_ready(&self) -> bool {
-        let state = self.lock();
-        state.view.is_none() && state.node.is_realised()
     }
 
     /// Whether the tensor has this type and takes part in gradients as stated. Not for use in a trace.
@@ -291,6 +290,7 @@ impl Tensor {
                 s.view = Some(Arc::new(view));
                 s.seen = version;
             });
+            note_retyped();
         }
         if requires_grad {
             fresh.set_requires_grad(true)?;
@@ -310,6 +310,7 @@ impl Tensor {
             let view = state.view.take();
             state.node = node;
             state.version = tick();
+            note_retyped();
             drop(state);
             drop(view);
         }
@@ -324,6 +325,7 @@ impl Tensor {
             s.node = node;
             s.seen = seen;
         });
+        note_retyped();
     }
 
     /// Whether gradients flow into this tensor.
@@ -488,6 +490,7 @@ impl Tensor {
             s.node = Node::alias(&value, grad);
             s.version = tick();
         });
+        note_retyped();
         live::register(self);
         Ok(())
     }
@@ -510,9 +513,13 @@ impl Tensor {
     /// Gives the handle a value that a program made: of a base, as it is; of a view, through its base.
     pub(crate) fn put(&self, node: NodeRef) {
         let mut state = self.lock();
+        let retyped = state.view.is_some() || state.node.ty != node.ty;
         state.view = None;
         state.node = node;
         state.version = tick();
+        if retyped {
+            note_retyped();
+        }
     }
 }
 
