@@ -9,6 +9,7 @@ use crate::loan;
 use crate::node::{Node, NodeRef};
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Outputs};
@@ -141,7 +142,7 @@ pub(crate) struct Lowering {
     pub(crate) graph: Graph,
     pub(crate) inputs: Vec<BufferRef>,
     pub(crate) input_nodes: Vec<NodeRef>,
-    ids: HashMap<*const Node, NodeId>,
+    ids: HashMap<*const Node, NodeId, FxBuildHasher>,
     // Whether slices of realised tensors are copied on the host and become inputs, so that a loop over the
     // batches of a data set compiles once and not once per position.
     copy_slices: bool,

@@ -12,6 +12,7 @@ use crate::node::{Grad, GradSlot, Node, NodeRef, lock};
 use crate::realise;
 use crate::session;
 use crate::tensor::{State, Tensor, WeakTensor, note_retyped, tick};
+use rustc_hash::FxBuildHasher;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -86,9 +87,9 @@ pub struct Trace {
     pub(crate) id: u64,
     fullgraph: bool,
     pub(crate) captures: Vec<Capture>,
-    index: HashMap<u64, usize>,
+    index: HashMap<u64, usize, FxBuildHasher>,
     pub(crate) grads: Vec<GradOverlay>,
-    grad_index: HashMap<*const GradSlot, usize>,
+    grad_index: HashMap<*const GradSlot, usize, FxBuildHasher>,
     pub(crate) born: Vec<WeakTensor>,
     pub(crate) inputs: Vec<(NodeRef, Source)>,
     pub(crate) proxies: Vec<Proxy>,
@@ -124,9 +125,9 @@ pub fn start(leaves: &[Leaf], fullgraph: bool) -> Result<Vec<Option<Tensor>>> {
         id: tick(),
         fullgraph,
         captures: Vec::new(),
-        index: HashMap::new(),
+        index: HashMap::default(),
         grads: Vec::new(),
-        grad_index: HashMap::new(),
+        grad_index: HashMap::default(),
         born: Vec::new(),
         inputs: Vec::new(),
         proxies: Vec::new(),

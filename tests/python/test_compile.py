@@ -637,3 +637,114 @@ def test_explain_says_how_each_step_runs():
     assert kernel["schedule"] and kernel["reason"] and kernel["threads"] >= 1
     text = str(e)
     assert "+ on its rows kernel: " in text and "ms per pass: " in text and "fuse" in text
+
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+
+def test_an_item_of_a_large_container_is_never_stale():
+    numbers = [1.0] * 20_000
+    table = {f"k{i}": 1.0 for i in range(5_000)}
+    keys = set(range(3_000))
+    nested = [[[[[[[2.0]]]]]]]
+    fixed = ([3.0], *range(2_000))
+    objects = [Scaled(1.0) for _ in range(3_000)]
+
+    def f(x):
+        y = x * numbers[19_000] + table["k4321"] + len(keys) * 0 + (5.0 if 2_999 in keys else 6.0)
+        y = y * nested[0][0][0][0][0][0][0] + fixed[0][0]
+        for o in objects[2_990:]:
+            y = y * o.scale
+        return y
+
+    g = torsh.compile(f)
+    x = torsh.tensor([1.0, 2.0])
+
+    def check(misses):
+        assert g(x).tolist() == f(x).tolist()
+        assert g(x).tolist() == f(x).tolist()
+        assert g.cache_info()["misses"] == misses
+
+    check(1)
+    numbers[19_000] = 7.0
+    check(2)
+    table["k4321"] = -1.0
+    check(3)
+    keys.remove(2_999)
+    keys.add(-1)
+    check(4)
+    nested[0][0][0][0][0][0][0] = 0.5
+    check(5)
+    fixed[0][0] = 9.0
+    check(6)
+    objects[2_995].scale = 3.0
+    check(7)
+    assert not any(p["graph_break"] for p in g.explain()["programs"])
+
+
+def test_what_is_too_large_to_check_runs_without_compilation_and_is_never_stale():
+    numbers = list(range(70_000))
+    g = torsh.compile(lambda x: x * numbers[65_000] * numbers[-1])
+    x = torsh.tensor([1.0])
+    with pytest.warns(UserWarning, match="more than 65536 items"):
+        assert g(x).item() == 65_000.0 * 69_999
+    for value in (2, 3):
+        numbers[65_000] = value
+        assert g(x).item() == value * 69_999.0
+    assert g.cache_info()["misses"] == 1
+    assert "65536 items" in g.explain()["programs"][0]["graph_break"][0]
+    h = torsh.compile(lambda x: x * numbers[0], fullgraph=True)
+    with pytest.raises(torsh.TraceError, match="65536 items"):
+        h(x)
+    deep = [1.0]
+    for _ in range(40):
+        deep = [deep]
+    innermost = deep
+    while isinstance(innermost[0], list):
+        innermost = innermost[0]
+
+    def sink(x):
+        at = deep
+        while isinstance(at, list):
+            at = at[0]
+        return x * at
+
+    k = torsh.compile(sink)
+    with pytest.warns(UserWarning, match="nested more than"):
+        assert k(x).item() == 1.0
+    innermost[0] = 4.0
+    assert k(x).item() == 4.0
+
+
+def test_a_long_chain_of_attributes_is_guarded():
+    class Box:
+        pass
+
+    root = Box()
+    at = root
+    for _ in range(9):
+        at.a = Box()
+        at = at.a
+    at.v = 2.0
+    g = torsh.compile(lambda x: x * root.a.a.a.a.a.a.a.a.a.v)
+    x = torsh.tensor([1.0])
+    assert g(x).item() == 2.0
+    at.v = 5.0
+    assert g(x).item() == 5.0
+
+
+def test_a_captured_tensor_that_begins_or_ceases_to_require_gradients():
+    w, v = torsh.tensor([2.0]), torsh.tensor([3.0], requires_grad=True)
+    g = torsh.compile(lambda x: (x * w * v).sum())
+    x = torsh.tensor([1.0])
+    g(x).backward()
+    assert w.grad is None and v.grad.item() == 2.0
+    w.requires_grad_(True)
+    g(x).backward()
+    assert w.grad is not None and w.grad.item() == 3.0
+    v.requires_grad_(False)
+    v.grad = w.grad = None
+    g(x).backward()
+    assert v.grad is None and w.grad.item() == 3.0

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+
 import torsh
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -130,7 +130,9 @@ fn offer(owner: &Tensor, write: &Write, version: u64, found: &mut [Option<Buffer
 
 /// Another thread was quicker than the checks of a call.
 fn changed() -> Error {
-    Error::runtime("another thread changed the shape, dtype or place of a tensor while a function that updates it began")
+    Error::runtime(
+        "another thread changed the shape, dtype or place of a tensor while a function that updates it began",
+    )
 }
 
 impl Program {
