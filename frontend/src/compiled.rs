@@ -12,6 +12,7 @@ use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -90,9 +91,12 @@ pub trait Args: Sync {
 struct Input {
     source: Source,
     ty: Type,
+    // What a captured tensor was to autograd.
+    grad: Grad,
 }
 
 type Buffers = SmallVec<[BufferRef; 8]>;
+type Ids = HashSet<u64, FxBuildHasher>;
 
 /// A traced function, ready to run.
 pub struct Program {
@@ -106,11 +110,11 @@ pub struct Program {
     results: Vec<ResultSpec>,
     history: Vec<Recorded>,
     // Handles whose memory the program writes: an argument must not be one of them.
-    written: HashSet<u64>,
+    written: Ids,
     // Handles whose value the program takes.
-    captured: HashSet<u64>,
+    captured: Ids,
     // Those of them that are found without a gradient slot.
-    handles: HashSet<u64>,
+    handles: Ids,
     // Captured views, each with the place in its base that the trace saw.
     views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
@@ -348,7 +352,7 @@ impl Finish {
 
     fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen) -> Result<Program> {
         let mut writes = Vec::new();
-        let mut written = HashSet::new();
+        let mut written = Ids::default();
         for capture in &trace.captures {
             let Some(placeholder) = &capture.placeholder else { continue };
             if Arc::ptr_eq(placeholder, &capture.state.node) {
@@ -411,7 +415,13 @@ impl Finish {
             .enumerate()
             .map(|(i, (ty, buffer))| {
                 let source = trace.inputs.get(i).map_or(Source::Fixed(buffer), |(_, s)| s.clone());
-                Input { source, ty }
+                let capture = trace.captures.iter().find(|c| c.input == Some(i));
+                let grad = match capture.and_then(|c| c.placeholder.as_ref()).map(|p| &p.grad) {
+                    Some(Grad::Leaf(slot)) => Grad::Leaf(slot.clone()),
+                    Some(Grad::Op | Grad::Foreign) => Grad::Foreign,
+                    Some(Grad::None) | None => Grad::None,
+                };
+                Input { source, ty, grad }
             })
             .collect();
         let handles = trace

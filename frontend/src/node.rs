@@ -79,6 +79,18 @@ pub enum Grad {
     Foreign,
 }
 
+impl Grad {
+    /// Whether two nodes are the same to autograd, but for whose gradient it is.
+    pub(crate) fn is_like(&self, other: &Grad) -> bool {
+        let kind = |grad: &Grad| match grad {
+            Grad::None => 0,
+            Grad::Leaf(_) => 1,
+            Grad::Op | Grad::Foreign => 2,
+        };
+        kind(self) == kind(other)
+    }
+}
+
 /// One operation of the lazy graph.
 pub struct Node {
     /// The op; `data`, `alias` and `graft` exist only here.

@@ -249,7 +249,8 @@ mod tests {
             let attrs: Attrs =
                 smallvec![Attr::Scalar(crate::Scalar::Float(f64::from(i))), DType::F32.into(), shape.into()];
             let c = g.apply(ops::op("full"), &[], attrs).unwrap();
-            let y = g.apply(ops::op("sub"), if swapped { &[c, x] } else { &[x, c] }, Attrs::new()).unwrap();
+            let operands = if swapped { [c, x] } else { [x, c] };
+            let y = g.apply(ops::op("sub"), &operands, Attrs::new()).unwrap();
             g.set_outputs(vec![y]);
             hashes.insert(g.structural_hash());
             g.set_outputs(vec![y, x]);

@@ -677,9 +677,16 @@ fn assemble<'py>(
     constants: &[Option<Py<PyAny>>],
     args: &Leaves,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let mut returned = returned.into_iter();
+    let mut first = returned.next();
+    if let (Spec::Tensor { .. }, Some(Returned::New(_))) = (spec, &first)
+        && let Some(Returned::New(t)) = first.take()
+    {
+        return Ok(wrap(py, t)?.into_bound(py).into_any());
+    }
+    let mut returned = first.into_iter().chain(returned);
     let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
     let mut originals = Leaves::default();
-    let mut returned = returned.into_iter();
     let mut objects: SmallVec<[Bound<'py, PyAny>; 4]> = SmallVec::with_capacity(constants.len());
     for (i, constant) in constants.iter().enumerate() {
         if let Some(c) = constant {

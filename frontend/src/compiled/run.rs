@@ -1,15 +1,15 @@
 //! One run of a program: its inputs are gathered, memory is lent, and the outputs go where the function put them.
 
-use super::{Args, Buffers, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write};
+use super::{
+    Args, Buffers, Ids, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write,
+};
 use crate::loan;
 use crate::node::{Grad, Node, NodeRef, Operands, lock};
 use crate::session::Compiled;
-use crate::tensor::{Tensor, ViewOf, retyped, tick};
+use crate::tensor::{Tensor, ViewOf, note_retyped, retyped, tick};
 use crate::trace::{self, Source, buffer_of};
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use torsh_ir::exec::{BufferRef, Outputs};
@@ -27,22 +27,28 @@ struct Lent {
 
 /// The inputs of a run, some of them on loan. What is still lent when this goes, on an error or a panic, returns to
 /// its owner: the run has changed none of it.
-#[derive(Default)]
 struct Lending {
     lent: Vec<Lent>,
     // By input, until all are found.
     found: Vec<Option<BufferRef>>,
-    inputs: Buffers,
+    inputs: Vec<BufferRef>,
     running: bool,
 }
 
 impl Lending {
+    fn new(inputs: usize, lenders: usize) -> Lending {
+        let (lent, found) = (Vec::with_capacity(lenders), Vec::with_capacity(inputs));
+        Lending { lent, found, inputs: Vec::new(), running: false }
+    }
+
     /// Everything is there.
     fn begin(&mut self) -> Result<()> {
         if self.found.iter().any(Option::is_none) {
             return Err(Error::internal("an input of a program is missing"));
         }
-        self.inputs = std::mem::take(&mut self.found).into_iter().flatten().collect();
+        // In the memory that the list has.
+        let found: Option<Vec<BufferRef>> = std::mem::take(&mut self.found).into_iter().collect();
+        self.inputs = found.unwrap_or_default();
         self.running = true;
         loan::begin();
         Ok(())
@@ -69,6 +75,7 @@ impl Lending {
                 let mut state = owner.lock();
                 if Arc::ptr_eq(&state.node, node) {
                     state.node = old.clone();
+                    note_retyped();
                 }
             }
             node.give(buffer);
@@ -121,7 +128,11 @@ fn offer(owner: &Tensor, write: &Write, version: u64, found: &mut [Option<Buffer
             Role::FreshLeaf => Grad::Leaf(Arc::default()),
             Role::None | Role::History(_) => Grad::None,
         };
+        let retyped = !grad.is_like(&state.node.grad);
         state.node = Node::lent(write.ty.clone(), grad);
+        if retyped {
+            note_retyped();
+        }
     }
     state.version = version;
     let before = before.map(|old| (owner.clone(), old));
@@ -181,7 +192,7 @@ impl Program {
             return Some("a captured view is now a view of something else");
         }
         if self.reads_grads {
-            let mut gradients: HashSet<u64> = HashSet::new();
+            let mut gradients: Ids = Ids::default();
             for grad in self.gradients() {
                 // One tensor in two places has one input in a trace that knows of it, and two here.
                 if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
@@ -189,21 +200,23 @@ impl Program {
                 }
             }
         }
-        let is = |t: &Tensor, ty: &Type| {
+        let is = |t: &Tensor, input: &Input| {
             let state = t.lock();
-            state.view.is_none() && state.node.ty == *ty
+            state.view.is_none() && state.node.ty == input.ty && state.node.grad.is_like(&input.grad)
         };
         // Handles that were looked at once are looked at again only after some handle has changed.
         let now = retyped();
         let known = self.checked.load(Ordering::Relaxed) == now;
-        for input in &self.inputs {
+        // Gradients may be other tensors at each call.
+        let inputs: &[Input] = if known && !self.reads_grads { &[] } else { &self.inputs };
+        for input in inputs {
             let fits = match &input.source {
-                Source::Handle(t) => known || is(t, &input.ty),
-                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, &input.ty)),
+                Source::Handle(t) => known || is(t, input),
+                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, input)),
                 Source::Arg(_) | Source::Float(_) | Source::Captured(_) | Source::Fixed(_) => true,
             };
             if !fits {
-                return Some("a captured tensor changed its shape, dtype or place");
+                return Some("a captured tensor changed its shape, dtype, place or whether it requires gradients");
             }
         }
         self.checked.store(now, Ordering::Relaxed);
@@ -225,11 +238,11 @@ impl Program {
             return false;
         }
         let captured = if self.writes_args { &self.captured } else { &self.written };
-        let gradients: HashSet<u64> =
-            if self.reads_grads { self.gradients().map(|g| g.root().id()).collect() } else { HashSet::new() };
+        let gradients: Ids =
+            if self.reads_grads { self.gradients().map(|g| g.root_id()).collect() } else { Ids::default() };
         let mut roots: SmallVec<[u64; 8]> = SmallVec::new();
         for t in (0..leaves.count()).filter_map(|i| leaves.tensor(i)) {
-            let root = t.root().id();
+            let root = t.root_id();
             if captured.contains(&root) || gradients.contains(&root) {
                 return true;
             }
@@ -255,43 +268,43 @@ impl Program {
         self.attempt(leaves, captured, false)
     }
 
+    // A panic below is the caller's to catch; what is on loan then returns to its owners.
     fn attempt(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Results>> {
-        let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
-        let mut lending = Lending::default();
         if self.lenders.is_empty() {
-            lending.inputs.reserve(self.inputs.len());
+            let mut inputs = Buffers::new();
+            inputs.reserve(self.inputs.len());
             for input in &self.inputs {
                 let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
-                lending.inputs.push(buffer);
+                inputs.push(buffer);
             }
-        } else {
-            lending.found.reserve(self.inputs.len());
-            for (input, lent) in self.inputs.iter().zip(&self.lends) {
-                let buffer = if lent.is_some() { None } else { self.buffer(input, leaves, captured, wait)? };
-                if buffer.is_none() && lent.is_none() {
-                    return Ok(None);
-                }
-                lending.found.push(buffer);
+            if self.plain {
+                return Ok(Some(self.fresh_results(self.compiled.exe.run(&mut inputs)?)));
             }
-            if !self.lend(wait, &mut lending)? {
+            let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
+            let outputs = self.compiled.exe.run(&mut inputs)?;
+            return self.finish(leaves, &history_inputs, &outputs).map(Some);
+        }
+        let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
+        let mut lending = Lending::new(self.inputs.len(), self.lenders.len());
+        for (input, lent) in self.inputs.iter().zip(&self.lends) {
+            let buffer = if lent.is_some() { None } else { self.buffer(input, leaves, captured, wait)? };
+            if buffer.is_none() && lent.is_none() {
                 return Ok(None);
             }
+            lending.found.push(buffer);
         }
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
-            .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
-        let outputs = ran?;
-        if self.plain {
-            drop(lending);
-            return Ok(Some(self.fresh_results(outputs)));
+        if !self.lend(wait, &mut lending)? {
+            return Ok(None);
         }
-        if !self.lenders.is_empty() {
-            lending.settle(&self.lends, &outputs);
-        }
-        let history = self.replay(&history_inputs);
-        self.effects(leaves, &outputs, &history)?;
-        let results: Result<Results> =
-            self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect();
-        results.map(Some)
+        let outputs = self.compiled.exe.run(&mut lending.inputs)?;
+        lending.settle(&self.lends, &outputs);
+        self.finish(leaves, &history_inputs, &outputs).map(Some)
+    }
+
+    fn finish(&self, leaves: &dyn Args, history_inputs: &[NodeRef], outputs: &[BufferRef]) -> Result<Results> {
+        let history = self.replay(history_inputs);
+        self.effects(leaves, outputs, &history)?;
+        self.results.iter().map(|r| self.returned(r, leaves, outputs, &history)).collect()
     }
 
     // The results of a program that does nothing but compute them.
