@@ -116,7 +116,6 @@ def test_against_torch(dtype, wrap):
         "clamp": lambda x, s: x.clamp(-s, s),
         "masked_fill": lambda x, s: x.masked_fill(x > 0, s),
         "leaky_relu": lambda x, s: T.nn.functional.leaky_relu(x, s),
-        "alpha": lambda x, s: T.add(x, x, alpha=s),
         "0-d": lambda x, s: x * T.tensor(s),
         "0-d first": lambda x, s: T.tensor(s) * x,
         "div trunc": lambda x, s: T.div(x, s, rounding_mode="trunc"),
