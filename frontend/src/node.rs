@@ -107,7 +107,10 @@ pub struct Node {
     pub(crate) freed: AtomicBool,
     // A backward pass that keeps nothing has been here.
     pub(crate) walked: AtomicBool,
-    // Set once, and before the operands go: who finds no buffer while it has the lock finds the operands.
+    // The buffer that the node began with.
+    own: Option<BufferRef>,
+    // The buffer that it came to have. Set once, and before the operands go: who finds no buffer while it has the lock
+    // finds the operands.
     buffer: OnceLock<BufferRef>,
     operands: Mutex<Operands>,
 }
@@ -123,6 +126,7 @@ impl Node {
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
+            own: None,
             buffer: OnceLock::new(),
             operands: Mutex::new(operands),
         })
@@ -130,15 +134,15 @@ impl Node {
 
     /// A node that holds a buffer.
     pub fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
-        Node::holding(ty, OnceLock::from(buffer), grad)
+        Node::holding(ty, Some(buffer), grad)
     }
 
     /// Data whose buffer is on loan.
     pub(crate) fn lent(ty: Type, grad: Grad) -> NodeRef {
-        Node::holding(ty, OnceLock::new(), grad)
+        Node::holding(ty, None, grad)
     }
 
-    fn holding(ty: Type, buffer: OnceLock<BufferRef>, grad: Grad) -> NodeRef {
+    fn holding(ty: Type, own: Option<BufferRef>, grad: Grad) -> NodeRef {
         Arc::new(Node {
             op: Op(&DATA),
             attrs: Attrs::new(),
@@ -148,7 +152,8 @@ impl Node {
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
-            buffer,
+            own,
+            buffer: OnceLock::new(),
             operands: Mutex::default(),
         })
     }
@@ -183,11 +188,11 @@ impl Node {
     }
     /// The buffer, once realised.
     pub fn buffer(&self) -> Option<BufferRef> {
-        self.buffer.get().cloned()
+        self.own.as_ref().or_else(|| self.buffer.get()).cloned()
     }
     /// True once a buffer exists.
     pub fn is_realised(&self) -> bool {
-        self.buffer.get().is_some()
+        self.own.is_some() || self.buffer.get().is_some()
     }
     /// Operands; empty for data and for realised nodes outside any gradient.
     pub fn operands(&self) -> Operands {
@@ -200,7 +205,7 @@ impl Node {
     }
     /// Gives the buffer away; nobody else knows the node.
     pub(crate) fn take_own_buffer(&mut self) -> Option<BufferRef> {
-        self.buffer.take()
+        self.own.take().or_else(|| self.buffer.take())
     }
     /// True for data whose memory is on loan: see [`crate::loan`].
     pub(crate) fn is_lent(&self) -> bool {
@@ -216,7 +221,9 @@ impl Node {
     }
     /// Puts a buffer in, if there is none, and drops the operands that no gradient needs.
     pub(crate) fn set_buffer(&self, buffer: BufferRef) {
-        let _ = self.buffer.set(buffer);
+        if self.own.is_none() {
+            let _ = self.buffer.set(buffer);
+        }
         let keep = matches!(self.grad, Grad::Op | Grad::Foreign) && !self.freed.load(Ordering::Relaxed);
         let dropped = if keep { Operands::new() } else { std::mem::take(&mut *lock(&self.operands)) };
         drop(dropped);

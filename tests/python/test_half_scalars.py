@@ -118,7 +118,6 @@ def test_against_torch(dtype, wrap):
         "leaky_relu": lambda x, s: T.nn.functional.leaky_relu(x, s),
         "0-d": lambda x, s: x * T.tensor(s),
         "0-d first": lambda x, s: T.tensor(s) * x,
-        "div trunc": lambda x, s: T.div(x, s, rounding_mode="trunc"),
     }
     # PyTorch divides a number by a tensor in two steps, and rounds twice.
     del functions["div, number first"]
