@@ -12,6 +12,7 @@ pub mod loan;
 pub mod mode;
 pub mod node;
 pub mod ops;
+mod place;
 pub mod promote;
 pub mod realise;
 pub mod session;

@@ -13,7 +13,7 @@ use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{DType, Error, Result, Shape, Type};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -143,9 +143,9 @@ impl Tensor {
         self.current(Node::buffer).unwrap_or_else(|stale| stale.node().buffer())
     }
 
-    /// Whether the tensor has this type and takes part in gradients as stated. Not for use in a trace.
-    pub fn is_like(&self, ty: &Type, grad: bool) -> bool {
-        let like = |node: &Node| node.requires_grad() == grad && node.ty == *ty;
+    /// Whether the tensor has this type, is on this device and takes part in gradients as stated. Not for use in a trace.
+    pub fn is_like(&self, ty: &Type, device: Device, grad: bool) -> bool {
+        let like = |node: &Node| node.requires_grad() == grad && node.device == device && node.ty == *ty;
         self.current(like).unwrap_or_else(|stale| like(&stale.node()))
     }
 
@@ -232,6 +232,10 @@ impl Tensor {
     /// Dtype and shape.
     pub fn ty(&self) -> Type {
         self.with(|s| s.node.ty.clone())
+    }
+    /// Where the value is.
+    pub fn device(&self) -> Device {
+        self.with(|s| s.node.device)
     }
     /// Shape.
     pub fn shape(&self) -> Shape {
@@ -418,6 +422,12 @@ impl Tensor {
                     want.dtype, got.dtype
                 )));
             }
+            let (want, got) = (self.device(), g.device());
+            if want != got {
+                return Err(Error::device(format!(
+                    "assigned grad has data located on a different device: expected {want}, got {got}"
+                )));
+            }
         }
         let slot = self.with(|s| s.slot.get_or_insert_with(Arc::default).clone());
         trace::with_grad(&slot, |g| *g = grad);
@@ -444,9 +454,9 @@ impl Tensor {
 
     /// In-place write of a value of this tensor's type, through views to the base.
     pub fn assign(&self, value: &NodeRef) -> Result<()> {
-        let own = self.ty();
-        if own != value.ty {
-            return Err(Error::internal(format!("assigning {} to {own}", value.ty)));
+        let (own, device) = self.with(|s| (s.node.ty.clone(), s.node.device));
+        if own != value.ty || device != value.device {
+            return Err(Error::internal(format!("assigning {} on {} to {own} on {device}", value.ty, value.device)));
         }
         // What is written where nothing is recorded brings no history along.
         let detached = if mode::grad_enabled() { None } else { Some(ops::detach(value)) };
@@ -529,7 +539,8 @@ impl Tensor {
     pub(crate) fn put(&self, node: NodeRef) {
         let mut state = self.lock();
         let old = &state.node;
-        let retyped = state.view.is_some() || old.ty != node.ty || !old.grad.is_like(&node.grad);
+        let retyped =
+            state.view.is_some() || old.ty != node.ty || old.device != node.device || !old.grad.is_like(&node.grad);
         state.view = None;
         state.node = node;
         state.version = tick();

@@ -4,15 +4,15 @@ use super::{
     Args, Buffers, Ids, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write,
 };
 use crate::loan;
-use crate::node::{Grad, Node, NodeRef, Operands, lock};
-use crate::session::Compiled;
+use crate::node::{self, Grad, Node, NodeRef, Operands, lock};
+use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, note_retyped, retyped, tick};
 use crate::trace::{self, Source, buffer_of};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use torsh_ir::exec::{BufferRef, Outputs};
+use torsh_ir::exec::{BufferRef, Device, Outputs};
 use torsh_ir::{Error, Graph, Result, Type};
 
 /// Memory on loan to a run, taken from a handle.
@@ -102,10 +102,16 @@ impl Drop for Lending {
 }
 
 /// Takes the memory of a handle and leaves it with a node that has none; nothing when there is none to take yet.
-fn offer(owner: &Tensor, write: &Write, version: u64, found: &mut [Option<BufferRef>]) -> Result<Option<Lent>> {
+fn offer(
+    owner: &Tensor,
+    device: Device,
+    write: &Write,
+    version: u64,
+    found: &mut [Option<BufferRef>],
+) -> Result<Option<Lent>> {
     let input = write.donated.filter(|&i| i < found.len()).ok_or_else(|| Error::internal("nothing to lend"))?;
     let mut state = owner.lock();
-    if state.view.is_some() || state.node.ty != write.ty {
+    if state.view.is_some() || state.node.device != device || state.node.ty != write.ty {
         return Err(changed());
     }
     if !state.node.is_realised() {
@@ -129,7 +135,7 @@ fn offer(owner: &Tensor, write: &Write, version: u64, found: &mut [Option<Buffer
             Role::None | Role::History(_) => Grad::None,
         };
         let retyped = !grad.is_like(&state.node.grad);
-        state.node = Node::lent(write.ty.clone(), grad);
+        state.node = Node::lent(write.ty.clone(), device, grad);
         if retyped {
             note_retyped();
         }
@@ -142,7 +148,7 @@ fn offer(owner: &Tensor, write: &Write, version: u64, found: &mut [Option<Buffer
 /// Another thread was quicker than the checks of a call.
 fn changed() -> Error {
     Error::runtime(
-        "another thread changed the shape, dtype or place of a tensor while a function that updates it began",
+        "another thread changed the shape, dtype, device or place of a tensor while a function that updates it began",
     )
 }
 
@@ -150,6 +156,10 @@ impl Program {
     /// The level-1 graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+    /// The device that it runs on.
+    pub fn device(&self) -> Device {
+        self.device
     }
     /// The executable and how long it took to make.
     pub fn compiled(&self) -> &Arc<Compiled> {
@@ -202,7 +212,10 @@ impl Program {
         }
         let is = |t: &Tensor, input: &Input| {
             let state = t.lock();
-            state.view.is_none() && state.node.ty == input.ty && state.node.grad.is_like(&input.grad)
+            state.view.is_none()
+                && state.node.device == input.device
+                && state.node.ty == input.ty
+                && state.node.grad.is_like(&input.grad)
         };
         // Handles that were looked at once are looked at again only after some handle has changed.
         let now = retyped();
@@ -216,7 +229,9 @@ impl Program {
                 Source::Arg(_) | Source::Float(_) | Source::Captured(_) | Source::Fixed(_) => true,
             };
             if !fits {
-                return Some("a captured tensor changed its shape, dtype, place or whether it requires gradients");
+                return Some(
+                    "a captured tensor changed its shape, dtype, device, place or whether it requires gradients",
+                );
             }
         }
         self.checked.store(now, Ordering::Relaxed);
@@ -274,7 +289,7 @@ impl Program {
             let mut inputs = Buffers::new();
             inputs.reserve(self.inputs.len());
             for input in &self.inputs {
-                let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
+                let Some(buffer) = self.input(input, leaves, captured, wait)? else { return Ok(None) };
                 inputs.push(buffer);
             }
             if self.plain {
@@ -287,7 +302,7 @@ impl Program {
         let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
         let mut lending = Lending::new(self.inputs.len(), self.lenders.len());
         for (input, lent) in self.inputs.iter().zip(&self.lends) {
-            let buffer = if lent.is_some() { None } else { self.buffer(input, leaves, captured, wait)? };
+            let buffer = if lent.is_some() { None } else { self.input(input, leaves, captured, wait)? };
             if buffer.is_none() && lent.is_none() {
                 return Ok(None);
             }
@@ -318,6 +333,16 @@ impl Program {
             }
         }
         results
+    }
+
+    // The buffer of an input on the program's device; `None` as below.
+    fn input(&self, input: &Input, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<BufferRef>> {
+        match self.buffer(input, leaves, captured, wait)? {
+            Some(buffer) if input.device != self.device => {
+                session::get()?.copy(&input.ty, &buffer, self.device).map(Some)
+            }
+            found => Ok(found),
+        }
     }
 
     // The buffer of an input; `None` when it must be waited for and the caller will not.
@@ -361,7 +386,7 @@ impl Program {
                 },
                 _ => return Err(Error::internal("a donated input has no owner")),
             };
-            if let Some(lent) = offer(&owner, write, version, &mut lending.found)? {
+            if let Some(lent) = offer(&owner, self.device, write, version, &mut lending.found)? {
                 lending.lent.push(lent);
                 at += 1;
                 continue;
@@ -410,7 +435,8 @@ impl Program {
                 .collect();
             let records = r.records && operands.iter().any(|o| o.requires_grad());
             let grad = if records { Grad::Op } else { Grad::None };
-            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), operands, r.loc.clone(), grad));
+            let device = node::place(r.op, &r.attrs, operands.first().map_or(self.device, |o| o.device));
+            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), device, operands, r.loc.clone(), grad));
         }
         made
     }
