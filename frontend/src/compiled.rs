@@ -1,8 +1,8 @@
 //! A traced function as a program: what to read before a run, and where its outputs go.
 //!
-//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is
-//! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
-//! written in place. An error leaves everything as it was.
+//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is on
+//! loan to the run, see [`crate::loan`], and is overwritten when the handle holds the only reference), gradient
+//! slots are set or cleared, arguments are written in place. An error leaves everything as it was.
 
 mod run;
 
@@ -11,13 +11,13 @@ use crate::place;
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
-pub use crate::trace::holds_locks;
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
@@ -92,18 +92,19 @@ pub trait Args: Sync {
 struct Input {
     source: Source,
     ty: Type,
+    // What a captured tensor was to autograd.
+    grad: Grad,
     // Where it is found; a run copies it to the program's device.
     device: Device,
 }
 
 type Buffers = SmallVec<[BufferRef; 8]>;
+type Ids = HashSet<u64, FxBuildHasher>;
 
 /// A traced function, ready to run.
 pub struct Program {
     compiled: Arc<Compiled>,
     device: Device,
-    // Inputs that come from other devices.
-    moved: Vec<usize>,
     graph: Graph,
     inputs: Vec<Input>,
     writes: Vec<Write>,
@@ -113,22 +114,25 @@ pub struct Program {
     results: Vec<ResultSpec>,
     history: Vec<Recorded>,
     // Handles whose memory the program writes: an argument must not be one of them.
-    written: HashSet<u64>,
+    written: Ids,
     // Handles whose value the program takes.
-    captured: HashSet<u64>,
+    captured: Ids,
     // Those of them that are found without a gradient slot.
-    handles: HashSet<u64>,
+    handles: Ids,
     // Captured views, each with the place in its base that the trace saw.
     views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
-    // Per input: whether its memory is donated.
-    lends: Vec<bool>,
+    // The writes whose memory is an input's, in the order in which every thread takes it: that of handles, then
+    // gradients.
+    lenders: Vec<usize>,
+    // Per input: its place among the lenders.
+    lends: Vec<Option<usize>>,
     // Nothing but fresh tensors without history comes of a run, one for each output.
     plain: bool,
-    // An input is lent.
-    lending: bool,
     // An input is the gradient in a slot.
     reads_grads: bool,
+    // When the captured handles were last seen to be what the trace found: see `tensor::retyped`.
+    checked: AtomicU64,
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
@@ -384,7 +388,7 @@ impl Finish {
 
     fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen) -> Result<Program> {
         let mut writes = Vec::new();
-        let mut written = HashSet::new();
+        let mut written = Ids::default();
         for capture in &trace.captures {
             let Some(placeholder) = &capture.placeholder else { continue };
             if Arc::ptr_eq(placeholder, &capture.state.node) {
@@ -432,9 +436,13 @@ impl Finish {
         let Finish { device, lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
-        let mut lends = vec![false; graph.inputs().len()];
-        for i in writes.iter().filter_map(|w| w.donated) {
-            lends[i] = true;
+        let mut lenders: Vec<usize> = (0..writes.len()).filter(|&w| writes[w].donated.is_some()).collect();
+        lenders.sort_by_key(|&w| if let Target::Handle(t) = &writes[w].target { t.id() } else { u64::MAX });
+        let mut lends = vec![None; graph.inputs().len()];
+        for (at, &w) in lenders.iter().enumerate() {
+            if let Some(i) = writes[w].donated {
+                lends[i] = Some(at);
+            }
         }
         let inputs: Vec<Input> = graph
             .input_types()
@@ -444,10 +452,15 @@ impl Finish {
             .map(|(i, (ty, buffer))| {
                 let device = buffer.device();
                 let source = trace.inputs.get(i).map_or(Source::Fixed(buffer), |(_, s)| s.clone());
-                Input { source, ty, device }
+                let capture = trace.captures.iter().find(|c| c.input == Some(i));
+                let grad = match capture.and_then(|c| c.placeholder.as_ref()).map(|p| &p.grad) {
+                    Some(Grad::Leaf(slot)) => Grad::Leaf(slot.clone()),
+                    Some(Grad::Op | Grad::Foreign) => Grad::Foreign,
+                    Some(Grad::None) | None => Grad::None,
+                };
+                Input { source, ty, grad, device }
             })
             .collect();
-        let moved = (0..inputs.len()).filter(|&i| inputs[i].device != device).collect();
         let handles = trace
             .inputs
             .iter()
@@ -467,7 +480,6 @@ impl Finish {
         Ok(Program {
             compiled,
             device,
-            moved,
             plain,
             graph,
             writes,
@@ -481,8 +493,9 @@ impl Finish {
             captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
             views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
-            lending: lends.contains(&true),
+            lenders,
             lends,
+            checked: AtomicU64::new(0),
             reads_grads: inputs.iter().any(|i| matches!(i.source, Source::Grad(_))),
             inputs,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),

@@ -8,6 +8,7 @@ pub mod compiled;
 pub mod grad;
 pub mod index;
 pub mod live;
+pub mod loan;
 pub mod mode;
 pub mod node;
 pub mod ops;

@@ -103,6 +103,18 @@ pub enum Grad {
     Foreign,
 }
 
+impl Grad {
+    /// Whether two nodes are the same to autograd, but for whose gradient it is.
+    pub(crate) fn is_like(&self, other: &Grad) -> bool {
+        let kind = |grad: &Grad| match grad {
+            Grad::None => 0,
+            Grad::Leaf(_) => 1,
+            Grad::Op | Grad::Foreign => 2,
+        };
+        kind(self) == kind(other)
+    }
+}
+
 /// One operation of the lazy graph.
 pub struct Node {
     /// The op; `data`, `alias`, `graft` and `to_device` exist only here.
@@ -121,7 +133,10 @@ pub struct Node {
     pub(crate) freed: AtomicBool,
     // A backward pass that keeps nothing has been here.
     pub(crate) walked: AtomicBool,
-    // Set once, and before the operands go: who finds no buffer while it has the lock finds the operands.
+    // The buffer that the node began with.
+    own: Option<BufferRef>,
+    // The buffer that it came to have. Set once, and before the operands go: who finds no buffer while it has the lock
+    // finds the operands.
     buffer: OnceLock<BufferRef>,
     operands: Mutex<Operands>,
 }
@@ -146,6 +161,7 @@ impl Node {
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
+            own: None,
             buffer: OnceLock::new(),
             operands: Mutex::new(operands),
         })
@@ -153,17 +169,28 @@ impl Node {
 
     /// A node that holds a buffer.
     pub fn data(ty: Type, buffer: BufferRef, grad: Grad) -> NodeRef {
+        let device = buffer.device();
+        Node::holding(ty, device, Some(buffer), grad)
+    }
+
+    /// Data whose buffer is on loan.
+    pub(crate) fn lent(ty: Type, device: Device, grad: Grad) -> NodeRef {
+        Node::holding(ty, device, None, grad)
+    }
+
+    fn holding(ty: Type, device: Device, own: Option<BufferRef>, grad: Grad) -> NodeRef {
         Arc::new(Node {
             op: Op(&DATA),
             attrs: Attrs::new(),
             ty,
-            device: buffer.device(),
+            device,
             loc: None,
             grad,
             retain: OnceLock::new(),
             freed: AtomicBool::new(false),
             walked: AtomicBool::new(false),
-            buffer: OnceLock::from(buffer),
+            own,
+            buffer: OnceLock::new(),
             operands: Mutex::default(),
         })
     }
@@ -210,11 +237,11 @@ impl Node {
     }
     /// The buffer, once realised.
     pub fn buffer(&self) -> Option<BufferRef> {
-        self.buffer.get().cloned()
+        self.own.as_ref().or_else(|| self.buffer.get()).cloned()
     }
     /// True once a buffer exists.
     pub fn is_realised(&self) -> bool {
-        self.buffer.get().is_some()
+        self.own.is_some() || self.buffer.get().is_some()
     }
     /// Operands; empty for data and for realised nodes outside any gradient.
     pub fn operands(&self) -> Operands {
@@ -227,24 +254,25 @@ impl Node {
     }
     /// Gives the buffer away; nobody else knows the node.
     pub(crate) fn take_own_buffer(&mut self) -> Option<BufferRef> {
-        self.buffer.take()
+        self.own.take().or_else(|| self.buffer.take())
     }
-    /// Exchanges the buffer for that of another value if the node is data and no trace of the old value stays;
-    /// nobody else knows the node.
-    pub(crate) fn exchange(&mut self, buffer: &BufferRef) -> bool {
-        let operands = self.operands.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let plain = std::ptr::eq(self.op.0, &DATA)
-            && operands.is_empty()
-            && self.retain.get().is_none()
-            && self.device == buffer.device();
-        if plain {
-            self.buffer = OnceLock::from(buffer.clone());
-        }
-        plain
+    /// True for data whose memory is on loan: see [`crate::loan`].
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_data() && !self.is_realised()
+    }
+    /// True for nodes that no operation made.
+    pub(crate) fn is_data(&self) -> bool {
+        std::ptr::eq(self.op.0, &DATA)
+    }
+    /// Ends the loan of the node's memory.
+    pub(crate) fn give(&self, buffer: BufferRef) {
+        let _ = self.buffer.set(buffer);
     }
     /// Puts a buffer in, if there is none, and drops the operands that no gradient needs.
     pub(crate) fn set_buffer(&self, buffer: BufferRef) {
-        let _ = self.buffer.set(buffer);
+        if self.own.is_none() {
+            let _ = self.buffer.set(buffer);
+        }
         let keep = matches!(self.grad, Grad::Op | Grad::Foreign) && !self.freed.load(Ordering::Relaxed);
         let dropped = if keep { Operands::new() } else { std::mem::take(&mut *lock(&self.operands)) };
         drop(dropped);

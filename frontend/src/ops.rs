@@ -162,6 +162,16 @@ pub fn unary(name: &str, x: &Tensor) -> Result<Tensor> {
     Ok(wrap(run().map_err(|e| explain(e, name, &args))?, x.is_weak()))
 }
 
+/// Whether an operand is a number, or as a second operand a 0-d tensor of another dtype, that PyTorch does not round
+/// to the 16-bit float type of the result before it computes: products and quotients do not, sums, powers, remainders
+/// and comparisons do.
+fn keeps_number(name: &str, dtype: DType, a: &Arg, b: &Arg) -> bool {
+    let scalar = |arg: &Arg| matches!(arg, Arg::Tensor(t) if t.rank() == 0 && t.dtype() != dtype);
+    matches!(dtype, DType::F16 | DType::BF16)
+        && matches!(name, "mul" | "div" | "floor_divide")
+        && (a.is_number() || b.is_number() || scalar(b))
+}
+
 /// A registry op of two operands, with promotion and broadcasting.
 pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
     let op = find(name)?;
@@ -176,7 +186,12 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
         if name == "pow" && !dtype.is_float() && matches!(b, Arg::Scalar(s) if s.as_i64() < 0) {
             return Err(Error::runtime("Integers to negative integer powers are not allowed."));
         }
-        apply(op, &[prepare(a, dtype, &shape, device)?, prepare(b, dtype, &shape, device)?], Attrs::new())
+        // A number beside 16-bit floats keeps 32 bits, and the result is rounded once.
+        let wide = keeps_number(name, dtype, a, b);
+        let inner = if wide { DType::F32 } else { dtype };
+        let operands = [prepare(a, inner, &shape, device)?, prepare(b, inner, &shape, device)?];
+        let value = apply(op, &operands, Attrs::new())?;
+        if wide { cast(&value, dtype) } else { Ok(value) }
     };
     Ok(wrap(run().map_err(|e| explain(e, name, &args))?, weak))
 }

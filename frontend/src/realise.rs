@@ -6,10 +6,12 @@
 //! devices is a graph of its own.
 
 use crate::live;
+use crate::loan;
 use crate::node::{Node, NodeRef};
 use crate::place;
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Device, Outputs};
@@ -81,6 +83,7 @@ fn program(session: &Session, device: Device, roots: &[NodeRef]) -> Result<()> {
     let mut outputs: Vec<NodeId> = Vec::new();
     let mut targets: Vec<(NodeRef, usize)> = Vec::new();
     for root in roots {
+        loan::wait(root)?;
         if root.is_realised() {
             continue;
         }
@@ -177,7 +180,7 @@ pub(crate) struct Lowering {
     pub(crate) graph: Graph,
     pub(crate) inputs: Vec<BufferRef>,
     pub(crate) input_nodes: Vec<NodeRef>,
-    ids: HashMap<*const Node, NodeId>,
+    ids: HashMap<*const Node, NodeId, FxBuildHasher>,
     // Whether slices of realised tensors are copied on the host and become inputs, so that a loop over the
     // batches of a data set compiles once and not once per position.
     copy_slices: bool,
@@ -212,6 +215,7 @@ impl Lowering {
                 stack.pop();
                 continue;
             }
+            loan::wait(&node)?;
             let mut operands = match node.resolve() {
                 Ok(buffer) => {
                     self.bind(&node, buffer);

@@ -82,6 +82,15 @@ fn is_tracing(x: Option<&Bound<'_, PyAny>>) -> bool {
     trace::active() != 0
 }
 
+/// What a trace gave back, the tree of that with its leaves, what it read from Python, and why that is not all.
+struct Traced<'py> {
+    result: Bound<'py, PyAny>,
+    spec: Spec,
+    leaves: Leaves,
+    guards: Guards,
+    refused: Option<String>,
+}
+
 enum Body {
     Program {
         program: Arc<Program>,
@@ -462,7 +471,7 @@ impl CompiledFunction {
         FLOATS.with(|f| f.borrow_mut().clear());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
         let floats = FLOATS.with(|f| std::mem::take(&mut *f.borrow_mut()));
-        let (result, spec, tensors, guards) = match traced {
+        let Traced { result, spec, leaves: tensors, guards, refused } = match traced {
             Ok(t) => t,
             Err(e) => {
                 trace::abort();
@@ -539,13 +548,15 @@ impl CompiledFunction {
             wide: false,
         });
         let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
-        if settled {
-            self.keep(entry);
+        match refused {
+            // The program holds for this call: what it read has not changed since.
+            Some(what) => self.run_lazily(py, entry, &what)?,
+            None if settled => self.keep(entry),
+            None => {}
         }
         Ok(out)
     }
 
-    #[allow(clippy::type_complexity, reason = "one caller takes it apart at once")]
     #[allow(clippy::too_many_arguments, reason = "the two halves of a call with their signatures")]
     fn traced<'py>(
         &self,
@@ -556,7 +567,7 @@ impl CompiledFunction {
         kwargs_spec: &Spec,
         leaves: &Leaves,
         proxies: &[Option<Tensor>],
-    ) -> PyResult<(Bound<'py, PyAny>, Spec, Leaves, Guards)> {
+    ) -> PyResult<Traced<'py>> {
         let mut stand_ins = Vec::with_capacity(proxies.len());
         for (proxy, given) in proxies.iter().zip(leaves.iter()) {
             stand_ins.push(match proxy {
@@ -568,12 +579,35 @@ impl CompiledFunction {
         let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
         let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
         let helper = py.import("torsh._compile")?;
-        let pair = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
-        let result = pair.get_item(0)?;
-        let guards = Guards::parse(&pair.get_item(1)?)?;
-        let mut found = Leaves::default();
-        let spec = describe(&result, &mut found, 0)?;
-        Ok((result, spec, found, guards))
+        let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
+        let result = found.get_item(0)?;
+        let guards = Guards::parse(&found.get_item(1)?)?;
+        let refused: Option<String> = found.get_item(2)?.extract()?;
+        if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
+            let e = torsh_ir::Error::trace(format!("the function reads {what}, which cannot be checked at each call"));
+            return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
+        }
+        let mut leaves = Leaves::default();
+        let spec = describe(&result, &mut leaves, 0)?;
+        Ok(Traced { result, spec, leaves, guards, refused })
+    }
+
+    // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
+    fn run_lazily(&self, py: Python<'_>, entry: Arc<Entry>, what: &str) -> PyResult<()> {
+        let Some(entry) = Arc::into_inner(entry) else { return Ok(()) };
+        let reason = format!("the function reads {what}, which cannot be checked at each call");
+        let text = format!(
+            "torsh.compile({}): {reason}; it runs without compilation. Pass what it needs as an argument, or keep it in \
+             tensors.",
+            self.name
+        );
+        let body = Body::Lazy(Break { reason, loc: entry.site.clone(), divided: false });
+        self.keep(Arc::new(Entry { body, guards: Guards::none(), ..entry }));
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let text = std::ffi::CString::new(text).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }
 
     fn keep(&self, entry: Arc<Entry>) {
@@ -666,9 +700,16 @@ fn assemble<'py>(
     constants: &[Option<Py<PyAny>>],
     args: &Leaves,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let mut returned = returned.into_iter();
+    let mut first = returned.next();
+    if let (Spec::Tensor { .. }, Some(Returned::New(_))) = (spec, &first)
+        && let Some(Returned::New(t)) = first.take()
+    {
+        return Ok(wrap(py, t)?.into_bound(py).into_any());
+    }
+    let mut returned = first.into_iter().chain(returned);
     let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
     let mut originals = Leaves::default();
-    let mut returned = returned.into_iter();
     let mut objects: SmallVec<[Bound<'py, PyAny>; 4]> = SmallVec::with_capacity(constants.len());
     for (i, constant) in constants.iter().enumerate() {
         if let Some(c) = constant {

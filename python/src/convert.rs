@@ -282,12 +282,15 @@ pub fn with_bytes<R>(
     f: impl FnOnce(&Type, &[u8]) -> PyResult<R>,
 ) -> PyResult<R> {
     trace::before_read(t, what).or_raise()?;
+    // What the handle stands for now: other threads may give it other values meanwhile.
     let node = t.node();
     if !node.is_realised() {
-        let t = t.clone();
-        outside(py, move || torsh_frontend::realise::realise(&[t]))?;
+        let (t, node) = (t.clone(), node.clone());
+        outside(py, move || {
+            torsh_frontend::realise::realise(&[t])?;
+            trace::realised(&node)
+        })?;
     }
-    let node = t.node();
     let Some(buffer) = node.buffer() else {
         return Err(crate::errors::raise(py, &torsh_ir::Error::internal("a realised tensor has no buffer")));
     };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use torsh_frontend::loan;
 use torsh_frontend::session::{self, Config, Dump};
 use torsh_ir::exec::{Device, DeviceKind, DeviceProperties, DeviceProvider, Executor};
 use torsh_ir::interp::InterpExecutor;
@@ -21,6 +22,7 @@ pub fn init() -> Result<()> {
         if interpret { Arc::new(InterpExecutor::new()) } else { Arc::new(CpuExecutor::new()?) };
     limits::set(env::limits(limits::Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     torsh_runtime::set_interrupt_check(Some(interrupted));
+    loan::set_hooks(loan::Hooks { unlocked, interrupted });
     let config = Config {
         interpret,
         fusion: env::fusion(),
@@ -68,12 +70,13 @@ fn dump_to(dir: PathBuf) -> Dump {
     })
 }
 
+/// Lets other threads have the interpreter while this one waits for one of them.
+fn unlocked(wait: &mut (dyn FnMut() + Send)) {
+    Python::attach(|py| py.detach(|| crate::fork::inside(wait)));
+}
+
 /// Whether Ctrl-C waits to be seen. Asking takes the interpreter lock, so it is asked 20 times a second at most.
 fn interrupted() -> bool {
-    // Another thread may hold the interpreter lock and wait for one of ours.
-    if torsh_frontend::compiled::holds_locks() {
-        return false;
-    }
     const EVERY: Duration = Duration::from_millis(50);
     thread_local!(static LAST: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = Instant::now();

@@ -675,6 +675,12 @@ impl Run<'_> {
     }
 
     fn kernels(&self, spread: &Spread) -> Result<()> {
+        if let [(step, part)] = &spread.parts[..] {
+            // Nothing to share out.
+            let bound = self.bound(*step)?;
+            let done = self.scratch(spread, 0).is_some_and(|scratch| bound.call(part, &scratch));
+            return if done { Ok(()) } else { Err(too_small()) };
+        }
         let steps = spread.unit.steps();
         let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<SmallVec<[Bound<'_>; 1]>>>()?;
         let failed = AtomicBool::new(false);
