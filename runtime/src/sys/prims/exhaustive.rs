@@ -3,6 +3,7 @@
 //! A call of the f64 function for each number would take most of an hour a function. Numbers that follow each other
 //! are close together, so that a polynomial through a few values of the f64 function gives all others between them:
 //! [`fit`] makes it and says whether it is precise. The worst error is then computed anew from the function itself.
+#![allow(clippy::needless_range_loop, reason = "several arrays share an index")]
 
 use super::accuracy::{F32, Reference, call_level, error32, ulp32};
 use super::math::beyond_trig32;
@@ -171,7 +172,7 @@ fn polynomials_stand_for_the_functions() {
     for (name, f, _) in F32 {
         let (mut made, mut worst) = (0, 0f64);
         for exponent in 100..140 {
-            let from = exponent << 23 | 0x12_3000;
+            let from = (exponent << 23) | 0x12_3000;
             let Some(p) = fit(f, &cos, from, BLOCK) else { continue };
             made += 1;
             for i in (0..BLOCK as u32).step_by(997) {
