@@ -7,6 +7,7 @@
 mod run;
 
 use crate::node::{Grad, GradSlot, Node, NodeRef};
+use crate::place;
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
@@ -17,7 +18,7 @@ use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
 /// A gradient slot, fixed or that of an argument.
@@ -91,6 +92,8 @@ pub trait Args: Sync {
 struct Input {
     source: Source,
     ty: Type,
+    // Where it is found; a run copies it to the program's device.
+    device: Device,
 }
 
 type Buffers = SmallVec<[BufferRef; 8]>;
@@ -98,6 +101,9 @@ type Buffers = SmallVec<[BufferRef; 8]>;
 /// A traced function, ready to run.
 pub struct Program {
     compiled: Arc<Compiled>,
+    device: Device,
+    // Inputs that come from other devices.
+    moved: Vec<usize>,
     graph: Graph,
     inputs: Vec<Input>,
     writes: Vec<Write>,
@@ -203,13 +209,44 @@ fn see(results: &[Tensor]) -> Seen {
 /// Ends the active trace of a function that returned `results`.
 pub fn finish(results: &[Tensor]) -> Result<Ended> {
     let seen = see(results);
+    let device = match place::of_trace(&seen.roots(results)) {
+        Ok(device) => device,
+        Err(conflict) => {
+            trace::divide(conflict.reason, conflict.loc)?;
+            Device::Cpu
+        }
+    };
     match trace::stop()? {
         Err(broken) => Ok(Ended::Broken(broken)),
-        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace)?.program(&trace, results, seen)?))),
+        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace, device)?.program(&trace, results, seen)?))),
+    }
+}
+
+impl Seen {
+    // Every value that a program of the active trace puts out.
+    fn roots(&self, results: &[Tensor]) -> Vec<NodeRef> {
+        let inside = trace::peek(|t| {
+            let given = |x: &Tensor| x.trace() != t.id || t.proxies.iter().any(|p| p.tensor.same(x));
+            let results = results.iter().zip(&self.results);
+            let results = results.filter(|(x, (_, path))| !given(x) && !path.as_ref().is_some_and(|(r, _)| given(r)));
+            let results = results.map(|(_, (node, _))| node.clone());
+            let grads = t.grads.iter().zip(&self.grads);
+            let grads = grads.filter(|(g, _)| g.current.as_ref().is_some_and(|g| g.trace() == t.id));
+            let grads = grads.filter_map(|(_, node)| node.clone());
+            let captures = t.captures.iter().filter_map(|c| {
+                let placeholder = c.placeholder.as_ref()?;
+                (!Arc::ptr_eq(placeholder, &c.state.node)).then(|| c.state.node.clone())
+            });
+            let proxies = t.proxies.iter().zip(&self.proxies);
+            let proxies = proxies.filter(|(p, n)| !Arc::ptr_eq(n, &p.placeholder)).map(|(_, n)| n.clone());
+            results.chain(grads).chain(captures).chain(proxies).collect::<Vec<_>>()
+        });
+        inside.unwrap_or_default().into_iter().chain(self.escapes.iter().map(|(_, node)| node.clone())).collect()
     }
 }
 
 struct Finish {
+    device: Device,
     lowering: Lowering,
     outputs: Vec<NodeId>,
     positions: HashMap<NodeId, usize>,
@@ -221,8 +258,9 @@ struct Finish {
 }
 
 impl Finish {
-    fn new(trace: &Trace) -> Result<Finish> {
+    fn new(trace: &Trace, device: Device) -> Result<Finish> {
         let mut finish = Finish {
+            device,
             lowering: Lowering::default(),
             outputs: Vec::new(),
             positions: HashMap::new(),
@@ -391,7 +429,7 @@ impl Finish {
         }
         self.donate(&mut writes);
         let donations = writes.iter().filter_map(|w| Some((w.donated?, w.output))).collect();
-        let Finish { lowering, outputs, history, .. } = self;
+        let Finish { device, lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
         let mut lends = vec![false; graph.inputs().len()];
@@ -404,16 +442,18 @@ impl Finish {
             .zip(buffers)
             .enumerate()
             .map(|(i, (ty, buffer))| {
+                let device = buffer.device();
                 let source = trace.inputs.get(i).map_or(Source::Fixed(buffer), |(_, s)| s.clone());
-                Input { source, ty }
+                Input { source, ty, device }
             })
             .collect();
+        let moved = (0..inputs.len()).filter(|&i| inputs[i].device != device).collect();
         let handles = trace
             .inputs
             .iter()
             .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
             .collect();
-        let compiled = session::get()?.executable(graph.clone(), donations)?;
+        let compiled = session::get()?.executable(device, graph.clone(), donations)?;
         let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,
@@ -426,6 +466,8 @@ impl Finish {
             && specs.iter().enumerate().all(fresh);
         Ok(Program {
             compiled,
+            device,
+            moved,
             plain,
             graph,
             writes,
@@ -484,6 +526,7 @@ impl Finish {
             let sound = w.donated.is_some_and(|i| {
                 let id = inputs[i];
                 self.history.is_empty()
+                    && self.lowering.inputs[i].device() == self.device
                     && *self.lowering.graph.ty(id) == w.ty
                     && !kept.contains(&id)
                     && !kept.contains(&self.outputs[w.output])

@@ -11,6 +11,7 @@ pub mod live;
 pub mod mode;
 pub mod node;
 pub mod ops;
+mod place;
 pub mod promote;
 pub mod realise;
 pub mod session;

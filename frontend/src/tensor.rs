@@ -13,7 +13,7 @@ use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{DType, Error, Result, Shape, Type};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -139,9 +139,9 @@ impl Tensor {
         state.view.is_none() && state.node.is_realised()
     }
 
-    /// Whether the tensor has this type and takes part in gradients as stated. Not for use in a trace.
-    pub fn is_like(&self, ty: &Type, grad: bool) -> bool {
-        let like = |node: &NodeRef| node.requires_grad() == grad && node.ty == *ty;
+    /// Whether the tensor has this type, is on this device and takes part in gradients as stated. Not for use in a trace.
+    pub fn is_like(&self, ty: &Type, device: Device, grad: bool) -> bool {
+        let like = |node: &NodeRef| node.requires_grad() == grad && node.device == device && node.ty == *ty;
         let state = self.lock();
         if state.view.is_none() {
             return like(&state.node);
@@ -227,6 +227,10 @@ impl Tensor {
     /// Dtype and shape.
     pub fn ty(&self) -> Type {
         self.with(|s| s.node.ty.clone())
+    }
+    /// Where the value is.
+    pub fn device(&self) -> Device {
+        self.with(|s| s.node.device)
     }
     /// Shape.
     pub fn shape(&self) -> Shape {
@@ -409,6 +413,12 @@ impl Tensor {
                     want.dtype, got.dtype
                 )));
             }
+            let (want, got) = (self.device(), g.device());
+            if want != got {
+                return Err(Error::device(format!(
+                    "assigned grad has data located on a different device: expected {want}, got {got}"
+                )));
+            }
         }
         let slot = self.with(|s| s.slot.get_or_insert_with(Arc::default).clone());
         trace::with_grad(&slot, |g| *g = grad);
@@ -435,9 +445,9 @@ impl Tensor {
 
     /// In-place write of a value of this tensor's type, through views to the base.
     pub fn assign(&self, value: &NodeRef) -> Result<()> {
-        let own = self.ty();
-        if own != value.ty {
-            return Err(Error::internal(format!("assigning {} to {own}", value.ty)));
+        let (own, device) = self.with(|s| (s.node.ty.clone(), s.node.device));
+        if own != value.ty || device != value.device {
+            return Err(Error::internal(format!("assigning {} on {} to {own} on {device}", value.ty, value.device)));
         }
         if !self.is_view() {
             self.rebind(value, mode::grad_enabled());

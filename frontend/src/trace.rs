@@ -58,6 +58,8 @@ pub struct Break {
     pub reason: String,
     /// The user's line.
     pub loc: Option<Loc>,
+    /// The function worked on several devices; otherwise it needed a value.
+    pub divided: bool,
 }
 
 pub(crate) struct Capture {
@@ -386,10 +388,26 @@ pub fn break_graph(reason: &str) -> Result<()> {
         ))
         .with_loc(mode::loc()));
     }
+    give_up(Break { reason: reason.to_string(), loc: mode::loc(), divided: false })
+}
+
+/// Gives up a trace that is not the work of one device, as `break_graph` does.
+pub(crate) fn divide(reason: String, loc: Option<Loc>) -> Result<()> {
+    if TRACE.with(|t| t.borrow().as_ref().is_some_and(|t| t.fullgraph)) {
+        return Err(Error::trace(format!(
+            "{reason}, and a program runs on one device. Move tensors before the compiled function is called, or \
+             compile without fullgraph=True"
+        ))
+        .with_loc(loc));
+    }
+    give_up(Break { reason, loc, divided: true })
+}
+
+fn give_up(why: Break) -> Result<()> {
     let trace = TRACE.with(|t| t.borrow_mut().take());
     ACTIVE.with(|a| a.set(0));
     let committed = trace.map_or(Ok(()), |t| t.commit());
-    BREAK.with(|b| *b.borrow_mut() = Some(Break { reason: reason.to_string(), loc: mode::loc() }));
+    BREAK.with(|b| *b.borrow_mut() = Some(why));
     committed
 }
 

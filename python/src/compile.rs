@@ -438,7 +438,7 @@ impl CompiledFunction {
                 kwargs: kwargs_spec,
                 grad,
                 guards: Guards::none(),
-                body: Body::Lazy(Break { reason: what.into(), loc: site.clone() }),
+                body: Body::Lazy(Break { reason: what.into(), loc: site.clone(), divided: false }),
                 site,
                 reason,
                 hits: AtomicU64::new(0),
@@ -624,11 +624,19 @@ impl CompiledFunction {
             return Ok(());
         }
         let at = b.loc.as_ref().map(|l| format!(" at {l}")).unwrap_or_default();
-        let text = format!(
-            "torsh.compile({}): {} needs a value{at}; the function runs piecewise for this signature. Use torsh.where \
-             to keep the choice in the graph, or fullgraph=True to make this an error.",
-            self.name, b.reason
-        );
+        let text = if b.divided {
+            format!(
+                "torsh.compile({}): {}{at}, and a program runs on one device; the function runs piecewise for this \
+                 signature. Move tensors before the call, or use fullgraph=True to make this an error.",
+                self.name, b.reason
+            )
+        } else {
+            format!(
+                "torsh.compile({}): {} needs a value{at}; the function runs piecewise for this signature. Use \
+                 torsh.where to keep the choice in the graph, or fullgraph=True to make this an error.",
+                self.name, b.reason
+            )
+        };
         let text = std::ffi::CString::new(text).unwrap_or_default();
         PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }

@@ -1,8 +1,8 @@
 //! One run of a program: its inputs are gathered, memory is lent, and the outputs go where the function put them.
 
 use super::{Args, Buffers, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write};
-use crate::node::{Grad, Node, NodeRef, Operands, lock};
-use crate::session::Compiled;
+use crate::node::{self, Grad, Node, NodeRef, Operands, lock};
+use crate::session::{self, Compiled};
 use crate::tensor::{State, Tensor, ViewOf, tick};
 use crate::trace::{self, LENDING, Source, buffer_of};
 use smallvec::SmallVec;
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard};
-use torsh_ir::exec::{BufferRef, Outputs};
+use torsh_ir::exec::{BufferRef, Device, Outputs};
 use torsh_ir::{Error, Graph, Result, Type};
 
 /// A handle that lends its memory, and what is written there.
@@ -59,6 +59,10 @@ impl Program {
     /// The level-1 graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+    /// The device that it runs on.
+    pub fn device(&self) -> Device {
+        self.device
     }
     /// The executable and how long it took to make.
     pub fn compiled(&self) -> &Arc<Compiled> {
@@ -109,18 +113,18 @@ impl Program {
                 }
             }
         }
-        let is = |t: &Tensor, ty: &Type| {
+        let is = |t: &Tensor, input: &Input| {
             let state = t.lock();
-            state.view.is_none() && state.node.ty == *ty
+            state.view.is_none() && state.node.device == input.device && state.node.ty == input.ty
         };
         for input in &self.inputs {
             let fits = match &input.source {
-                Source::Handle(t) => is(t, &input.ty),
-                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, &input.ty)),
+                Source::Handle(t) => is(t, input),
+                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, input)),
                 Source::Arg(_) | Source::Float(_) | Source::Captured(_) | Source::Fixed(_) => true,
             };
             if !fits {
-                return Some("a captured tensor changed its shape, dtype or place");
+                return Some("a captured tensor changed its shape, dtype, device or place");
             }
         }
         None
@@ -194,6 +198,12 @@ impl Program {
             for input in &self.inputs {
                 let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
                 lending.inputs.push(buffer);
+            }
+        }
+        if !self.moved.is_empty() {
+            let session = session::get()?;
+            for &i in &self.moved {
+                lending.inputs[i] = session.copy(&self.inputs[i].ty, &lending.inputs[i], self.device)?;
             }
         }
         let Some(history_inputs) = history_inputs else { return Ok(None) };
@@ -367,7 +377,8 @@ impl Program {
                 .collect();
             let records = r.records && operands.iter().any(|o| o.requires_grad());
             let grad = if records { Grad::Op } else { Grad::None };
-            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), operands, r.loc.clone(), grad));
+            let device = node::place(r.op, &r.attrs, operands.first().map_or(self.device, |o| o.device));
+            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), device, operands, r.loc.clone(), grad));
         }
         made
     }
