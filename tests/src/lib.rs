@@ -2,6 +2,8 @@
 //! compared.
 
 pub mod compare;
+pub mod cuda;
 pub mod filetest;
 pub mod fuzz;
+pub mod matrix;
 pub mod values;
