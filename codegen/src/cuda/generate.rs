@@ -1,7 +1,7 @@
 //! From a program to a module: one dispatch over steps, and the table of kernels that steps share.
 
 use super::access::Sharing;
-use super::{ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, helpers, map};
+use super::{ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, helpers, map, row};
 use std::collections::HashMap;
 use torsh_ir::program::{BufDecl, BufId, LibCall, Program, StepOp};
 use torsh_ir::{Error, Result};
@@ -89,7 +89,7 @@ impl Gen<'_> {
                 if kernel.is_map() {
                     return map::step(self, kernel, &sharing, args);
                 }
-                Err(Error::compile(format!("{} has no CUDA kernel yet", kernel.name)))
+                row::step(self, kernel, &sharing, args)
             }
             StepOp::Dot(_) => Err(Error::compile("products have no CUDA kernel yet")),
             StepOp::Lib { call, .. } => self.lib(call),

@@ -26,9 +26,12 @@
 
 mod access;
 mod generate;
+mod group;
 mod helpers;
 mod map;
 mod math;
+mod row;
+mod row_code;
 mod scalar;
 mod transpose;
 
