@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 use torsh_codegen::cuda::GENERATOR_VERSION;
-use torsh_ir::{Error, Result};
+use torsh_ir::{Error, Result, env};
 
 /// What says for which architecture code is generated, among a generator's options.
 const ARCH: &str = "--gpu-architecture=";
@@ -67,6 +67,9 @@ impl Compiler {
         let options: Vec<String> =
             options.iter().map(|o| if o.starts_with(ARCH) { format!("{ARCH}sm_{arch}") } else { o.clone() }).collect();
         let compiled = nvrtc.compile(source, &options)?;
+        if env::log().time && !compiled.log.is_empty() {
+            env::say(&format!("NVRTC says: {}", compiled.log));
+        }
         Ok(if self.ptx { compiled.ptx } else { compiled.cubin })
     }
 

@@ -35,6 +35,7 @@ mod transfer;
 
 pub use device::CudaExecutor;
 
+pub use crate::sys::cuda::driver::Simulator;
 use crate::sys::cuda::driver::{DeviceHandle, Driver};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,14 +58,14 @@ pub fn tf32() -> bool {
 
 /// Finds and opens CUDA devices.
 pub struct CudaProvider {
-    folders: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
+    folders: Vec<PathBuf>,
 }
 
 impl CudaProvider {
-    /// A provider. `folders` gives those of NVIDIA's wheels, which have folders such as `cuda_nvrtc/lib` in them;
-    /// it is asked when a device is opened.
-    pub fn new(folders: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static) -> CudaProvider {
-        CudaProvider { folders: Box::new(folders) }
+    /// A provider. `folders` may hold NVIDIA's wheels: folders such as `cuda_nvrtc/lib` are looked for in each when a
+    /// device is opened. They need not be there.
+    pub fn new(folders: Vec<PathBuf>) -> CudaProvider {
+        CudaProvider { folders }
     }
 
     fn handle(&self, device: Device) -> Result<(DeviceHandle, u32)> {
@@ -96,10 +97,9 @@ fn driver() -> Result<&'static Driver> {
     Ok(driver.insert(Box::leak(Box::new(opened))))
 }
 
-/// Calls a function of the simulator that tests use: takes and gives a 64-bit number. `None` where the driver is not
-/// the simulator or has no such function.
-pub fn simulator_call(name: &str, argument: u64) -> Option<u64> {
-    driver().ok()?.simulator_call(name, argument)
+/// The simulator's own functions, for tests. `None` where the driver is absent or not the simulator.
+pub fn simulator() -> Option<Simulator> {
+    driver().ok()?.simulator()
 }
 
 impl DeviceProvider for CudaProvider {
@@ -113,7 +113,7 @@ impl DeviceProvider for CudaProvider {
 
     fn open(&self, device: Device) -> Result<Arc<dyn Executor>> {
         let (handle, index) = self.handle(device)?;
-        Ok(Arc::new(CudaExecutor::open(handle, index, &(self.folders)())?))
+        Ok(Arc::new(CudaExecutor::open(handle, index, &self.folders)?))
     }
 
     fn properties(&self, device: Device) -> Result<DeviceProperties> {

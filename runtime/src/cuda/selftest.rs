@@ -96,3 +96,39 @@ pub(super) fn run(shared: &Shared, options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::compiler::Compiler;
+
+    /// Needs NVRTC, which `TORSH_NVRTC` names; without it the test has nothing to do and says so.
+    #[test]
+    fn the_source_compiles() {
+        if torsh_ir::env::nvrtc().is_none() {
+            println!("skipped: TORSH_NVRTC names no NVRTC");
+            return;
+        }
+        for sm in [80, 90] {
+            let options = Options { sm, ..Options::default() }.compiler_flags();
+            let image = Compiler::new(sm, false, &[], None).image(SOURCE, &options).unwrap();
+            assert!(image.starts_with(b"\x7fELF"));
+            let image = Compiler::new(sm, true, &[], None).image(SOURCE, &options).unwrap();
+            let text = String::from_utf8(image).unwrap();
+            assert!(text.contains(&format!(".target sm_{sm}")) && text.contains("torsh_self_test"), "{text}");
+            // Nothing may be contracted: the known answers are those of separate roundings.
+            assert!(!text.contains("fma.rn.f32"), "{text}");
+        }
+        let e = Compiler::new(90, false, &[], None).image("no C", &Options::default().compiler_flags()).err().unwrap();
+        assert!(e.kind() == torsh_ir::ErrorKind::Compile && e.message().contains("torsh.cu(1)"), "{e}");
+    }
+
+    #[test]
+    fn known_answers_are_those_of_ieee() {
+        let [sums, single, double] = expected(&[0, 1, 4]);
+        assert_eq!(sums.len(), 16);
+        // (1 * 1/4 + 1) - 1/16 is exact.
+        assert_eq!(f32::from_le_bytes(single[4..8].try_into().unwrap()), 1.1875);
+        assert_eq!(f64::from_le_bytes(double[8..16].try_into().unwrap()), 1.1875);
+    }
+}

@@ -155,15 +155,18 @@ impl Driver {
         &self.name
     }
 
-    /// The simulator's function of this name, which takes and gives a 64-bit number; for tests.
-    pub fn simulator_call(&self, name: &str, argument: u64) -> Option<u64> {
-        if !self.simulated {
-            return None;
+    /// The simulator's own functions; `None` for a real driver.
+    pub fn simulator(&self) -> Option<Simulator> {
+        // SAFETY: the simulator's functions of these names have these signatures (tests/cuda-sim/driver).
+        unsafe {
+            Some(Simulator {
+                fail: *self.library.get(b"torsh_cuda_sim_fail").ok()?,
+                fail_alloc: *self.library.get(b"torsh_cuda_sim_fail_alloc").ok()?,
+                clear_errors: *self.library.get(b"torsh_cuda_sim_clear_errors").ok()?,
+                counters: *self.library.get(b"torsh_cuda_sim_counters").ok()?,
+                last_fault: *self.library.get(b"torsh_cuda_sim_last_fault").ok()?,
+            })
         }
-        // SAFETY: only the simulator is asked, all of whose functions with the prefix have this signature.
-        let found = unsafe { self.library.get::<unsafe extern "C" fn(u64) -> u64>(name.as_bytes()) };
-        // SAFETY: as above.
-        found.ok().filter(|_| name.starts_with("torsh_cuda_sim_")).map(|f| unsafe { f(argument) })
     }
 
     /// The version of CUDA that it knows: 1000 times the major one and 10 times the minor one.
@@ -227,6 +230,49 @@ impl Driver {
         Err(Error::device(
             "CUDA cannot be used in a process that was forked after CUDA was first used: start it with \"spawn\"",
         ))
+    }
+}
+
+/// The simulator's own functions, for tests.
+pub struct Simulator {
+    fail: unsafe extern "C" fn(*const c_char, u64, c_int) -> c_int,
+    fail_alloc: unsafe extern "C" fn(u64),
+    clear_errors: unsafe extern "C" fn(),
+    counters: unsafe extern "C" fn() -> *const c_char,
+    last_fault: unsafe extern "C" fn() -> *const c_char,
+}
+
+impl Simulator {
+    /// Makes the n-th call of a function from now on return a code, once.
+    pub fn fail(&self, function: &str, nth: u64, code: i32) {
+        if let Ok(function) = CString::new(function) {
+            // SAFETY: the name ends with a zero. The simulator refuses 0 for `nth`, and nothing is failed then.
+            let _: c_int = unsafe { (self.fail)(function.as_ptr(), nth, code) };
+        }
+    }
+
+    /// Makes the n-th allocation from now on fail for want of memory, once; 0 takes it back.
+    pub fn fail_alloc(&self, nth: u64) {
+        // SAFETY: takes a number.
+        unsafe { (self.fail_alloc)(nth) }
+    }
+
+    /// Takes back all errors.
+    pub fn clear_errors(&self) {
+        // SAFETY: takes nothing.
+        unsafe { (self.clear_errors)() }
+    }
+
+    /// Its figures, as JSON.
+    pub fn counters(&self) -> String {
+        // SAFETY: the text ends with a zero, and lives until the next call on this thread.
+        unsafe { CStr::from_ptr((self.counters)()) }.to_string_lossy().into_owned()
+    }
+
+    /// What the last kernel that broke a rule did.
+    pub fn last_fault(&self) -> String {
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr((self.last_fault)()) }.to_string_lossy().into_owned()
     }
 }
 
@@ -961,5 +1007,24 @@ impl Function {
             launch(self.function, gx, gy, gz, bx, by, bz, shared, stream.stream, places, ptr::null_mut())
         };
         entered.check("cuLaunchKernel", code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_driver_is_an_error_that_says_where_it_was_looked_for() {
+        let e = Driver::open(&["/nowhere/libcuda.so.1".into(), "libtorsh-no-such.so".into()]).err().unwrap();
+        assert!(e.contains("no CUDA driver was found"), "{e}");
+        assert!(e.contains("/nowhere/libcuda.so.1") && e.contains("libtorsh-no-such.so"), "{e}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_is_no_driver_is_an_error_that_says_what_it_lacks() {
+        let e = Driver::open(&["libc.so.6".into()]).err().unwrap();
+        assert!(e.contains("libc.so.6") && e.contains("cuInit") && e.contains("cuLaunchKernel"), "{e}");
     }
 }

@@ -168,3 +168,15 @@ impl Drop for Program<'_> {
         let _: Code = unsafe { (self.nvrtc.table.nvrtcDestroyProgram)(&raw mut self.program) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_is_not_nvrtc_is_an_error_that_says_what_it_lacks() {
+        let e = Nvrtc::open(OsStr::new("libc.so.6")).err().unwrap();
+        assert!(e.contains("libc.so.6") && e.contains("nvrtcCompileProgram"), "{e}");
+    }
+}
