@@ -286,8 +286,8 @@ mod tests {
             let mut v = [0u32; 3];
             for x in &mut v {
                 let r = bits(&mut n);
-                *x = if r % 7 == 0 { special[(r >> 8) as usize % special.len()] } else { (r >> 16) as u32 };
-                if i % 2 == 0 && r % 5 != 0 {
+                *x = if r.is_multiple_of(7) { special[(r >> 8) as usize % special.len()] } else { (r >> 16) as u32 };
+                if i % 2 == 0 && !r.is_multiple_of(5) {
                     // Near one, so that cancellation and ties happen.
                     *x = (*x & 0x807f_ffff) | (120 + (*x >> 23 & 15)) << 23;
                 }
