@@ -105,7 +105,11 @@ pub fn full(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Resul
 /// An operand converted to `dtype`, broadcast to `shape` and on `device`.
 pub fn prepare(arg: &Arg, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
     match arg {
-        Arg::Tensor(t) => broadcast_to(&to_device(&cast(&t.node(), dtype)?, device)?, shape),
+        Arg::Tensor(t) => {
+            let x = cast(&t.node(), dtype)?;
+            let x = if x.device == device { x } else { to_device(&x, device)? };
+            broadcast_to(&x, shape)
+        }
         Arg::Scalar(s) => full(*s, dtype, shape, device),
     }
 }

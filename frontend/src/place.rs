@@ -5,6 +5,7 @@
 //! another device and is copied there. Until a device other than the CPU has been opened, nothing here does more
 //! than look at one flag.
 
+use crate::live;
 use crate::mode;
 use crate::node::{Grad, Node, NodeRef, Operands};
 use crate::promote::Arg;
@@ -84,6 +85,7 @@ pub fn to_device(x: &NodeRef, device: Device) -> Result<NodeRef> {
         return Ok(made);
     }
     let records = mode::grad_enabled() && x.requires_grad();
+    live::count_node();
     Ok(Node::to_device(x, device, mode::loc(), if records { Grad::Op } else { Grad::None }))
 }
 

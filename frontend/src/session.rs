@@ -22,7 +22,7 @@ const SLOTS: usize = 65;
 static OTHERS: AtomicBool = AtomicBool::new(false);
 
 /// True once a device other than the CPU has been opened.
-pub(crate) fn others() -> bool {
+pub fn others() -> bool {
     OTHERS.load(Ordering::Relaxed)
 }
 

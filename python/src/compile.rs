@@ -16,6 +16,7 @@ use torsh_frontend::compiled::{Args, Ended, Program, Results, Returned, finish};
 use torsh_frontend::trace::{self, Break};
 use torsh_frontend::{Tensor, mode};
 use torsh_ir::Loc;
+use torsh_ir::exec::Device;
 use torsh_ir::program::StepOp;
 
 /// A program that takes less runs with the GIL held: giving it up and taking it again costs a good part of that.
@@ -98,6 +99,8 @@ struct Entry {
     args: Spec,
     kwargs: Spec,
     grad: bool,
+    // Where a tensor went that was made without naming a device.
+    places: mode::Places,
     guards: Guards,
     body: Body,
     site: Option<Loc>,
@@ -182,11 +185,14 @@ impl CompiledFunction {
         if trace::active() != 0 {
             return self.function.bind(py).call(args, kwargs);
         }
-        let grad = mode::grad_enabled();
+        let (grad, places) = (mode::grad_enabled(), mode::places());
         let entries = self.lock().clone();
         for (i, entry) in entries.iter().enumerate() {
             let mut leaves = Leaves::default();
-            if entry.grad != grad || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent()) {
+            if entry.grad != grad
+                || entry.places != places
+                || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent())
+            {
                 continue;
             }
             // No other thread counts: this one has the GIL.
@@ -302,6 +308,7 @@ impl Entry {
             }
             Body::Program { program, floats, .. } => {
                 d.set_item("graph_break", py.None())?;
+                d.set_item("device", program.device().to_string())?;
                 let stats = &program.compiled().exe.program().stats;
                 let steps = PyList::empty(py);
                 let details = program.compiled().exe.details();
@@ -409,6 +416,9 @@ impl CompiledFunction {
         if entry.grad != grad {
             return format!("gradients are now {}", if grad { "recorded" } else { "not recorded" });
         }
+        if entry.places != mode::places() {
+            return format!("the default device is now {}", mode::places().device);
+        }
         let mut why = Why::asked();
         entry.matches(py, args, kwargs, &mut Leaves::default(), &mut why);
         why.text()
@@ -423,7 +433,7 @@ impl CompiledFunction {
     ) -> PyResult<Bound<'py, PyAny>> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         source::enter(py);
-        let site = mode::loc();
+        let (site, places) = (mode::loc(), mode::places());
         let reason = self.reason(py, args, kwargs, grad);
         let start = std::time::Instant::now();
         let empty = PyDict::new(py);
@@ -437,6 +447,7 @@ impl CompiledFunction {
                 args: args_spec,
                 kwargs: kwargs_spec,
                 grad,
+                places,
                 guards: Guards::none(),
                 body: Body::Lazy(Break { reason: what.into(), loc: site.clone(), divided: false }),
                 site,
@@ -477,6 +488,7 @@ impl CompiledFunction {
                     args: args_spec,
                     kwargs: kwargs_spec,
                     grad,
+                    places,
                     guards,
                     body: Body::Lazy(b),
                     site,
@@ -517,6 +529,7 @@ impl CompiledFunction {
             args: args_spec,
             kwargs: kwargs_spec,
             grad,
+            places,
             guards,
             body,
             site,
@@ -585,7 +598,9 @@ impl CompiledFunction {
         }
         let entries = self.lock().clone();
         let (mut places, mut same) = (std::collections::HashMap::<usize, usize>::new(), 0);
-        for entry in entries.iter().filter(|e| e.grad == grad && !e.wide && matches!(e.body, Body::Program { .. })) {
+        for entry in entries.iter().filter(|e| {
+            e.grad == grad && e.places == mode::places() && !e.wide && matches!(e.body, Body::Program { .. })
+        }) {
             let (mut next, mut found) = (0, Vec::new());
             let alike = entry.args.differences(args, py, &mut next, &mut found)
                 && entry.kwargs.differences(kwargs, py, &mut next, &mut found);
@@ -719,6 +734,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// A 0-d tensor that promotes like the Python float it holds.
 #[pyfunction]
 fn convert_float(py: Python<'_>, value: f64) -> PyResult<Py<PyTensor>> {
-    let t = convert::upload(torsh_ir::Type::scalar(torsh_ir::DType::F64), &value.to_le_bytes())?;
+    let t = convert::upload(torsh_ir::Type::scalar(torsh_ir::DType::F64), &value.to_le_bytes(), Device::Cpu)?;
     wrap(py, Tensor::new_weak(t.node()))
 }

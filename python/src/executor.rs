@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use torsh_frontend::session::{self, Config, Dump};
-use torsh_ir::exec::Executor;
+use torsh_ir::exec::{Device, DeviceKind, DeviceProperties, DeviceProvider, Executor};
 use torsh_ir::interp::InterpExecutor;
-use torsh_ir::{Result, env, limits};
+use torsh_ir::{Error, Result, env, limits};
 
 use torsh_runtime::CpuExecutor;
 
@@ -29,7 +29,30 @@ pub fn init() -> Result<()> {
         ..Config::default()
     };
     session::init(executor, config);
+    session::get()?.set_provider(Arc::new(Provider));
     Ok(())
+}
+
+/// Finds the devices of this machine other than its CPU, for which this build has no runtime.
+struct Provider;
+
+fn absent(kind: DeviceKind) -> Error {
+    Error::device(format!(
+        "no {} device is available: this build of torsh has the CPU's runtime only, so no driver was looked for",
+        kind.name()
+    ))
+}
+
+impl DeviceProvider for Provider {
+    fn count(&self, kind: DeviceKind) -> Result<u32> {
+        Err(absent(kind))
+    }
+    fn open(&self, device: Device) -> Result<Arc<dyn Executor>> {
+        Err(absent(device.kind()))
+    }
+    fn properties(&self, device: Device) -> Result<DeviceProperties> {
+        Err(absent(device.kind()))
+    }
 }
 
 /// Writes each stage of each compilation to a numbered file.

@@ -134,9 +134,19 @@ def _encode(x, tensors: dict[str, Tensor], path: str, depth: int):
 def load(f, map_location=None, *, weights_only: bool = True) -> Any:
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file.
 
+    Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
+
     Raises: PackageError for a malformed file; nothing in it is executed. DeviceError for a `map_location` that is
     not there.
     """
+    if map_location is not None:
+        if not isinstance(map_location, (str, int, _C.PyDevice)):
+            raise TypeError(
+                f"load(): map_location must be a device, not {type(map_location).__name__}: a file does not say where "
+                "its tensors were"
+            )
+        map_location = _C.resolve_device(map_location)
+        _C.open_device(map_location)
     if weights_only is not True:
         raise ValueError("load(): torsh never unpickles; weights_only can only be True")
     if hasattr(f, "read"):
@@ -242,10 +252,10 @@ def _entry(name: str, info, bad):
 
 def _tensor(data: bytes, dtype: str, shape: list[int], bad, name: str) -> Tensor:
     if not data:
-        return _C.full(shape, 0, _C.PyDType(dtype), None)
+        return _C.full(shape, 0, _C.PyDType(dtype), "cpu")
     if dtype == "bool" and data.translate(None, b"\0\1"):
         raise bad(f"tensor {name!r} of dtype BOOL holds bytes that are neither 0 nor 1")
-    x = _C.tensor(memoryview(data).cast("B").cast(_FORMATS[dtype]), None, None, False)
+    x = _C.tensor(memoryview(data).cast("B").cast(_FORMATS[dtype]), None, "cpu", False)
     if dtype in ("float16", "bfloat16"):
         x = _C.apply("bitcast", (x,), (_C.PyDType(dtype),))
     return x.reshape(shape)

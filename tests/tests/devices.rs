@@ -11,6 +11,7 @@ use torsh_frontend::trace::{self, Leaf};
 use torsh_frontend::view::Step;
 use torsh_frontend::{Arg, Tensor, grad, ops, realise};
 use torsh_ir::exec::{Device, DeviceKind};
+use torsh_ir::op::Surface;
 use torsh_ir::{Attrs, DType, ErrorKind, Result, Scalar, Shape, Type};
 use torsh_runtime::CpuExecutor;
 use torsh_tests::far::FarProvider;
@@ -245,6 +246,33 @@ fn gradients_cross_back_to_where_their_leaves_are() {
     let wrong = tensor(Device::Cpu, &[2], &[1.0; 2]);
     let e = grad::backward(&[scaled(&w, 1.0)], &[Some(wrong)], None, options).err().unwrap();
     assert_eq!(e.kind(), ErrorKind::Device);
+}
+
+#[test]
+fn rules_that_make_constants_make_them_where_they_are_used() {
+    let options = grad::Options { create_graph: true, retain_graph: true };
+    let mut checked = 0;
+    for op in torsh_ir::ops::OPS.iter().filter(|op| matches!(op.surface, Surface::Unary { .. })) {
+        let gradients = |away: Option<Device>| {
+            let x = tensor(Device::Cpu, &[2], &[0.3, 0.7]);
+            x.set_requires_grad(true).unwrap();
+            let y = ops::unary(op.name, &x).ok().filter(Tensor::requires_grad)?;
+            let y = away.map_or(y.clone(), |device| to(&y, device));
+            let loss = Tensor::new(sum(&binary("mul", &y, &y).unwrap()));
+            let first = grad::grad(&[loss], std::slice::from_ref(&x), &[None], false, options).unwrap().remove(0)?;
+            let values = read(&first);
+            let total = Tensor::new(sum(&first));
+            if !total.requires_grad() {
+                return Some((values, None));
+            }
+            let second = grad::grad(&[total], &[x], &[None], true, options).unwrap().remove(0);
+            Some((values, second.map(|s| read(&s))))
+        };
+        let Some(want) = gradients(None) else { continue };
+        assert_eq!(gradients(Some(A)).map(|g| format!("{g:?}")), Some(format!("{want:?}")), "{}", op.name);
+        checked += 1;
+    }
+    assert!(checked > 30, "{checked} ops");
 }
 
 struct Given(Vec<Leaf>);

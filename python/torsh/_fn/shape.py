@@ -587,7 +587,7 @@ def diagonal(input, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     length = builtin_max(0, builtin_min(n + builtin_min(k, 0), m - builtin_max(k, 0)))
     start = k if k >= 0 else -k * m
     flat = x.reshape([*x.shape[:-2], n * m])
-    index = _C.apply("iota", (), (0, _C.int64, [length])) * (m + 1) + (start if length else 0)
+    index = _C.apply("iota", (), (0, _C.int64, [length]), x.device) * (m + 1) + (start if length else 0)
     return _C.apply("take", (flat, index), (flat.ndim - 1,))
 
 
@@ -600,7 +600,7 @@ def diag(input, diagonal: int = 0) -> Tensor:
     if x.ndim != 1:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {x.ndim}D")
     n = x.shape[0] + abs(k)
-    i, j = _C.apply("iota", (), (0, _C.int64, [n, n])), _C.apply("iota", (), (1, _C.int64, [n, n]))
+    i, j = (_C.apply("iota", (), (d, _C.int64, [n, n]), x.device) for d in (0, 1))
     padded = pad(x, (k, 0) if k >= 0 else (0, -k))
     return _C.where(j - i == k, padded.reshape(1, n).expand(n, n), _C.cast(i * 0, x.dtype))
 

@@ -250,7 +250,7 @@ def _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     flat, weight, shape = 0, 1, list(y.shape)
     for d in reversed(range(n)):
         axis = x.ndim - n + d
-        begin = _C.apply("iota", (), (axis, _C.int64, shape)) * stride[d] - padding[d]
+        begin = _C.apply("iota", (), (axis, _C.int64, shape), x.device) * stride[d] - padding[d]
         flat = flat + (begin + (at % kernel[d]) * dilation[d]) * weight
         at = at // kernel[d]
         weight *= x.shape[axis]
@@ -572,7 +572,7 @@ def _feature_dropout(input, p, training, inplace, n: int, fn: str) -> Tensor:
     if not training or p == 0.0:
         return x
     shape = [*x.shape[: x.ndim - n]] + [1] * n
-    keep = _unit(shape, None, _C.float32, fn) >= p
+    keep = _unit(shape, None, _C.float32, fn, x.device) >= p
     y = x * 0.0 if p == 1.0 else _C.where(keep, x * (1.0 / (1.0 - p)), 0.0)
     return _C.assign(x, y) if inplace else y
 

@@ -231,7 +231,7 @@ def embedding(input, weight, padding_idx=None) -> Tensor:
         p = int_arg(padding_idx, "embedding", "padding_idx")
         if not -w.shape[0] <= p < w.shape[0]:
             raise ValueError(f"embedding(): padding_idx {p} must be within the {w.shape[0]} rows")
-        row = _C.apply("iota", (), (0, _C.int64, [w.shape[0]])) == p % w.shape[0]
+        row = _C.apply("iota", (), (0, _C.int64, [w.shape[0]]), w.device) == p % w.shape[0]
         w = _C.where(row.unsqueeze(1), w.detach(), w)
     flat = _C.cast(i, _C.int64).reshape([i.numel()])
     return _C.apply("take", (w, flat), (0,)).reshape([*i.shape, w.shape[1]])
