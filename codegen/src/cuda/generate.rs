@@ -2,8 +2,8 @@
 
 use super::access::Sharing;
 use super::{
-    ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, copies, helpers, index, map,
-    row, scan, sort,
+    ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, attention, copies, dot, helpers,
+    index, map, row, scan, sort,
 };
 use std::collections::HashMap;
 use torsh_ir::program::{BufDecl, BufId, LibCall, Program, StepOp};
@@ -95,7 +95,7 @@ impl Gen<'_> {
                 }
                 row::step(self, kernel, &sharing, args)
             }
-            StepOp::Dot(_) => Err(Error::compile("products have no CUDA kernel yet")),
+            StepOp::Dot(dot) => dot::step(self, dot),
             StepOp::Lib { call, args, out } => self.lib(call, args, *out),
         }
     }
@@ -114,9 +114,8 @@ impl Gen<'_> {
             (LibCall::Scan { op, dim }, &[x]) => scan::scan(self, *op, *dim, x, out),
             (LibCall::Fill(value), []) => copies::fill(self, *value, out),
             (LibCall::Copy, &[x]) => copies::copy(self, x, out),
-            (LibCall::Attention(_) | LibCall::AttentionGrad(_), _) => {
-                Err(Error::compile("attention has no CUDA kernel yet"))
-            }
+            (LibCall::Attention(a), _) => attention::step(self, a, true, args, out),
+            (LibCall::AttentionGrad(a), _) => attention::step(self, a, false, args, out),
             _ => Err(Error::internal(format!("{call:?} on {} arguments", args.len()))),
         }
     }

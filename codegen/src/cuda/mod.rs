@@ -25,7 +25,12 @@
 //! along a fixed tree, so results do not depend on timing.
 
 mod access;
+mod attention;
+mod attention_grad;
 mod copies;
+mod dot;
+mod dot_mma;
+mod dot_tile;
 mod generate;
 mod group;
 mod helpers;
