@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("python", &["frontend", "runtime", "ir"]),
     ("tests", &["ir", "passes", "codegen", "runtime", "frontend", "ptx-sim"]),
     ("tests/cuda-sim/ptx", &[]),
+    ("tests/cuda-sim/driver", &["ptx-sim"]),
 ];
 
 fn read(path: &Path) -> String {
