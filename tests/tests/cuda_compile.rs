@@ -18,11 +18,17 @@ fn dev() {
             continue;
         }
         for dtype in def.dtypes.iter() {
+            if std::env::var("DTYPES").is_ok_and(|d| !d.split(',').any(|d| d == dtype.short())) {
+                continue;
+            }
             for (i, sample) in (def.samples)().iter().enumerate() {
                 for layout in layouts(def, i) {
                     let Ok(case) = case(Op(def), sample, dtype, *layout) else { continue };
                     let Ok(program) = compile(&case.graph, &PassOptions::default()) else { continue };
                     n += 1;
+                    if std::env::var("EACH").is_ok_and(|e| n % e.parse::<usize>().unwrap() != 0) {
+                        continue;
+                    }
                     match generate(&program, &Options::default()) {
                         Ok(m) => batch.add(&format!("b{n}"), &m),
                         Err(e) => *failed.entry(e.to_string()).or_default() += 1,

@@ -1,9 +1,13 @@
 //! From a program to a module: one dispatch over steps, and the table of kernels that steps share.
 
 use super::access::Sharing;
-use super::{ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, helpers, map, row};
+use super::{
+    ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, attention, copies, dot, helpers,
+    index, map, row, scan, sort,
+};
 use std::collections::HashMap;
 use torsh_ir::program::{BufDecl, BufId, LibCall, Program, StepOp};
+use torsh_ir::shape::Type;
 use torsh_ir::{Error, Result};
 
 /// Alignment of pieces of scratch memory.
@@ -91,13 +95,29 @@ impl Gen<'_> {
                 }
                 row::step(self, kernel, &sharing, args)
             }
-            StepOp::Dot(_) => Err(Error::compile("products have no CUDA kernel yet")),
-            StepOp::Lib { call, .. } => self.lib(call),
+            StepOp::Dot(dot) => dot::step(self, dot),
+            StepOp::Lib { call, args, out } => self.lib(call, args, *out),
         }
     }
 
-    fn lib(&mut self, call: &LibCall) -> Result<()> {
-        Err(Error::compile(format!("{call:?} has no CUDA kernel yet")))
+    fn lib(&mut self, call: &LibCall, args: &[BufId], out: BufId) -> Result<()> {
+        match (call, args) {
+            (LibCall::Take { dim }, &[x, index]) => index::take(self, *dim, x, index, out),
+            (LibCall::Gather { dim }, &[x, index]) => index::gather(self, *dim, x, index, out),
+            (LibCall::Scatter { dim, mode }, &[base, index, src]) => {
+                index::scatter(self, *dim, *mode, (base, index, src), out)
+            }
+            (LibCall::IndexPut { dim, mode }, &[base, index, src]) => {
+                index::index_put(self, *dim, *mode, (base, index, src), out)
+            }
+            (LibCall::ArgSort { dim, descending }, &[x]) => sort::argsort(self, *dim, *descending, x, out),
+            (LibCall::Scan { op, dim }, &[x]) => scan::scan(self, *op, *dim, x, out),
+            (LibCall::Fill(value), []) => copies::fill(self, *value, out),
+            (LibCall::Copy, &[x]) => copies::copy(self, x, out),
+            (LibCall::Attention(a), _) => attention::step(self, a, true, args, out),
+            (LibCall::AttentionGrad(a), _) => attention::step(self, a, false, args, out),
+            _ => Err(Error::internal(format!("{call:?} on {} arguments", args.len()))),
+        }
     }
 
     /// A buffer's declaration.
@@ -181,6 +201,21 @@ impl Gen<'_> {
 /// A buffer's address.
 pub(super) fn buffer(buf: BufId) -> LaunchArg {
     LaunchArg::Buffer { buf, offset: 0 }
+}
+
+/// Blocks of `threads` for so many points.
+pub(super) fn simple_grid(points: usize, threads: u32) -> [u64; 3] {
+    [points.div_ceil(threads as usize) as u64, 1, 1]
+}
+
+/// `(outer, size, inner)`: the extents before, at and after `dim`.
+pub(super) fn around(ty: &Type, dim: usize) -> Result<(usize, usize, usize)> {
+    let product = |dims: &[usize]| dims.iter().fold(1, |n: usize, &d| n.saturating_mul(d));
+    let dims = ty.shape.dims();
+    match dims.get(dim) {
+        Some(&size) => Ok((product(&dims[..dim]), size, product(&dims[dim + 1..]))),
+        None => Err(Error::internal(format!("dim {dim} of {ty}"))),
+    }
 }
 
 const _: () = assert!(ERROR_BYTES == 4 * size_of::<u64>());

@@ -1,6 +1,6 @@
 //! Device functions that kernels call: fixed text, put into a source only where it is used.
 
-use super::{access, math};
+use super::{access, dot_mma, math};
 use std::collections::BTreeSet;
 use torsh_ir::scalar::UnOp;
 
@@ -51,6 +51,7 @@ fn all() -> Vec<(String, String)> {
     fixed(NUMBERS, &mut out);
     fixed(INTEGERS, &mut out);
     fixed(RECORD, &mut out);
+    fixed(dot_mma::HELPERS, &mut out);
     out
 }
 

@@ -25,14 +25,23 @@
 //! along a fixed tree, so results do not depend on timing.
 
 mod access;
+mod attention;
+mod attention_grad;
+mod copies;
+mod dot;
+mod dot_mma;
+mod dot_tile;
 mod generate;
 mod group;
 mod helpers;
+mod index;
 mod map;
 mod math;
 mod row;
 mod row_code;
 mod scalar;
+mod scan;
+mod sort;
 mod transpose;
 
 use torsh_ir::program::{BufId, Program};
@@ -72,7 +81,14 @@ impl Options {
     /// Options for NVRTC under which the source means what it should.
     pub fn compiler_flags(&self) -> Vec<String> {
         let arch = format!("--gpu-architecture=sm_{}", self.sm);
-        let fixed = ["-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false", "--std=c++17"];
+        let fixed = [
+            "-fmad=false",
+            "-prec-div=true",
+            "-prec-sqrt=true",
+            "-ftz=false",
+            "--std=c++17",
+            "--diag-suppress=177,550",
+        ];
         std::iter::once(arch).chain(fixed.map(String::from)).collect()
     }
 }

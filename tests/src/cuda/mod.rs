@@ -5,6 +5,7 @@
 //! the tests say so and check nothing but the text.
 
 pub mod batch;
+pub mod sim;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
