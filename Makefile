@@ -12,11 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml | grep -v /target/)
 
-.PHONY: help demo test test-rust test-python lint bench clean
+.PHONY: help demo test test-rust test-python test-cuda test-cuda-full cuda-sim cuda-report lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
+	@echo "make test-cuda       the CUDA backend on the simulator (part of make test); test-cuda-full: all of it"
+	@echo "make cuda-report     check and measure the CUDA devices of this machine, and write cuda-report.md"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
 	@echo "make clean   remove $(VENV) and target"
@@ -41,7 +43,7 @@ $(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt
 demo: $(STAMPS)/torsh $(STAMPS)/demo
 	$(BIN)/python examples/demo.py
 
-test: test-rust test-python
+test: test-rust test-cuda test-python
 
 # torsh-python is the extension module itself: it is built by pip and tested from Python.
 test-rust:
@@ -54,6 +56,29 @@ test-rust:
 test-python: $(STAMPS)/torsh $(STAMPS)/test
 	$(BIN)/python -m pytest -q -n 2 tests/python
 	TORSH_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 tests/python -m "not compiled_only"
+
+# A driver library without a GPU, for TORSH_CUDA_SIM=1.
+cuda-sim:
+	cargo build --release --locked -p torsh-cuda-sim
+
+# Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
+NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
+SIM = TORSH_CUDA_SIM=$(abspath target/release/libtorsh_cuda_sim.so)
+SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
+
+test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
+	$(SIM_RUST) -p torsh-runtime --test cuda_sim
+	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) -p torsh-runtime --test cuda_sim
+	$(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/cuda_device tests/python/test_cuda.py
+
+test-cuda-full: test-cuda
+	$(SIM_RUST) -p torsh-tests --test cuda_ops -- --include-ignored
+	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python --device cuda
+
+cuda-report: $(STAMPS)/torsh
+	$(BIN)/python tests/cuda_device/report.py cuda-report.md
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

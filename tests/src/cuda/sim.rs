@@ -91,9 +91,7 @@ impl Loaded<'_> {
                 let mut args = Args::new();
                 for arg in &launch.args {
                     args = match arg {
-                        LaunchArg::Buffer { buf, offset } => {
-                            args.u64(memory.address(program, *buf) + *offset as u64)
-                        }
+                        LaunchArg::Buffer { buf, offset } => args.u64(memory.address(program, *buf) + *offset as u64),
                         LaunchArg::Scratch { offset } => args.u64(scratch + *offset as u64),
                         LaunchArg::Error => args.u64(error),
                         LaunchArg::U32(x) => args.u32(*x),
