@@ -1,6 +1,6 @@
 //! `torsh.PyDevice` (alias `torsh.device`), and which device an argument means.
 
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, outside};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt};
@@ -77,11 +77,15 @@ pub fn resolve(py: Python<'_>, obj: Option<&Bound<'_, PyAny>>) -> PyResult<Devic
     Ok(device)
 }
 
-/// Opens a device.
+/// Opens a device, which may take a while the first time and is then done without the GIL: another thread that opens it
+/// may want that.
 pub fn open(py: Python<'_>, device: Device) -> PyResult<()> {
+    if session::get().or_raise()?.opened(device).is_some() {
+        return Ok(());
+    }
     crate::source::enter(py);
-    let there = || session::get()?.on(device).map(|_| ());
-    crate::errors::guarded(there).map_err(|e| e.with_loc(mode::loc())).or_raise()
+    let loc = mode::loc();
+    outside(py, move || session::get()?.on(device).map(|_| ()).map_err(|e| e.with_loc(loc)))
 }
 
 #[pymethods]

@@ -3,7 +3,7 @@
 //! Tensors are computed when they are looked at. What is pending on a thread is therefore handed to the device before
 //! the thread changes its stream, marks a moment of one, or waits: it belongs before that point.
 
-use crate::errors::{OrRaise, guarded, outside};
+use crate::errors::{OrRaise, outside};
 use crate::{device, source};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -27,7 +27,8 @@ fn kind(name: &str) -> PyResult<DeviceKind> {
 fn device_count(py: Python<'_>, name: &str) -> PyResult<u32> {
     let kind = kind(name)?;
     source::enter(py);
-    guarded(|| session::get()?.device_count(kind)).map_err(|e| e.with_loc(mode::loc())).or_raise()
+    let loc = mode::loc();
+    outside(py, move || session::get()?.device_count(kind).map_err(|e| e.with_loc(loc)))
 }
 
 /// What a device is, as a dict.
@@ -35,7 +36,8 @@ fn device_count(py: Python<'_>, name: &str) -> PyResult<u32> {
 fn device_properties(py: Python<'_>, device: &Bound<'_, PyAny>) -> PyResult<Py<PyDict>> {
     let device = device::named(device)?;
     source::enter(py);
-    let p = guarded(|| session::get()?.properties(device)).map_err(|e| e.with_loc(mode::loc())).or_raise()?;
+    let loc = mode::loc();
+    let p = outside(py, move || session::get()?.properties(device).map_err(|e| e.with_loc(loc)))?;
     let d = PyDict::new(py);
     d.set_item("name", p.name)?;
     d.set_item("major", p.capability.0)?;
