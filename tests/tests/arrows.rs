@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tests", &["ir", "passes", "codegen", "runtime", "frontend", "ptx-sim"]),
     ("tests/cuda-sim/ptx", &[]),
     ("tests/cuda-sim/driver", &["ptx-sim"]),
+    ("tests/cuda-sim/cublaslt", &["cuda-sim", "driver", "ptx-sim"]),
 ];
 
 fn read(path: &Path) -> String {

@@ -29,7 +29,7 @@ mod module;
 mod parse;
 mod race;
 mod report;
-mod soft;
+pub mod soft;
 mod ty;
 
 pub use args::Args;

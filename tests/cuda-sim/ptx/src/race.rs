@@ -118,10 +118,19 @@ struct Page {
     cells: Vec<Cell>,
 }
 
+impl Page {
+    fn new() -> Page {
+        Page { cells: vec![Cell::default(); 64] }
+    }
+}
+
 /// The shadow of one address space.
 #[derive(Default)]
 pub(crate) struct Shadow {
-    pages: HashMap<u64, Page>,
+    index: HashMap<u64, usize>,
+    pages: Vec<Page>,
+    /// The page that was used last, and where it is.
+    last: Option<(u64, usize)>,
 }
 
 impl Shadow {
@@ -130,7 +139,7 @@ impl Shadow {
         let words = addr.is_multiple_of(4) && bytes.is_multiple_of(4);
         let mut at = addr;
         while at < addr + bytes {
-            let page = self.pages.entry(at / PAGE).or_insert_with(|| Page { cells: vec![Cell::default(); 64] });
+            let page = self.page(at / PAGE);
             if !words && page.cells.len() == 64 {
                 page.cells = page.cells.iter().flat_map(|c| [*c; 4]).collect();
             }
@@ -146,7 +155,24 @@ impl Shadow {
         None
     }
 
+    fn page(&mut self, number: u64) -> &mut Page {
+        let i = match self.last {
+            Some((n, i)) if n == number => i,
+            _ => {
+                let pages = &mut self.pages;
+                *self.index.entry(number).or_insert_with(|| {
+                    pages.push(Page::new());
+                    pages.len() - 1
+                })
+            }
+        };
+        self.last = Some((number, i));
+        &mut self.pages[i]
+    }
+
     pub fn clear(&mut self) {
+        self.index.clear();
         self.pages.clear();
+        self.last = None;
     }
 }

@@ -176,6 +176,16 @@ pub(crate) fn bank_passes(addrs: &[u64], lanes: &[u32], bytes: u64) -> (u64, u64
         8 => 16,
         _ => 8,
     };
+    // Side by side, or one word for all: no two words of one bank.
+    let first = addrs[0];
+    let whole = lanes[0] == 0 && bytes.is_multiple_of(4) && first.is_multiple_of(128);
+    if whole && addrs.iter().enumerate().all(|(k, a)| *a == first + k as u64 * bytes) {
+        let n = (addrs.len() as u64).div_ceil(u64::from(group));
+        return (n, n);
+    }
+    if bytes <= 4 && addrs.iter().all(|a| a / 4 == first / 4) {
+        return (1, 1);
+    }
     let (mut passes, mut ideal) = (0, 0);
     let mut start = 0;
     while start < addrs.len() {

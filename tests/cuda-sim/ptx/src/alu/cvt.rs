@@ -1,7 +1,7 @@
 //! Conversions.
 
-use crate::alu::float;
-use crate::inst::{CvtOp, CvtRnd};
+use crate::alu::{float, l1};
+use crate::inst::{CvtOp, CvtRnd, F1};
 use crate::soft::{self, Rnd};
 use crate::ty::{Ty, sext, trunc};
 
@@ -16,6 +16,22 @@ pub(crate) fn eval(c: &CvtOp, a: u64) -> u64 {
         (true, false) => to_int(c, a),
         (true, true) => float_to_float(c, a),
     }
+}
+
+/// The common conversions as loops over lanes: between 32 and 64 bits, and 32-bit integers to f32.
+pub(crate) fn fast(dst: Ty, src: Ty, rnd: CvtRnd, width: u32) -> Option<F1> {
+    if width != dst.bits() {
+        return None;
+    }
+    let nearest = rnd == CvtRnd::Float(Rnd::Rn);
+    Some(match (dst, src) {
+        (Ty::U32 | Ty::S32 | Ty::B32, Ty::U64 | Ty::S64 | Ty::B64) => l1!(a => a & 0xffff_ffff),
+        (Ty::U64 | Ty::S64 | Ty::B64, Ty::U32 | Ty::B32) => l1!(a => a & 0xffff_ffff),
+        (Ty::U64 | Ty::S64 | Ty::B64, Ty::S32) => l1!(a => a as u32 as i32 as i64 as u64),
+        (Ty::F32, Ty::S32) if nearest => l1!(a => u64::from((a as u32 as i32 as f32).to_bits())),
+        (Ty::F32, Ty::U32) if nearest => l1!(a => u64::from((a as u32 as f32).to_bits())),
+        _ => return None,
+    })
 }
 
 fn int_value(ty: Ty, a: u64) -> i128 {

@@ -99,6 +99,18 @@ pub(crate) fn fast3(o: &FloatOp) -> Option<F3> {
     })
 }
 
+/// Minimum and maximum of f32 without modifiers, as loops over lanes.
+pub(crate) fn fast_minmax(op: MinMax) -> F2 {
+    // -0 is below +0: among equal numbers the sign decides.
+    fn pick(a: f32, b: f32, take_a: bool) -> u64 {
+        bits32(if a.is_nan() || (!take_a && !b.is_nan()) { b } else { a })
+    }
+    match op {
+        MinMax::Min => l2!(a, b => pick(f(a), f(b), f(a) < f(b) || (f(a) == f(b) && f(a).is_sign_negative()))),
+        MinMax::Max => l2!(a, b => pick(f(a), f(b), f(a) > f(b) || (f(a) == f(b) && f(a).is_sign_positive()))),
+    }
+}
+
 /// Sign manipulation as loops over lanes.
 pub(crate) fn sign1(op: &str, ty: Ty, ftz: bool) -> Option<F1> {
     Some(match (op, ty, ftz) {

@@ -1,7 +1,7 @@
 //! Arithmetic, comparison, conversion and moves.
 
 use super::{In, LOCAL_WINDOW, Linker, PARAM_WINDOW, Result, SHARED_WINDOW, WINDOW_SIZE};
-use crate::alu::{float, int, l1, l2};
+use crate::alu::{cvt, float, int, l1, l2};
 use crate::ast::Operand;
 use crate::inst::{Approx, Bool, Carry, Cmp, CvtOp, CvtRnd, F1, F2, FloatOp, MinMax, NONE, Op, PureOp, Reg};
 use crate::soft::{Arith, Rnd};
@@ -136,7 +136,9 @@ impl<'s, 'a> Linker<'s, 'a> {
                     return i.unknown();
                 }
                 let ty = i.ty()?;
-                i.count(3)?;
+                if ty == Ty::F32 && !(ftz || nan || xorsign) {
+                    return self.a2(i, Some(float::fast_minmax(op)), [ty, ty]);
+                }
                 self.pure(i, PureOp::MinMax { op, ty, ftz, nan, xorsign, relu: false }, &[ty, ty])
             }
             "add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt" | "rcp"
@@ -390,8 +392,10 @@ impl<'s, 'a> Linker<'s, 'a> {
         {
             return i.unknown();
         }
-        i.count(2)?;
         let o = i.arg(0)?.clone();
+        if !sat && let Some(f) = cvt::fast(dst, src, rnd, self.width(i, &o, dst.bits())) {
+            return self.a1(i, Some(f), src);
+        }
         let dst_bits = self.width(i, &o, dst.bits());
         self.pure(i, PureOp::Cvt(CvtOp { dst, src, dst_bits, rnd, ftz, sat, relu }), &[src])
     }

@@ -1,5 +1,6 @@
 //! Shared memory of one block: regions exact to the byte, written bytes, copies under way, races.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::Check;
@@ -11,6 +12,8 @@ use crate::race::Shadow;
 pub(crate) struct SharedMem {
     /// (first address, size, name), by address.
     regions: Vec<(u64, u64, String)>,
+    /// First address and size of the region that was used last.
+    last: Cell<(u64, u64)>,
     data: Vec<u8>,
     init: Vec<bool>,
     /// Asynchronous copies under way that will write each byte.
@@ -27,7 +30,14 @@ impl SharedMem {
         let end = regions.last().map_or(SHARED_BASE, |r| r.0 + r.1);
         let n = (end - SHARED_BASE) as usize;
         let shadow = races.then(Shadow::default);
-        SharedMem { regions, data: vec![POISON; n], init: vec![false; n], pending: HashMap::new(), shadow }
+        SharedMem {
+            regions,
+            last: Cell::new((u64::MAX, 0)),
+            data: vec![POISON; n],
+            init: vec![false; n],
+            pending: HashMap::new(),
+            shadow,
+        }
     }
 
     /// Makes the memory that of a new block.
@@ -42,11 +52,16 @@ impl SharedMem {
 
     /// Offset of the range in the data, if one region holds all of it.
     fn locate(&self, addr: u64, bytes: u64) -> Check<usize> {
+        let (base, size) = self.last.get();
+        if addr >= base && addr - base <= size && bytes <= size - (addr - base) {
+            return Ok((addr - SHARED_BASE) as usize);
+        }
         let i = self.regions.partition_point(|r| r.0 <= addr);
         if let Some((base, size, _)) = i.checked_sub(1).map(|i| &self.regions[i])
             && addr - base <= *size
             && bytes <= size - (addr - base)
         {
+            self.last.set((*base, *size));
             return Ok((addr - SHARED_BASE) as usize);
         }
         let near = i.checked_sub(1).or(if self.regions.is_empty() { None } else { Some(0) });
