@@ -129,7 +129,7 @@ impl Call<'_> {
     }
 
     /// Statements that load `rows` rows of `cols` numbers from row `first` of an operand to shared memory, times
-    /// `factor`; rows from `end` on are 0. Rows of the tile are `cols + 1` apart.
+    /// `factor`; rows from `end` on are 0. Rows of the tile are `cols | 1` apart, an odd number.
     pub fn tile(
         &self,
         name: &str,
@@ -157,7 +157,7 @@ impl Call<'_> {
     }}
 ",
             SIDE * SIDE,
-            cols + 1
+            cols | 1
         ))
     }
 
@@ -212,7 +212,7 @@ impl Call<'_> {
 
     fn forward_floats(&self) -> usize {
         let (d, w) = (self.a.depth, self.a.width);
-        self.queries * (d + 1) + self.keys * (d + 1 + w + 1) + self.queries * (self.keys + 1)
+        self.queries * (d | 1) + self.keys * ((d | 1) + (w | 1)) + self.queries * (self.keys + 1)
     }
 
     /// The body of the forward pass.
@@ -225,9 +225,9 @@ impl Call<'_> {
         let inf = "__int_as_float((int)0xff800000u)";
         let mut out = String::new();
         out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const ks = qs + {};", nq * (d + 1));
+        let _ = writeln!(out, "    float* const qs = room;\n    float* const ks = qs + {};", nq * (d | 1));
         let _ =
-            writeln!(out, "    float* const vs = ks + {};\n    float* const ps = vs + {};", nk * (d + 1), nk * (w + 1));
+            writeln!(out, "    float* const vs = ks + {};\n    float* const ps = vs + {};", nk * (d | 1), nk * (w | 1));
         self.threads(&mut out);
         let blocks = s.queries.div_ceil(nq);
         let _ = writeln!(out, "    const unsigned batch = blockIdx.x / {blocks}u;");
@@ -277,7 +277,7 @@ impl Call<'_> {
         );
         out.push_str("    }\n    __syncthreads();\n");
         // Weights of keys beyond the end are 0, and so are their values in the tile.
-        self.onto(&mut out, "acc", (ri, wi, w), nk, ("ps", nk + 1, 1), ("vs", w + 1));
+        self.onto(&mut out, "acc", (ri, wi, w), nk, ("ps", nk + 1, 1), ("vs", w | 1));
         out.push_str("    }\n");
         self.finish(&mut out, (ri, wi));
         Ok(out)
@@ -296,7 +296,7 @@ impl Call<'_> {
         let _ = writeln!(out, "    float {name}c[{ri}][{ci}] = {{}};");
         let _ = writeln!(out, "    #pragma unroll 4\n    for (int e = 0; e < {depth}; ++e) {{");
         let _ = writeln!(out, "        float x[{ri}];\n        float y[{ci}];");
-        let row = depth + 1;
+        let row = depth | 1;
         let _ = writeln!(
             out,
             "        #pragma unroll\n        for (int i = 0; i < {ri}; ++i) x[i] = {a}[(ty + i * {SIDE}) * {row} + e];"

@@ -49,7 +49,7 @@ pub(super) fn step(g: &mut Gen<'_>, call: &Call<'_>, args: &[BufId], out: BufId)
 impl Call<'_> {
     fn grad_floats(&self) -> usize {
         let (d, w) = (self.a.depth, self.a.width);
-        (self.queries + self.keys) * (d + 1 + w + 1) + 2 * self.queries * (self.keys + 1)
+        (self.queries + self.keys) * ((d | 1) + (w | 1)) + 2 * self.queries * (self.keys + 1)
     }
 
     fn row_offset(&self) -> Result<i64> {
@@ -92,13 +92,13 @@ impl Call<'_> {
     fn open(&self, out: &mut String) -> Result<()> {
         let (nq, nk, d, w) = (self.queries, self.keys, self.a.depth, self.a.width);
         out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const cs = qs + {};", nq * (d + 1));
+        let _ = writeln!(out, "    float* const qs = room;\n    float* const cs = qs + {};", nq * (d | 1));
         let _ =
-            writeln!(out, "    float* const ks = cs + {};\n    float* const vs = ks + {};", nq * (w + 1), nk * (d + 1));
+            writeln!(out, "    float* const ks = cs + {};\n    float* const vs = ks + {};", nq * (w | 1), nk * (d | 1));
         let _ = writeln!(
             out,
             "    float* const ps = vs + {};\n    float* const ds = ps + {};",
-            nk * (w + 1),
+            nk * (w | 1),
             nq * (nk + 1)
         );
         self.threads(out);
@@ -185,7 +185,7 @@ impl Call<'_> {
         out.push_str(&self.tile("v", "vs", ("k0", nk, &keys), w, None)?);
         out.push_str("    __syncthreads();\n");
         self.weights(&mut out);
-        self.onto(&mut out, "acc", (ri, di, d), nk, ("ds", nk + 1, 1), ("ks", d + 1));
+        self.onto(&mut out, "acc", (ri, di, d), nk, ("ds", nk + 1, 1), ("ks", d | 1));
         out.push_str("    }\n");
         self.put(&mut out, "acc", "q0", (ri, di), (s.queries, d), 0, Some(&scale));
         Ok(out)
@@ -213,8 +213,8 @@ impl Call<'_> {
         out.push_str(&self.tile("ct", "cs", ("q0", nq, &queries), w, None)?);
         out.push_str("    __syncthreads();\n");
         self.weights(&mut out);
-        self.onto(&mut out, "dv", (ki, wi, w), nq, ("ps", 1, nk + 1), ("cs", w + 1));
-        self.onto(&mut out, "dk", (ki, di, d), nq, ("ds", 1, nk + 1), ("qs", d + 1));
+        self.onto(&mut out, "dv", (ki, wi, w), nq, ("ps", 1, nk + 1), ("cs", w | 1));
+        self.onto(&mut out, "dk", (ki, di, d), nq, ("ds", 1, nk + 1), ("qs", d | 1));
         out.push_str("    }\n");
         let first = s.batch as u64 * s.queries as u64 * d as u64;
         self.put(&mut out, "dk", "k0", (ki, di), (s.keys, d), first, None);

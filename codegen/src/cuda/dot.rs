@@ -6,7 +6,7 @@
 use super::copies::fill_bytes;
 use super::generate::{Gen, Source, buffer, simple_grid};
 use super::scalar::{cast, memory_type, narrow, to_memory, value_type};
-use super::{Compute, LaunchArg, MatmulPlan, MatrixLayout, dot_mma, dot_tile};
+use super::{Compute, LaunchArg, MatmulPlan, MatrixLayout, dot_mma, dot_pipe, dot_tile};
 use std::fmt::Write;
 use torsh_ir::program::{Digits, DotOperand, DotStep, digits, single_stride};
 use torsh_ir::{DType, Error, Result};
@@ -145,21 +145,22 @@ pub(super) fn step(g: &mut Gen<'_>, dot: &DotStep) -> Result<()> {
         || [step.m, step.n, step.k].iter().any(|&x| x >= 1 << 29)
         || total * parts >= 1 << 30;
     let p = Product { step, dtype, way, wide, parts };
-    let source = match tile {
-        Tile::Plain(t) => dot_tile::source(&p, t)?,
-        Tile::Tensor(t) => dot_mma::source(&p, t)?,
+    let (source, shared) = match tile {
+        Tile::Plain(t) => (dot_tile::source(&p, t)?, 0),
+        Tile::Tensor(t) if dot_pipe::fits(&p) => dot_pipe::source(&p, t)?,
+        Tile::Tensor(t) => (dot_mma::source(&p, t)?, 0),
     };
     let mut args = p.args(&source)?;
     let blocks = [(tiles * parts) as u64, 1, 1];
     if parts == 1 {
-        return g.launch(source, blocks, 0, args);
+        return g.launch(source, blocks, shared, args);
     }
     let (compute, size) = (p.compute(), p.compute().size());
     let bytes =
         total.checked_mul(parts * size).ok_or_else(|| Error::limit("scratch memory beyond the address space"))?;
     let scratch = g.scratch(bytes)?;
     args[2] = scratch.clone();
-    g.launch(source, blocks, 0, args)?;
+    g.launch(source, blocks, shared, args)?;
     let args = vec![scratch, buffer(dot.out), LaunchArg::U64(total as u64), LaunchArg::U32(parts as u32)];
     g.launch(sum_parts(dtype, compute), simple_grid(total, 256), 0, args)
 }
@@ -253,6 +254,11 @@ impl Product {
             below = below.saturating_mul(extent);
         }
         format!("({})", terms.join(" + "))
+    }
+
+    /// The one stride of an axis.
+    pub fn single(&self, name: &str) -> Option<i64> {
+        single_stride(&self.axis(name))
     }
 
     /// True when neighbouring positions of an axis are neighbours in memory.

@@ -14,10 +14,10 @@ const ROW_WORDS: usize = 20;
 /// Warps of a block along rows and columns, and tiles of 16 x 8 of a warp.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Tile {
-    warp_rows: usize,
-    warp_cols: usize,
-    row_tiles: usize,
-    col_tiles: usize,
+    pub warp_rows: usize,
+    pub warp_cols: usize,
+    pub row_tiles: usize,
+    pub col_tiles: usize,
 }
 
 impl Tile {

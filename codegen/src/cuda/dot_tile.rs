@@ -130,6 +130,7 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<Source> {
         body: out,
         block: [threads as u32, 1, 1],
         static_shared: shared as u32,
+        min_blocks: 2,
         ..Source::default()
     })
 }

@@ -30,6 +30,7 @@ mod attention_grad;
 mod copies;
 mod dot;
 mod dot_mma;
+mod dot_pipe;
 mod dot_tile;
 mod generate;
 mod group;

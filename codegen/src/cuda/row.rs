@@ -256,7 +256,7 @@ pub(super) fn step(g: &mut Gen<'_>, kernel: &Kernel, sharing: &Sharing, args: &[
     let insts: usize = plan.order.iter().map(Vec::len).sum();
     let words: usize = plan.kept.iter().map(|&v| k.value(v).dtype.size().div_ceil(4)).sum();
     let bytes: usize = kept_bytes(k, &plan, steps, vector, group).iter().sum();
-    let fixed = shared_of(k, group);
+    let fixed = shared_of(k, group, k.stages.len());
     let keep = if plan.kept.is_empty() || steps * vector * words <= KEPT_WORDS && steps * vector * insts <= UNROLLED {
         Keep::Registers
     } else if bytes + fixed <= KEPT_BYTES.min(g.options.shared_bytes as usize) {
@@ -276,9 +276,9 @@ pub(super) fn kept_bytes(k: &Kernel, plan: &Plan, steps: usize, vector: usize, g
     plan.kept.iter().map(|&v| (points * k.value(v).dtype.size()).next_multiple_of(16)).collect()
 }
 
-/// Shared memory of all reductions.
-fn shared_of(k: &Kernel, group: Group) -> usize {
-    let reduces = k.stages.iter().flat_map(|s| &s.reduces);
+/// Shared memory of the reductions of the first so many stages.
+fn shared_of(k: &Kernel, group: Group, stages: usize) -> usize {
+    let reduces = k.stages.iter().take(stages).flat_map(|s| &s.reduces);
     reduces.map(|r| group.shared(&Fold::new(r.op, k.value(r.value).dtype, String::new()))).sum()
 }
 
@@ -289,12 +289,13 @@ fn source(kernel: &Kernel, k: &Kernel, sharing: &Sharing, schedule: &Schedule, s
     let width = Width::of(&extents, slack, affines(k));
     let plan = Plan::new(k, sharing, schedule.keep != Keep::Again)?;
     let code = Code { k, sharing, schedule, plan: &plan, width };
+    let stages = schedule.cut.map_or(k.stages.len(), |c| c.stage + 1);
     Ok(Source {
         stem: format!("{}{suffix}", kernel.name),
         params: code.parameters(),
         body: code.body()?,
         block: schedule.group.block(),
-        static_shared: shared_of(k, schedule.group) as u32,
+        static_shared: shared_of(k, schedule.group, stages) as u32,
         ..Source::default()
     })
 }

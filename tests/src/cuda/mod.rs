@@ -1,10 +1,12 @@
 //! What the tests of the CUDA code generator share: NVRTC, and sources of many programs compiled at once.
 //!
-//! NVRTC is used through a Python process, `tests/cuda/nvrtc.py`. The library is the file that `TORSH_NVRTC` names, else
-//! the one of the `nvidia-cuda-nvrtc` wheel of the environment's Python (`.venv/bin/python`, else `python3`). Without one
+//! NVRTC is used through a Python process, `tests/cuda/nvrtc.py`. The library is the file that `TORSH_NVRTC` names, or is in
+//! the folder that it names, else the one of the `nvidia-cuda-nvrtc` wheel of the environment's Python (`.venv/bin/python`, else `python3`). Without one
 //! the tests say so and check nothing but the text.
 
 pub mod batch;
+pub mod check;
+pub mod shapes;
 pub mod sim;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +27,22 @@ fn script() -> PathBuf {
     root().join("tests/cuda/nvrtc.py")
 }
 
+/// The library in a folder.
+fn in_folder(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let is_library = |p: &PathBuf| {
+        let name = p.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        name.strip_prefix("libnvrtc.so.").is_some_and(|v| v.chars().all(|c| c.is_ascii_digit()))
+    };
+    names.filter(is_library).max().map(|p| p.to_string_lossy().into_owned())
+}
+
 /// The NVRTC library; `None`, with a line on standard error, where there is none.
 pub fn nvrtc() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let find = || {
         if let Ok(path) = std::env::var("TORSH_NVRTC") {
-            return Some(path);
+            return in_folder(Path::new(&path)).or(Some(path));
         }
         let output = Command::new(python()).arg(script()).arg("-").output().ok()?;
         let path = String::from_utf8_lossy(&output.stdout).trim().to_string();
