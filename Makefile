@@ -59,7 +59,7 @@ test-python: $(STAMPS)/torsh $(STAMPS)/test
 
 # A driver library without a GPU, for TORSH_CUDA_SIM=1.
 cuda-sim:
-	cargo build --release --locked -p torsh-cuda-sim
+	cargo build --release --locked -p torsh-cuda-sim -p torsh-cublaslt-sim
 
 # Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
 NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')

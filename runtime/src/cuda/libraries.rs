@@ -14,8 +14,9 @@ const DRIVER: &str = "libcuda.so.1";
 #[cfg(windows)]
 const DRIVER: &str = "nvcuda.dll";
 
-/// The simulator's, as cargo builds it.
+/// The simulator's driver and cublasLt, as cargo builds them.
 const SIMULATOR: &str = "libtorsh_cuda_sim.so";
+const SIMULATED_CUBLASLT: &str = "libtorsh_cublaslt_sim.so";
 
 /// Versions of CUDA whose libraries are known, newest first.
 const VERSIONS: [u32; 2] = [13, 12];
@@ -66,7 +67,7 @@ pub(crate) fn cublaslt(folders: &[PathBuf], max_version: Option<u32>, simulator:
     }
     match simulator {
         // The real one would look for what only a real driver has.
-        Some(driver) => beside(driver).map(|dir| file("cublasLt", 13, Some(&dir))).into_iter().collect(),
+        Some(driver) => beside(driver).map(|dir| dir.join(SIMULATED_CUBLASLT).into_os_string()).into_iter().collect(),
         None => candidates("cublasLt", &["cublas"], folders, max_version),
     }
 }
