@@ -715,6 +715,16 @@ impl Stream {
         let mut graph = ptr::null_mut();
         // SAFETY: `graph` lives through the call.
         let code = unsafe { (entered.table().cuStreamEndCapture)(self.stream, &raw mut graph) };
+        if code != 0 {
+            // The stream must not go on recording. Where it does not any more, this fails too, and changes nothing.
+            // SAFETY: as above; a graph that is given after all is destroyed once.
+            unsafe {
+                let ended = (entered.table().cuStreamEndCapture)(self.stream, &raw mut graph);
+                if ended == 0 && !graph.is_null() {
+                    let _: Code = (entered.table().cuGraphDestroy)(graph);
+                }
+            }
+        }
         entered.check("cuStreamEndCapture", code)?;
         let mut exec = ptr::null_mut();
         // SAFETY: `exec` lives through the call, and the graph is destroyed after it.
