@@ -209,7 +209,7 @@ fn comparisons_and_tests() {
     let nan = |a: f64, b: f64| a.is_nan() || b.is_nan();
     let ordered: [(&str, Cmp); 6] = [
         ("eq", |a, b| a == b),
-        ("ne", |a, b| a != b),
+        ("ne", |a, b| !a.is_nan() && !b.is_nan() && a != b),
         ("lt", |a, b| a < b),
         ("le", |a, b| a <= b),
         ("gt", |a, b| a > b),

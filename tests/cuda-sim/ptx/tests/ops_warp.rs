@@ -355,7 +355,7 @@ fn branches_and_calls() {
                 .visible .entry k(.param .u64 out) { .reg .b64 %o, %x; .reg .b32 %r<9>; .reg .pred %p; ld.param.u64 %o, [out]; mov.u32 %r1, %tid.x;\n\
                 mul.wide.u32 %x, %r1, 8; add.u64 %o, %o, %x; mov.u32 %r2, 1; mov.u32 %r3, 2; and.b32 %r4, %r1, 1; setp.eq.u32 %p, %r4, 0; @%p bra $L;\n\
                 { .param .b32 p; .param .b32 q; .param .align 4 .b8 r[8]; st.param.b32 [p], %r1; st.param.b32 [q], 5; call (r), pair, (p, q); ld.param.b32 %r2, [r]; ld.param.b32 %r3, [r+4]; }\n\
-                $L: st.global.v2.u32 [%o], {%r2, %r3}; ret; }";
+                $L: activemask.b32 %r5; setp.ne.u32 %p, %r5, -1; @%p trap; st.global.v2.u32 [%o], {%r2, %r3}; ret; }";
     let m = Module::parse(text).unwrap_or_else(|e| panic!("{e}"));
     let mut dev = Device::new(Config::default());
     let o = dev.alloc(256).unwrap();
