@@ -17,6 +17,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen r
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
+	@echo "make cuda-sim  build the simulated CUDA driver and cublasLt into target/cuda-sim, for LD_LIBRARY_PATH"
 	@echo "make test-cuda       the CUDA backend on the simulator (part of make test); test-cuda-full: all of it"
 	@echo "make cuda-report     check and measure the CUDA devices of this machine, and write cuda-report.md"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
@@ -57,13 +58,17 @@ test-python: $(STAMPS)/torsh $(STAMPS)/test
 	$(BIN)/python -m pytest -q -n 2 tests/python
 	TORSH_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 tests/python -m "not compiled_only"
 
-# A driver library without a GPU, for TORSH_CUDA_SIM=1.
+# Under the names that programs look for; see tests/cuda-sim/README.md.
 cuda-sim:
 	cargo build --release --locked -p torsh-cuda-sim -p torsh-cublaslt-sim
+	mkdir -p target/cuda-sim
+	ln -sf ../release/libtorsh_cuda_sim.so target/cuda-sim/libcuda.so.1
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.13
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.12
 
 # Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
 NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
-SIM = TORSH_CUDA_SIM=$(abspath target/release/libtorsh_cuda_sim.so)
+SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1)
 SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
 
 test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test

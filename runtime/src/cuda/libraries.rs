@@ -14,9 +14,8 @@ const DRIVER: &str = "libcuda.so.1";
 #[cfg(windows)]
 const DRIVER: &str = "nvcuda.dll";
 
-/// The simulator's driver and cublasLt, as cargo builds them.
-const SIMULATOR: &str = "libtorsh_cuda_sim.so";
-const SIMULATED_CUBLASLT: &str = "libtorsh_cublaslt_sim.so";
+/// The simulator's cublasLt.
+const SIMULATED_CUBLASLT: &str = "libcublasLt.so.13";
 
 /// Versions of CUDA whose libraries are known, newest first.
 const VERSIONS: [u32; 2] = [13, 12];
@@ -28,11 +27,11 @@ pub(crate) fn driver() -> Result<Vec<OsString>> {
         Some(path) if !path.as_os_str().is_empty() => Ok(vec![path.into_os_string()]),
         Some(_) => {
             let places = simulator_places();
-            let found = places.iter().map(|dir| dir.join(SIMULATOR)).find(|path| path.is_file());
+            let found = places.iter().map(|dir| dir.join(DRIVER)).find(|path| path.is_file());
             found.map(|path| vec![path.into_os_string()]).ok_or_else(|| {
                 let list: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
                 Error::device(format!(
-                    "the CUDA simulator was asked for by TORSH_CUDA_SIM, but {SIMULATOR} is in none of {}; build it with `make cuda-sim` in torsh's repository and start there, or give its path in TORSH_CUDA_SIM",
+                    "the CUDA simulator was asked for by TORSH_CUDA_SIM, but {DRIVER} is in none of {}; build it with `make cuda-sim` in torsh's repository and start there, or give its path in TORSH_CUDA_SIM",
                     list.join(", ")
                 ))
             })
@@ -40,10 +39,10 @@ pub(crate) fn driver() -> Result<Vec<OsString>> {
     }
 }
 
-/// `target/release` of the current folder and of those above it.
+/// `target/cuda-sim` of the current folder and of those above it.
 fn simulator_places() -> Vec<PathBuf> {
     let Ok(here) = std::env::current_dir() else { return Vec::new() };
-    here.ancestors().map(|dir| dir.join("target").join("release")).collect()
+    here.ancestors().map(|dir| dir.join("target").join("cuda-sim")).collect()
 }
 
 /// The folder of the simulator, when the driver was opened there.
