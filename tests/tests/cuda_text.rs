@@ -184,7 +184,7 @@ fn golden() -> Vec<(&'static str, Case)> {
     let mut out = Vec::new();
     let mut take = |s: &mut Shapes, names: &[&'static str]| {
         for name in names {
-            let found = s.cases.iter().find(|(n, _)| n.starts_with(&name.replace('_', " ")));
+            let found = s.cases.iter().find(|(n, _)| n.replace(' ', "_").starts_with(name));
             let (_, case) = found.unwrap_or_else(|| panic!("no case {name}"));
             out.push((*name, case.clone()));
         }

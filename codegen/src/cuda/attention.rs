@@ -224,8 +224,8 @@ impl Call<'_> {
         let scale = constant(Scalar::Float(a.scale.as_f64()), DType::F32);
         let inf = "__int_as_float((int)0xff800000u)";
         let mut out = String::new();
-        out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const ks = qs + {};", nq * (d | 1));
+        out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
+        let _ = writeln!(out, "    float* const qs = (float*)room;\n    float* const ks = qs + {};", nq * (d | 1));
         let _ =
             writeln!(out, "    float* const vs = ks + {};\n    float* const ps = vs + {};", nk * (d | 1), nk * (w | 1));
         self.threads(&mut out);

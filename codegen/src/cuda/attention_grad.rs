@@ -91,8 +91,8 @@ impl Call<'_> {
     /// Shared tiles and pointers.
     fn open(&self, out: &mut String) -> Result<()> {
         let (nq, nk, d, w) = (self.queries, self.keys, self.a.depth, self.a.width);
-        out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const cs = qs + {};", nq * (d | 1));
+        out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
+        let _ = writeln!(out, "    float* const qs = (float*)room;\n    float* const cs = qs + {};", nq * (d | 1));
         let _ =
             writeln!(out, "    float* const ks = cs + {};\n    float* const vs = ks + {};", nq * (w | 1), nk * (d | 1));
         let _ = writeln!(

@@ -86,7 +86,7 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
     let sides = sides(p, t);
     let stage: usize = sides.iter().map(Side::elements).sum();
     let mut out = String::new();
-    out.push_str("    extern __shared__ __align__(16) unsigned short room[];\n");
+    out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
     out.push_str(&p.head(rows, cols));
     out.push_str("    const unsigned base = t_shared(room);\n");
     out.push_str("    const int lane = (int)(threadIdx.x & 31u);\n    const int warp = (int)(threadIdx.x >> 5);\n");
