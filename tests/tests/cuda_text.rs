@@ -88,6 +88,8 @@ const ALLOWED: &[&str] = &[
     // Memory, warps and blocks.
     "__ldg",
     "make_uint4",
+    "make_float2",
+    "__cvta_generic_to_shared",
     "__shfl_xor_sync",
     "__shfl_up_sync",
     "__syncwarp",
