@@ -110,3 +110,16 @@ fn a_large_device() {
         s.products(DType::F32, [64, 64, 2000]);
     });
 }
+
+#[test]
+fn wide_positions() {
+    check(Options { wide: true, ..small() }, |s| {
+        s.rows(DType::F32, 3, 17_000);
+        s.rows(DType::F32, 40, 130);
+        s.layouts(DType::F32);
+        s.orders(DType::F32);
+        s.products(DType::F32, [40, 50, 600]);
+        s.products(DType::F16, [40, 48, 64]);
+        s.batches(DType::BF16);
+    });
+}

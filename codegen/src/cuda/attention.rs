@@ -60,6 +60,7 @@ pub(super) fn step(g: &mut Gen<'_>, a: &Attend, forward: bool, args: &[BufId], o
         params: call.params(true),
         body: call.forward()?,
         block: [SIDE as u32, SIDE as u32, 1],
+        min_blocks: 1,
         ..Source::default()
     };
     let blocks = s.batch * s.queries.div_ceil(queries);

@@ -32,6 +32,7 @@ pub(super) fn step(g: &mut Gen<'_>, call: &Call<'_>, args: &[BufId], out: BufId)
         params: format!("{}, {delta}float* delta", call.params(false)),
         body,
         block,
+        min_blocks: 1,
         ..Source::default()
     };
     let rows = s.batch * s.queries;

@@ -140,7 +140,8 @@ pub(super) fn step(g: &mut Gen<'_>, dot: &DotStep) -> Result<()> {
         axes.map(|(e, s)| (e as i128) * i128::from(s).abs()).sum::<i128>()
     };
     let limit = 1i128 << 30;
-    let wide = reach(&step.lhs) >= limit
+    let wide = g.options.wide
+        || reach(&step.lhs) >= limit
         || reach(&step.rhs) >= limit
         || [step.m, step.n, step.k].iter().any(|&x| x >= 1 << 29)
         || total * parts >= 1 << 30;

@@ -164,6 +164,7 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
         params: p.params(),
         body: out,
         block: [threads as u32, 1, 1],
+        min_blocks: 1,
         ..Source::default()
     };
     Ok((source, (2 * STAGES * stage) as u32))

@@ -208,6 +208,8 @@ pub(super) struct Schedule {
     pub keep: Keep,
     /// Parts of a row, and the full stage that this launch computes; all in one launch without.
     pub cut: Option<Cut>,
+    /// 64-bit positions where 32 would do.
+    pub wide: bool,
 }
 
 /// A launch for one stage of rows that are cut into parts.
@@ -304,7 +306,7 @@ pub(super) fn step(g: &mut Gen<'_>, kernel: &Kernel, sharing: &Sharing, args: &[
     } else {
         Keep::Again
     };
-    let schedule = Schedule { group, vector, keep, cut: None };
+    let schedule = Schedule { group, vector, keep, cut: None, wide: g.options.wide };
     let dynamic = if keep == Keep::Shared { bytes } else { 0 };
     let source = source(kernel, k, sharing, &schedule, "")?;
     g.launch(source, [blocks as u64, 1, 1], dynamic as u32, args.iter().map(|&b| buffer(b)).collect())
@@ -326,7 +328,7 @@ fn source(kernel: &Kernel, k: &Kernel, sharing: &Sharing, schedule: &Schedule, s
     let extents: Vec<usize> = k.grid.iter().chain(&k.inner).copied().collect();
     let parts = schedule.cut.map_or(1, |c| c.parts);
     let slack = 2 * (1024 * schedule.vector).max(64) * parts;
-    let width = Width::of(&extents, slack, affines(k));
+    let width = Width::of(&extents, slack, affines(k), schedule.wide);
     let plan = Plan::new(k, sharing, schedule.keep != Keep::Again)?;
     let code = Code { k, sharing, schedule, plan: &plan, width };
     let stages = schedule.cut.map_or(k.stages.len(), |c| c.stage + 1);
@@ -367,13 +369,14 @@ fn cut(
         if k.stages[stage].reduces.is_empty() && plan.stores[stage].is_empty() {
             continue;
         }
-        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(Cut { parts, stage }) };
+        let schedule =
+            Schedule { group, vector, keep: Keep::Again, cut: Some(Cut { parts, stage }), wide: g.options.wide };
         let source = source(kernel, k, sharing, &schedule, &format!("_part{stage}"))?;
         g.launch(source, [blocks * parts as u64, 1, 1], 0, all.clone())?;
     }
     if k.stages.iter().any(|s| s.domain == Domain::Row && !s.stores.is_empty()) {
         let rest = Cut { parts, stage: k.stages.len() };
-        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(rest) };
+        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(rest), wide: g.options.wide };
         let source = source(kernel, k, sharing, &schedule, "_rest")?;
         g.launch(source, [blocks, 1, 1], 0, all)?;
     }
