@@ -55,6 +55,11 @@ fn products() {
         for size in [[1, 100, 1000], [100, 1, 1000], [300, 290, 33]] {
             s.products(DType::F32, size);
         }
+        // Whole pieces of 16 bytes, whichever axis they lie along.
+        for dtype in [DType::F16, DType::BF16] {
+            s.products(dtype, [136, 144, 72]);
+            s.products(dtype, [72, 40, 1024]);
+        }
         for dtype in [DType::I8, DType::U8, DType::I64, DType::Bool] {
             s.products(dtype, [33, 17, 600]);
         }
@@ -103,5 +108,18 @@ fn a_large_device() {
         s.rows(DType::F32, 3, 17_000);
         s.layouts(DType::F32);
         s.products(DType::F32, [64, 64, 2000]);
+    });
+}
+
+#[test]
+fn wide_positions() {
+    check(Options { wide: true, ..small() }, |s| {
+        s.rows(DType::F32, 3, 17_000);
+        s.rows(DType::F32, 40, 130);
+        s.layouts(DType::F32);
+        s.orders(DType::F32);
+        s.products(DType::F32, [40, 50, 600]);
+        s.products(DType::F16, [40, 48, 64]);
+        s.batches(DType::BF16);
     });
 }

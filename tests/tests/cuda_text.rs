@@ -88,6 +88,8 @@ const ALLOWED: &[&str] = &[
     // Memory, warps and blocks.
     "__ldg",
     "make_uint4",
+    "make_float2",
+    "__cvta_generic_to_shared",
     "__shfl_xor_sync",
     "__shfl_up_sync",
     "__syncwarp",
@@ -184,7 +186,7 @@ fn golden() -> Vec<(&'static str, Case)> {
     let mut out = Vec::new();
     let mut take = |s: &mut Shapes, names: &[&'static str]| {
         for name in names {
-            let found = s.cases.iter().find(|(n, _)| n.starts_with(&name.replace('_', " ")));
+            let found = s.cases.iter().find(|(n, _)| n.replace(' ', "_").starts_with(name));
             let (_, case) = found.unwrap_or_else(|| panic!("no case {name}"));
             out.push((*name, case.clone()));
         }

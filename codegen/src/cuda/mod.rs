@@ -70,11 +70,13 @@ pub struct Options {
     pub processors: u32,
     /// Shared memory that a block may ask for, in bytes.
     pub shared_bytes: u32,
+    /// Positions and addresses are computed in 64 bits where 32 would do as well: for tests.
+    pub wide: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { sm: 90, deterministic: true, tf32: false, processors: 132, shared_bytes: 227 << 10 }
+        Options { sm: 90, deterministic: true, tf32: false, processors: 132, shared_bytes: 227 << 10, wide: false }
     }
 }
 
