@@ -8,11 +8,11 @@ mod common;
 use common::{Make, Rng, affine, assert_same, inputs, program};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use torsh_ir::DType::{F32, I32};
+use torsh_ir::DType::{F32, I32, I64};
 use torsh_ir::exec::{Buffer, BufferRef, Device, DeviceKind, DeviceProvider, Executor};
 use torsh_ir::interp::{HostTensor, run_program};
 use torsh_ir::kernel::{Access, Domain, Kernel, Stage, Store};
-use torsh_ir::program::{BufDecl, BufId, Place, Program, Step, StepOp};
+use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, Step, StepOp};
 use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{ErrorKind, Result, Scalar, env};
@@ -132,11 +132,14 @@ fn run(exec: &dyn Executor, p: &Program, values: &[HostTensor], keep: bool) -> R
     types.zip(&out).map(|(ty, b)| download(exec, ty, &**b)).collect()
 }
 
-/// A figure of the simulator.
+/// A figure of the simulator; functions that were never called have none.
 fn figure(sim: &Simulator, name: &str) -> u64 {
     let text = sim.counters();
-    let at = text.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in {text}")) + name.len() + 3;
-    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
+    let Some(at) = text.find(&format!("\"{name}\":")) else {
+        assert!(name.starts_with("cu"), "{name} in {text}");
+        return 0;
+    };
+    let digits: String = text[at + name.len() + 3..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)
 }
 
@@ -198,6 +201,56 @@ fn donated_inputs_keep_their_memory() {
         assert_eq!(download(&*exec, &ty(100), &*buffers[0]).unwrap(), floats(100, |_| 1.0 + 2.0 * f64::from(i)));
     }
     assert_eq!(exec.memory_stats().live, before.live);
+}
+
+/// An update of input 0 and a take from input 2 by input 3, in one order or the other.
+fn update_and_take(n: usize, take_last: bool) -> Program {
+    let mut p = program(update(n));
+    let x = p.buffers.len() as u32;
+    for (i, t) in [ty(4), Type::new(I64, Shape::of(&[2]))].into_iter().enumerate() {
+        p.buffers.push(BufDecl { ty: t.clone(), place: Place::Input(2 + i as u32) });
+        p.inputs.push(t);
+    }
+    p.buffers.push(BufDecl { ty: ty(2), place: Place::Output });
+    p.outputs.push(BufId(x + 2));
+    p.peak_bytes += 8;
+    let op = StepOp::Lib { call: LibCall::Take { dim: 0 }, args: vec![BufId(x), BufId(x + 1)], out: BufId(x + 2) };
+    p.steps.insert(usize::from(take_last), Step { op, ops: vec!["take"], loc: None });
+    p.verify().unwrap_or_else(|e| panic!("{e}"));
+    p
+}
+
+#[test]
+fn an_index_out_of_range_is_an_error_and_changes_no_input() {
+    let Some(_sim) = sim() else { return };
+    let exec = open().unwrap_or_else(|e| panic!("{e}"));
+    let n = 1000;
+    let ints = |a: i64, b: i64| {
+        HostTensor::from_fn(Type::new(I64, Shape::of(&[2])), |i| Scalar::Int(if i == 0 { a } else { b }))
+    };
+    let values = |index| [floats(n, |_| 1.0), floats(n, |_| 2.0), floats(4, |i| i as f64), index];
+    for take_last in [false, true] {
+        let p = update_and_take(n, take_last);
+        let exe = exec.load(Arc::new(p.clone())).unwrap_or_else(|e| panic!("{e}"));
+        for (a, b, bad) in [(1, 4, 4), (-5, 0, -5), (i64::MIN, 9, i64::MIN)] {
+            let values = values(ints(a, b));
+            let mut buffers = upload(&*exec, &values).unwrap();
+            let e = exe.run(&mut buffers).err().unwrap();
+            assert_eq!(e.kind(), ErrorKind::Index, "{e}");
+            assert!(e.message().contains(&bad.to_string()) && e.op() == Some("take"), "{e}");
+            for (value, buffer) in values.iter().zip(&buffers) {
+                assert_eq!(download(&*exec, &value.ty, &**buffer).unwrap(), *value, "an input changed");
+            }
+        }
+        let values = values(ints(-1, 2));
+        let want = run_program(&p, &values).unwrap();
+        let mut buffers = upload(&*exec, &values).unwrap();
+        let out = exe.run(&mut buffers).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Arc::ptr_eq(&out[0], &buffers[0]), !take_last, "in place only where nothing can fail any more");
+        let types = p.outputs.iter().map(|o| &p.buffers[o.0 as usize].ty);
+        let got: Vec<HostTensor> = types.zip(&out).map(|(ty, b)| download(&*exec, ty, &**b).unwrap()).collect();
+        assert_same(&want, &got, 0.0, &String::new);
+    }
 }
 
 #[test]

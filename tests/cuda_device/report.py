@@ -28,8 +28,8 @@ ROWS, COLS = 37, 129
 
 
 class Case(NamedTuple):
-    """A function of tensors, what to call it with, and by how much results may differ: 0 for not at all, else a share of
-    each value, or, for what sums up, of the largest one."""
+    """A function of tensors, what to call it with, and by how much results may differ: 0 for not at all, else a share
+    of each value, or, for what sums up, of the largest one."""
 
     name: str
     run: Callable
@@ -134,7 +134,8 @@ def difference(case: Case, got: np.ndarray, want: np.ndarray) -> str | None:
     if not wrong.any():
         return None
     first = tuple(int(n[0]) for n in np.nonzero(np.atleast_1d(wrong)))
-    return f"{int(wrong.sum())} of {wrong.size} values, first {first}: {np.atleast_1d(got)[first]!r} for {np.atleast_1d(want)[first]!r}"
+    is_, should = np.atleast_1d(got)[first], np.atleast_1d(want)[first]
+    return f"{int(wrong.sum())} of {wrong.size} values, first {first}: {is_!r} for {should!r}"
 
 
 def check(device: str = "cuda") -> list[tuple[str, str]]:

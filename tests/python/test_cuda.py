@@ -164,6 +164,35 @@ def test_compiled_steps_repeat_with_the_same_values_as_on_the_cpu():
     assert np.allclose(train("cuda"), train("cpu"), rtol=1e-6)
 
 
+PRODUCT = """
+    import numpy as np, torsh
+    g = np.random.default_rng(0)
+    a, b = (g.standard_normal(s).astype(np.float32) for s in ((33, 65), (65, 17)))
+    p = torsh.tensor(a, device="cuda")
+    q = torsh.tensor(b, device="cuda")
+    exact = a.astype(np.float64) @ b
+    far = lambda: float(np.abs((p @ q).cpu().numpy() - exact).max())
+    print(far())
+    print(float(np.abs((q.t() @ p.t()).t().cpu().numpy() - exact).max()))
+    torsh.set_float32_matmul_precision("high")
+    print(far())
+    torsh.set_float32_matmul_precision("highest")
+    print(far())
+    print("cublaslt" in open("/proc/self/maps").read().lower())
+"""
+
+
+@needs_device
+@pytest.mark.parametrize("library", ["1", "0"])
+def test_products_are_exact_unless_tf32_is_asked_for(library: str):
+    env = {**SIM, "TORSH_CUBLASLT": "0"} if library == "0" else SIM
+    *figures, loaded = python(PRODUCT, **env).split()
+    strict, transposed, tf32, again = map(float, figures)
+    assert max(strict, transposed, again) < 2e-5 and strict == again
+    assert 1e-4 < tf32 < 5e-2
+    assert library == "1" or loaded == "False"
+
+
 @needs_device
 def test_a_missing_compiler_is_an_error_that_says_how_to_get_one():
     text = python(REFUSED, **{**SIM, "TORSH_NVRTC": "/nowhere/libnvrtc.so.12"})

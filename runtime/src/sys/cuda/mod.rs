@@ -4,4 +4,7 @@
 pub mod cublaslt;
 pub mod driver;
 pub mod load;
+mod memory;
+mod module;
 pub mod nvrtc;
+mod stream;
