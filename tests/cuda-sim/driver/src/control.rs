@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 
-use torsh_ptx_sim::Order;
+use torsh_ptx_sim::{Config, Order};
 
 use crate::capture::submit;
 use crate::code::{self, Code};
 use crate::guard::put;
-use crate::state::{Cmd, HostOp, State, configuration, lock};
+use crate::state::{Cmd, HostOp, State, lock};
 
 thread_local! {
     /// Texts that were handed out stay until the next call on their thread.
@@ -125,20 +125,10 @@ pub extern "C" fn torsh_cuda_sim_configure(reversed: i32, races: i32, memory: u6
 /// read again by the next `cuInit`. No handle or address of before may be used.
 #[unsafe(no_mangle)]
 pub extern "C" fn torsh_cuda_sim_reset() -> Code {
-    match configuration() {
-        Ok((config, quiet)) => {
-            let mut fresh = State::new(config);
-            fresh.quiet = quiet;
-            // Host work owns data of other libraries, whose destructors may call back: not under the lock.
-            let old = std::mem::replace(&mut *lock(), fresh);
-            drop(old);
-            0
-        }
-        Err(text) => {
-            lock().complain(text);
-            code::INVALID_VALUE
-        }
-    }
+    // Host work owns data of other libraries, whose destructors may call back: not under the lock.
+    let old = std::mem::replace(&mut *lock(), State::new(Config::default()));
+    drop(old);
+    0
 }
 
 /// Tells the PTX of a CUBIN, so that loading the CUBIN runs the PTX.

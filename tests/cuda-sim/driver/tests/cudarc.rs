@@ -367,6 +367,59 @@ fn errors_on_demand() {
     drop((a, b, c));
 }
 
+/// The environment is read by `cuInit`, so each case is a process of its own: this test, run again.
+#[test]
+fn the_environment() {
+    let name = "the_environment";
+    if let Ok(case) = std::env::var("TORSH_CUDA_SIM_TEST_CASE") {
+        let (_one, sim) = sim();
+        let ctx = CudaContext::new(0);
+        if case == "bad" {
+            assert_eq!(code(ctx), CUresult::CUDA_ERROR_INVALID_VALUE);
+            assert!(sim.fault().contains("TORSH_CUDA_SIM_RACES=maybe: 0 or 1 is expected"), "{}", sim.fault());
+            return;
+        }
+        let ctx = ctx.unwrap();
+        assert_eq!(ctx.compute_capability().unwrap(), (8, 0));
+        let attr = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        assert_eq!(ctx.attribute(attr).unwrap(), 163 * 1024);
+        assert_eq!(ctx.mem_get_info().unwrap(), (4096, 4096));
+        let f = ctx.load_module(Ptx::from_src(PTX)).unwrap().load_function("big").unwrap();
+        let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 4 };
+        // SAFETY: the kernel has no parameters.
+        assert_eq!(
+            code(unsafe { ctx.default_stream().launch_builder(&f).launch(config) }),
+            CUresult::CUDA_ERROR_LAUNCH_FAILED
+        );
+        // Lanes take their turns in order, so the second one finds the first one's write.
+        assert!(sim.fault().starts_with("Race in kernel big"), "{}", sim.fault());
+        return;
+    }
+    for (case, vars) in [
+        ("bad", &[("TORSH_CUDA_SIM_RACES", "maybe")][..]),
+        (
+            "all",
+            &[
+                ("TORSH_CUDA_SIM_SM", "80"),
+                ("TORSH_CUDA_SIM_MEMORY", "4096"),
+                ("TORSH_CUDA_SIM_RACES", "1"),
+                ("TORSH_CUDA_SIM_ORDER", "reversed"),
+                ("TORSH_CUDA_SIM_QUIET", "1"),
+            ],
+        ),
+    ] {
+        let out = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env("TORSH_CUDA_SIM_TEST_CASE", case)
+            .envs(vars.iter().copied())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && text.contains("1 passed"), "{case}: {text}");
+        assert_eq!(text.contains("torsh-cuda-sim: "), case == "bad", "{case}: {text}");
+    }
+}
+
 /// NVRTC's folder: `TORSH_NVRTC`, or what a Python with the wheel says.
 fn nvrtc() -> Option<PathBuf> {
     let find = |dir: PathBuf| {

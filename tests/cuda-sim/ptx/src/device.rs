@@ -329,7 +329,9 @@ impl Device {
             budget: c.budget,
         };
         let n = blocks as u32;
-        let workers = if c.races || n < 4 { 1 } else { c.threads.clamp(1, n as usize) };
+        // Small launches are over before a second thread has started.
+        let small = n < 4 || blocks * u128::from(threads) < 2048;
+        let workers = if c.races || small { 1 } else { c.threads.clamp(1, n as usize) };
         let mut report = run(&launch, n, workers)?;
         report.launches = 1;
         Ok(report)

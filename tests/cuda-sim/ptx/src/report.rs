@@ -214,3 +214,65 @@ pub(crate) fn bank_passes(addrs: &[u64], lanes: &[u32], bytes: u64) -> (u64, u64
     }
     (passes, ideal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_of_requests() {
+        let go = |first: u64, stride: u64, bytes: u64| {
+            let mut a: Vec<u64> = (0..32).map(|i| first + i * stride).collect();
+            a.reverse();
+            sectors(&mut a, bytes)
+        };
+        assert_eq!(go(1024, 4, 4), (4, 4));
+        assert_eq!(go(1028, 4, 4), (5, 4));
+        assert_eq!(go(1024, 8, 4), (8, 4));
+        assert_eq!(go(1024, 128, 4), (32, 4));
+        assert_eq!(go(1024, 16, 16), (16, 16));
+        assert_eq!(go(1024, 1, 1), (1, 1));
+        // One word for all, and words that overlap.
+        assert_eq!(go(1024, 0, 4), (1, 1));
+        assert_eq!(go(1024, 8, 16), (9, 9));
+        assert_eq!(go(1056, 0, 16), (1, 1));
+    }
+
+    #[test]
+    fn passes_over_banks() {
+        let lanes: Vec<u32> = (0..32).collect();
+        let go = |first: u64, stride: u64, bytes: u64| {
+            let a: Vec<u64> = (0..32).map(|i| first + i * stride).collect();
+            bank_passes(&a, &lanes, bytes)
+        };
+        assert_eq!(go(1024, 4, 4), (1, 1));
+        assert_eq!(go(1028, 4, 4), (1, 1));
+        assert_eq!(go(1024, 8, 4), (2, 1));
+        assert_eq!(go(1024, 128, 4), (32, 1));
+        assert_eq!(go(1024, 132, 4), (1, 1));
+        assert_eq!(go(1024, 0, 4), (1, 1));
+        assert_eq!(go(1024, 1, 1), (1, 1));
+        // Wide accesses go by halves and quarters of the warp.
+        assert_eq!(go(1024, 8, 8), (2, 2));
+        assert_eq!(go(1032, 8, 8), (2, 2));
+        assert_eq!(go(1024, 16, 16), (4, 4));
+        assert_eq!(go(1024, 32, 16), (8, 4));
+        assert_eq!(go(1024, 128, 16), (32, 4));
+    }
+
+    #[test]
+    fn figures_add_up() {
+        let one = Report {
+            blocks: 1,
+            global_load: Traffic { requests: 1, bytes: 128, sectors: 8, ideal_sectors: 4 },
+            ..Report::default()
+        };
+        let mut sum = one;
+        sum.add(&one);
+        assert_eq!((sum.blocks, sum.global_bytes(), sum.sectors_over_ideal()), (2, 256, 2.0));
+        assert_eq!((Report::default().sectors_over_ideal(), Report::default().conflicts_per_request()), (1.0, 0.0));
+        assert!(
+            sum.json().contains("\"global_load\":{\"requests\":2,\"bytes\":256,\"sectors\":16,\"ideal_sectors\":8}")
+        );
+    }
+}

@@ -218,10 +218,12 @@ fn shared_races() {
     // Reading, then writing what others may still read.
     r.block = 64;
     r.fault(shared, &format!("{each}ld.shared.u32 %r4, [s+4];\nst.shared.u32 [%r6], %r1;"), FaultKind::Race, 2);
-    // Of all the lanes that read, the last one writes.
+    // Of all the lanes that read, one writes: whichever it is, others have read.
     r.block = 32;
-    let body = "atom.shared.add.u32 %r4, [s], 1;\nbar.sync 0;\nld.shared.u32 %r4, [s];\nsetp.eq.u32 %p1, %r1, 31;\n@%p1 st.shared.u32 [s], %r1;";
-    r.fault(shared, body, FaultKind::Race, 4);
+    let body = "atom.shared.add.u32 %r4, [s], 1;\nbar.sync 0;\nld.shared.u32 %r4, [s];\nsetp.eq.u32 %p1, %r1, LANE;\n@%p1 st.shared.u32 [s], %r1;";
+    for lane in ["0", "17", "31"] {
+        r.fault(shared, &body.replace("LANE", lane), FaultKind::Race, 4);
+    }
     r.block = 64;
     // Atomics are ordered among themselves, not with plain accesses.
     r.go(shared, "atom.shared.add.u32 %r4, [s], %r1;").unwrap();

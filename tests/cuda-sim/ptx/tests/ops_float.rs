@@ -384,3 +384,100 @@ fn perturbation_moves_and_keeps_its_bounds() {
         assert!(moved > 20, "{op} moved {moved} of 199");
     }
 }
+
+#[test]
+fn packed_comparisons_minima_and_modifiers() {
+    let pairs: Vec<u64> = halves().iter().zip(halves().iter().rev()).map(|(a, b)| a | b << 16).collect();
+    let two = [(32, pairs.clone()), (32, pairs.clone())];
+    let rows = harness::product(&[pairs.clone(), pairs.clone()]);
+    fn value(ty: &str, v: u64) -> f64 {
+        let bits = u128::from(v & 0xffff);
+        let x: Double = if ty == "f16" {
+            Half::from_bits(bits).convert(&mut false).value
+        } else {
+            BFloat::from_bits(bits).convert(&mut false).value
+        };
+        f64::from_bits(x.to_bits() as u64)
+    }
+    for ty in ["f16", "bf16"] {
+        let less = |r: &[u64], k: u32| value(ty, r[0] >> k) < value(ty, r[1] >> k);
+        for (row, got) in
+            rows.iter().zip(run(&format!("setp.lt.{ty}x2 $d|$q, $a, $b;"), &[32, 32], 1, 1, &rows, Config::default()))
+        {
+            assert_eq!(got, (u64::from(less(row, 0)), u64::from(less(row, 16))), "{ty} {row:#x?}");
+        }
+        let one = if ty == "f16" { 0x3c00 } else { 0x3f80 };
+        check(&format!("set.lt.{ty}x2.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
+            u64::from(less(r, 0)) * one | (u64::from(less(r, 16)) * one) << 16
+        });
+        check(&format!("set.lt.u32.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
+            u64::from(less(r, 0)) * 0xffff | u64::from(less(r, 16)) * 0xffff_0000
+        });
+        for op in ["min", "max"] {
+            let half = |a: u64, b: u64, nan: bool| {
+                let (a, b) = (a & 0xffff, b & 0xffff);
+                let (x, y) = (value(ty, a), value(ty, b));
+                match (x.is_nan(), y.is_nan()) {
+                    (true, true) => 0x7fff,
+                    (true, false) | (false, true) if nan => 0x7fff,
+                    (true, false) => b,
+                    (false, true) => a,
+                    _ if x == y => {
+                        if (a >> 15 == 1) == (op == "min") {
+                            a
+                        } else {
+                            b
+                        }
+                    }
+                    _ => {
+                        if (x < y) == (op == "min") {
+                            a
+                        } else {
+                            b
+                        }
+                    }
+                }
+            };
+            check(&format!("{op}.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
+                half(r[0], r[1], false) | half(r[0] >> 16, r[1] >> 16, false) << 16
+            });
+            check(&format!("{op}.NaN.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
+                half(r[0], r[1], true) | half(r[0] >> 16, r[1] >> 16, true) << 16
+            });
+        }
+    }
+    // Saturation, ReLU and flushing in 16 bits, by known answers.
+    let sixteen = |v: &[u64]| (16, v.to_vec());
+    check(
+        "add.sat.f16 $d, $a, $b;",
+        &[sixteen(&[0x4000, 0xc000, 0x3400, 0x7e00]), sixteen(&[0x3400])],
+        16,
+        |r| match r[0] {
+            0x4000 => 0x3c00,
+            0x3400 => 0x3800,
+            _ => 0,
+        },
+    );
+    check(
+        "mul.ftz.f16 $d, $a, $b;",
+        &[sixteen(&[0x0001, 0x8200, 0x0400, 0x3c00]), sixteen(&[0x3c00, 0x3800])],
+        16,
+        |r| match (r[0], r[1]) {
+            (0x0001, _) | (0x0400, 0x3800) => 0,
+            (0x8200, _) => 0x8000,
+            (0x0400, _) => 0x0400,
+            (_, b) => b,
+        },
+    );
+    check(
+        "fma.rn.relu.bf16x2 $d, $a, $b, $c;",
+        &[(32, vec![0x3f80_bf80]), (32, vec![0x4000_4000]), (32, vec![0])],
+        32,
+        |_| 0x4000_0000,
+    );
+    check("ex2.approx.f16x2 $d, $a;", &[(32, vec![0x4000_bc00])], 32, |_| 0x4400_3800);
+    check("ex2.approx.ftz.bf16 $d, $a;", &[(16, vec![0x4000])], 16, |_| 0x4080);
+    check("ex2.approx.ftz.bf16x2 $d, $a;", &[(32, vec![0x4000_bf80])], 32, |_| 0x4080_3f00);
+    check("tanh.approx.f16x2 $d, $a;", &[(32, vec![0x7c00_0000])], 32, |_| 0x3c00_0000);
+    check("tanh.approx.bf16 $d, $a;", &[(16, vec![0xff80])], 16, |_| 0xbf80);
+}

@@ -415,3 +415,21 @@ fn matrix_loads_and_stores() {
         }
     }
 }
+
+#[test]
+fn atomics_of_blocks_on_several_threads() {
+    let text = ".version 8.8\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) { .reg .b64 %o; .reg .b32 %r<4>; .reg .b64 %x;\n\
+                ld.param.u64 %o, [out]; mov.u32 %r1, %ctaid.x; cvt.u64.u32 %x, %r1; red.global.add.u32 [%o], 1; red.global.add.u64 [%o+8], %x; atom.global.inc.u32 %r2, [%o+4], 99; ret; }";
+    let m = Module::parse(text).unwrap();
+    for threads in [1, 2, 4] {
+        let mut dev = Device::new(Config { threads, ..Config::default() });
+        let o = dev.alloc(16).unwrap();
+        dev.write(o, &[0; 16]).unwrap();
+        let r = dev.launch(&m, "k", [500, 1, 1], [64, 1, 1], 0, Args::new().u64(o)).unwrap_or_else(|f| panic!("{f}"));
+        let mut b = [0; 16];
+        dev.read(o, &mut b).unwrap();
+        let word = |k: usize| u32::from_le_bytes(b[k..k + 4].try_into().unwrap());
+        assert_eq!((word(0), word(4), word(8)), (32_000, 0, 64 * 499 * 250));
+        assert_eq!((r.blocks, r.threads, r.atomics), (500, 32_000, 96_000));
+    }
+}
