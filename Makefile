@@ -71,6 +71,7 @@ NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path 
 SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1)
 SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
 
+ifeq ($(shell uname -sm),Linux x86_64)
 test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
 	$(SIM_RUST) -p torsh-runtime --test cuda_sim
 	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) -p torsh-runtime --test cuda_sim
@@ -81,6 +82,10 @@ test-cuda-full: test-cuda
 	$(SIM_RUST) -p torsh-tests --test cuda_ops -- --include-ignored
 	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) -p torsh-tests --test cuda_ops
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python --device cuda
+else
+test-cuda test-cuda-full:
+	@echo "skipped: the simulator of CUDA and NVRTC's wheel are for Linux on x86-64"
+endif
 
 cuda-report: $(STAMPS)/torsh
 	$(BIN)/python tests/cuda_device/report.py cuda-report.md
