@@ -70,7 +70,7 @@ impl CudaProvider {
 
     fn handle(&self, device: Device) -> Result<(DeviceHandle, u32)> {
         let Device::Cuda(index) = device else {
-            return Err(Error::device(format!("device {device} is not available: torsh has CPU and CUDA devices")));
+            return Err(no_other(device.kind()));
         };
         let driver = driver()?;
         let count = driver.device_count()?;
@@ -84,6 +84,13 @@ impl CudaProvider {
         }
         Ok((driver.device(index)?, index))
     }
+}
+
+fn no_other(kind: DeviceKind) -> Error {
+    let kind = kind.name();
+    Error::device(format!(
+        "no {kind} device is available: this build of torsh has the runtimes of the CPU and of CUDA devices, so no driver was looked for"
+    ))
 }
 
 /// The driver, opened once; a failure is tried again.
@@ -107,7 +114,7 @@ impl DeviceProvider for CudaProvider {
         match kind {
             DeviceKind::Cpu => Ok(1),
             DeviceKind::Cuda => driver()?.device_count(),
-            DeviceKind::Metal => Err(Error::device("torsh has CPU and CUDA devices, and none of Metal")),
+            DeviceKind::Metal => Err(no_other(kind)),
         }
     }
 

@@ -120,7 +120,12 @@ impl Driver {
             }
         });
         let Some((library, name)) = opened else {
-            return Err(format!("no CUDA driver was found: {}", tried.join("; ")));
+            let looked: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+            return Err(format!(
+                "no CUDA driver was found: looked for {}, by path or where the system looks for libraries ({})",
+                looked.join(", "),
+                tried.join("; ")
+            ));
         };
         let at = name.to_string_lossy();
         let table = Table::resolve(&library)
