@@ -387,10 +387,8 @@ fn the_environment() {
         let f = ctx.load_module(Ptx::from_src(PTX)).unwrap().load_function("big").unwrap();
         let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 4 };
         // SAFETY: the kernel has no parameters.
-        assert_eq!(
-            code(unsafe { ctx.default_stream().launch_builder(&f).launch(config) }),
-            CUresult::CUDA_ERROR_LAUNCH_FAILED
-        );
+        let r = unsafe { ctx.default_stream().launch_builder(&f).launch(config) };
+        assert_eq!(code(r), CUresult::CUDA_ERROR_LAUNCH_FAILED);
         // Lanes take their turns in order, so the second one finds the first one's write.
         assert!(sim.fault().starts_with("Race in kernel big"), "{}", sim.fault());
         return;

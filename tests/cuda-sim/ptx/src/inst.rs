@@ -158,6 +158,24 @@ pub(crate) enum BarRed {
     Or,
 }
 
+/// Where an element of a fragment lies: register, lane, bit offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub reg: u8,
+    pub lane: u8,
+    pub shift: u8,
+}
+
+/// A matrix product with the places of all elements, by rows.
+#[derive(Clone, Debug)]
+pub(crate) struct MmaPlan {
+    pub shape: MmaShape,
+    pub a: Vec<Place>,
+    pub b: Vec<Place>,
+    pub c: Vec<Place>,
+    pub d: Vec<Place>,
+}
+
 /// Element types and shape of a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MmaShape {
@@ -290,7 +308,7 @@ pub(crate) enum Op {
         s: Box<[Reg]>,
     },
     Mma {
-        shape: MmaShape,
+        plan: Box<MmaPlan>,
         d: Box<[Reg]>,
         a: Box<[Reg]>,
         b: Box<[Reg]>,

@@ -146,6 +146,7 @@ impl<'s, 'a> Linker<'s, 'a> {
                 return i.unknown();
             }
         }
-        Ok(Op::Mma { shape, d: dd, a: aa, b: bb, c: cc })
+        let plan = Box::new(crate::exec::plan(shape));
+        Ok(Op::Mma { plan, d: dd, a: aa, b: bb, c: cc })
     }
 }

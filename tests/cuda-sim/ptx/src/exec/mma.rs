@@ -5,99 +5,101 @@
 
 use super::warp::Warp;
 use crate::alu::float;
-use crate::inst::{MmaShape, Reg};
+use crate::inst::{Lanes, MmaPlan, MmaShape, Place, Reg};
 use crate::soft::Rnd;
 use crate::ty::{Ty, sext, trunc};
 
-/// Where an element of a fragment lies: register, lane, bit offset.
-struct Place {
-    reg: usize,
-    lane: usize,
-    shift: u32,
+fn at(reg: u32, lane: u32, shift: u32) -> Place {
+    Place { reg: reg as u8, lane: lane as u8, shift: shift as u8 }
 }
 
 /// Element (row, column) of A, whose rows are spread over groups of four lanes.
 fn place_a(s: &MmaShape, row: u32, col: u32) -> Place {
     let bits = s.a.bits();
     if s.m == 8 {
-        return Place { reg: 0, lane: (row * 4 + col) as usize, shift: 0 };
+        return at(0, row * 4 + col, 0);
     }
     // Elements that one register holds side by side.
     let per = 32 / bits;
-    let width = per * 4;
-    let (half, in_half) = (col / width, col % width);
-    let lane = row % 8 * 4 + in_half / per;
-    Place { reg: (half * 2 + row / 8) as usize, lane: lane as usize, shift: in_half % per * bits }
+    let (part, inside) = (col / (per * 4), col % (per * 4));
+    at(part * 2 + row / 8, row % 8 * 4 + inside / per, inside % per * bits)
 }
 
 /// Element (row, column) of B, whose columns are spread over groups of four lanes.
 fn place_b(s: &MmaShape, row: u32, col: u32) -> Place {
     let bits = s.b.bits();
     if s.m == 8 {
-        return Place { reg: 0, lane: (col * 4 + row) as usize, shift: 0 };
+        return at(0, col * 4 + row, 0);
     }
     let per = 32 / bits;
-    let width = per * 4;
-    let (half, in_half) = (row / width, row % width);
-    Place { reg: half as usize, lane: (col * 4 + in_half / per) as usize, shift: in_half % per * bits }
+    let (part, inside) = (row / (per * 4), row % (per * 4));
+    at(part, col * 4 + inside / per, inside % per * bits)
 }
 
-/// Element (row, column) of the accumulator: two neighbours in a lane.
-fn place_c(s: &MmaShape, ty: Ty, row: u32, col: u32) -> Place {
-    let lane = (row % 8 * 4 + col / 2) as usize;
-    if ty == Ty::F16 {
-        return Place { reg: (row / 8) as usize, lane, shift: col % 2 * 16 };
+/// Element (row, column) of an accumulator: two neighbours in a lane.
+fn place_c(ty: Ty, row: u32, col: u32) -> Place {
+    let lane = row % 8 * 4 + col / 2;
+    if ty == Ty::F16 { at(row / 8, lane, col % 2 * 16) } else { at(row / 8 * 2 + col % 2, lane, 0) }
+}
+
+/// Finds all places once, when the instruction is decoded.
+pub(crate) fn plan(shape: MmaShape) -> MmaPlan {
+    let all = |rows: u32, cols: u32, f: &dyn Fn(u32, u32) -> Place| {
+        (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))).map(|(r, c)| f(r, c)).collect()
+    };
+    let s = &shape;
+    MmaPlan {
+        a: all(s.m, s.k, &|r, c| place_a(s, r, c)),
+        b: all(s.k, s.n, &|r, c| place_b(s, r, c)),
+        c: all(s.m, s.n, &|r, c| place_c(s.c, r, c)),
+        d: all(s.m, s.n, &|r, c| place_c(s.d, r, c)),
+        shape,
     }
-    let _ = s;
-    Place { reg: (row / 8 * 2 + col % 2) as usize, lane, shift: 0 }
 }
 
 impl Warp {
-    pub(super) fn mma(&mut self, s: &MmaShape, d: &[Reg], a: &[Reg], b: &[Reg], c: &[Reg]) {
-        let get =
-            |w: &Warp, regs: &[Reg], p: &Place, bits: u32| trunc(w.regs[regs[p.reg] as usize][p.lane] >> p.shift, bits);
-        let mut out = vec![[0u64; 32]; d.len()];
+    /// The elements of a fragment, each through a function.
+    fn fragment<T>(&self, regs: &[Reg], places: &[Place], bits: u32, f: impl Fn(u64) -> T) -> Vec<T> {
+        let raw = |p: &Place| self.regs[regs[p.reg as usize] as usize][p.lane as usize] >> p.shift;
+        places.iter().map(|p| f(trunc(raw(p), bits))).collect()
+    }
+
+    pub(super) fn mma(&mut self, p: &MmaPlan, d: &[Reg], a: &[Reg], b: &[Reg], c: &[Reg]) {
+        let s = &p.shape;
+        let (m, n, k) = (s.m as usize, s.n as usize, s.k as usize);
+        let mut out: Vec<Lanes> = vec![[0; 32]; d.len()];
+        let mut put = |i: usize, v: u64| {
+            let to = p.d[i];
+            out[to.reg as usize][to.lane as usize] |= v << to.shift;
+        };
         if s.d == Ty::S32 {
-            let int = |v: u64, ty: Ty| if ty == Ty::S8 { sext(v, 8) as i64 } else { v as i64 };
-            for row in 0..s.m {
-                for col in 0..s.n {
-                    let at = place_c(s, s.c, row, col);
-                    let mut sum = sext(get(self, c, &at, 32), 32) as i64;
-                    for k in 0..s.k {
-                        let x = int(get(self, a, &place_a(s, row, k), 8), s.a);
-                        let y = int(get(self, b, &place_b(s, k, col), 8), s.b);
-                        sum += x * y;
-                    }
-                    let v = if s.sat { sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) } else { sum };
-                    out[at.reg][at.lane] = u64::from(v as u32);
-                }
+            let int = |ty: Ty| move |v: u64| if ty == Ty::S8 { sext(v, 8) as i64 } else { v as i64 };
+            let x = self.fragment(a, &p.a, 8, int(s.a));
+            let y = self.fragment(b, &p.b, 8, int(s.b));
+            let z = self.fragment(c, &p.c, 32, |v| sext(v, 32) as i64);
+            for (i, start) in z.iter().enumerate() {
+                let (row, col) = (i / n, i % n);
+                let sum: i64 = start + (0..k).map(|t| x[row * k + t] * y[t * n + col]).sum::<i64>();
+                let v = if s.sat { sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) } else { sum };
+                put(i, u64::from(v as u32));
             }
         } else {
-            let value = |ty: Ty, v: u64| float::value(ty, v);
-            let (m, n, kk) = (s.m as usize, s.n as usize, s.k as usize);
-            let mut x = vec![0f64; m * kk];
-            let mut y = vec![0f64; kk * n];
+            let value = |ty: Ty| move |v: u64| float::value(ty, v);
+            let x = self.fragment(a, &p.a, s.a.bits(), value(s.a));
+            let y = self.fragment(b, &p.b, s.b.bits(), value(s.b));
+            let mut z = self.fragment(c, &p.c, s.c.bits(), value(s.c));
             for row in 0..m {
-                for k in 0..kk {
-                    x[row * kk + k] = value(s.a, get(self, a, &place_a(s, row as u32, k as u32), s.a.bits()));
-                }
-            }
-            for k in 0..kk {
-                for col in 0..n {
-                    y[k * n + col] = value(s.b, get(self, b, &place_b(s, k as u32, col as u32), s.b.bits()));
-                }
-            }
-            for row in 0..m {
-                for col in 0..n {
-                    let at = place_c(s, s.c, row as u32, col as u32);
-                    let mut sum = value(s.c, get(self, c, &at, s.c.bits()));
-                    for k in 0..kk {
-                        let (p, q) = (x[row * kk + k], y[k * n + col]);
-                        sum = if s.d == Ty::F64 { p.mul_add(q, sum) } else { sum + p * q };
+                let sums = &mut z[row * n..(row + 1) * n];
+                for t in 0..k {
+                    let u = x[row * k + t];
+                    for (sum, v) in sums.iter_mut().zip(&y[t * n..(t + 1) * n]) {
+                        // f64 products need the fused step; all others are exact.
+                        *sum = if s.d == Ty::F64 { u.mul_add(*v, *sum) } else { *sum + u * v };
                     }
-                    let to = place_c(s, s.d, row as u32, col as u32);
-                    out[to.reg][to.lane] |= float::encode(s.d, sum, 0.0, Rnd::Rn) << to.shift;
                 }
+            }
+            for (i, sum) in z.iter().enumerate() {
+                put(i, float::encode(s.d, *sum, 0.0, Rnd::Rn));
             }
         }
         for (d, v) in d.iter().zip(&out) {

@@ -13,6 +13,7 @@ mod warp;
 mod warpops;
 
 pub(crate) use block::{Room, run_block};
+pub(crate) use mma::plan;
 
 use std::sync::Mutex;
 

@@ -135,9 +135,9 @@ impl Warp {
                 }
                 seen.count(env, 16, true);
             }
-            Op::Mma { shape, d, a, b, c } => {
+            Op::Mma { plan, d, a, b, c } => {
                 env.report.mma += 1;
-                self.mma(shape, d, a, b, c);
+                self.mma(plan, d, a, b, c);
             }
             other => {
                 let text = format!("{other:?} is no warp instruction");
