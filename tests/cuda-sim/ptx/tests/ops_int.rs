@@ -230,6 +230,13 @@ fn bytes() {
                 let byte = |v: u64, i: u32, sg| val(v >> (8 * i) & 255, 8, sg);
                 m(((0..4).map(|i| byte(r[0], i, sa) * byte(r[1], i, sb)).sum::<i128>() + u(r[2], 32)) as u64, 32)
             });
+            for (half, first) in [("lo", 0), ("hi", 2)] {
+                check_int(&format!("dp2a.{half}.{ta}.{tb} $d, $a, $b, $c;"), 32, 3, |r| {
+                    let term =
+                        |i: u32| val(r[0] >> (16 * i) & 0xffff, 16, sa) * val(r[1] >> (8 * (first + i)) & 255, 8, sb);
+                    m((term(0) + term(1) + u(r[2], 32)) as u64, 32)
+                });
+            }
         }
     }
     for (t, sg) in [("u16x2", false), ("s16x2", true)] {
