@@ -60,7 +60,7 @@ fn products() {
             s.products(dtype, [136, 144, 72]);
             s.products(dtype, [72, 40, 1024]);
         }
-        for dtype in [DType::I8, DType::U8, DType::I64, DType::Bool] {
+        for dtype in [DType::I8, DType::U8, DType::I64] {
             s.products(dtype, [33, 17, 600]);
         }
     });

@@ -134,7 +134,6 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<Source> {
         block: [threads as u32, 1, 1],
         static_shared: (4 * ROW_WORDS * (rows + cols)) as u32,
         min_blocks: 1,
-        ..Source::default()
     })
 }
 

@@ -131,7 +131,6 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<Source> {
         block: [threads as u32, 1, 1],
         static_shared: shared as u32,
         min_blocks: if t.thread_rows * t.thread_cols >= 64 { 1 } else { 2 },
-        ..Source::default()
     })
 }
 

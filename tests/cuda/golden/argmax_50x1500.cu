@@ -7,7 +7,7 @@ static __device__ __forceinline__ void t_ld_nc_f32x4(const float* p, float* r) {
     r[2] = q.z;
     r[3] = q.w;
 }
-extern "C" __global__ void __launch_bounds__(128) k0_argmax(const float* __restrict__ p0, long long* p1) {
+extern "C" __global__ void __launch_bounds__(128, 4) k0_argmax(const float* __restrict__ p0, long long* p1) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int row0 = (int)blockIdx.x * 1 + slot;

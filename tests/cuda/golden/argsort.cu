@@ -2,7 +2,7 @@
 // k1_merge grid [20, 1, 1] block [256, 1, 1] dynamic shared 0 [Scratch { offset: 0 }, Scratch { offset: 20224 }, Scratch { offset: 40448 }, Scratch { offset: 60672 }, U32(1024)]
 // k2_merge grid [20, 1, 1] block [256, 1, 1] dynamic shared 0 [Scratch { offset: 40448 }, Scratch { offset: 60672 }, Buffer { buf: BufId(1), offset: 0 }, U32(2048)]
 
-extern "C" __global__ void __launch_bounds__(512) k0_sort(const float* __restrict__ p0, unsigned* p1, unsigned* p2) {
+extern "C" __global__ void __launch_bounds__(512, 1) k0_sort(const float* __restrict__ p0, unsigned* p1, unsigned* p2) {
     __shared__ unsigned keys[1024];
     __shared__ unsigned places[1024];
     const long long line = blockIdx.x / 3u;
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(512) k0_sort(const float* __restric
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1_merge(const unsigned* __restrict__ p0, const unsigned* __restrict__ p1, unsigned* p2, unsigned* p3, unsigned run) {
+extern "C" __global__ void __launch_bounds__(256, 2) k1_merge(const unsigned* __restrict__ p0, const unsigned* __restrict__ p1, unsigned* p2, unsigned* p3, unsigned run) {
     const unsigned long long at = (unsigned long long)blockIdx.x * 256u + threadIdx.x;
     if (at >= 5000ull) return;
     const long long line = (long long)(at / 2500ull);
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(256) k1_merge(const unsigned* __res
     p3[line * 2500ll + to] = place;
 }
 
-extern "C" __global__ void __launch_bounds__(256) k2_merge(const unsigned* __restrict__ p0, const unsigned* __restrict__ p1, long long* p2, unsigned run) {
+extern "C" __global__ void __launch_bounds__(256, 2) k2_merge(const unsigned* __restrict__ p0, const unsigned* __restrict__ p1, long long* p2, unsigned run) {
     const unsigned long long at = (unsigned long long)blockIdx.x * 256u + threadIdx.x;
     if (at >= 5000ull) return;
     const long long line = (long long)(at / 2500ull);

@@ -21,7 +21,7 @@ static __device__ __forceinline__ void t_st_u16x4(unsigned short* p, const unsig
     q.y = (((unsigned)(unsigned short)r[2] << 0) | ((unsigned)(unsigned short)r[3] << 16));
     *(uint2*)p = q;
 }
-extern "C" __global__ void __launch_bounds__(256) k0_mul_add(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, const unsigned short* __restrict__ p2, unsigned short* p3) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_mul_add(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, const unsigned short* __restrict__ p2, unsigned short* p3) {
     const unsigned first = ((unsigned)blockIdx.x * 256u + threadIdx.x) * 4u;
     unsigned short l0[1][4];
     unsigned short l1[1][4];

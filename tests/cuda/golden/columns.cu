@@ -9,7 +9,7 @@ static __device__ __forceinline__ unsigned short t_f2b(float f) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
-extern "C" __global__ void __launch_bounds__(256) k0_cast_sum(const unsigned short* __restrict__ p0, float* p1) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_cast_sum(const unsigned short* __restrict__ p0, float* p1) {
     const int lane = (int)threadIdx.y;
     const int slot = (int)threadIdx.x;
     const int row0 = (int)blockIdx.x * 32 + slot;
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256) k0_cast_sum(const unsigned sho
     }
 }
 
-extern "C" __global__ void __launch_bounds__(512) k1_sum_cast(const float* __restrict__ p0, unsigned short* p1) {
+extern "C" __global__ void __launch_bounds__(512, 1) k1_sum_cast(const float* __restrict__ p0, unsigned short* p1) {
     const int lane = (int)threadIdx.y;
     const int slot = (int)threadIdx.x;
     const int row0 = (int)blockIdx.x * 32 + slot;

@@ -1,6 +1,6 @@
 // k0_scan grid [2, 1, 1] block [512, 1, 1] dynamic shared 0 [Buffer { buf: BufId(0), offset: 0 }, Buffer { buf: BufId(1), offset: 0 }]
 
-extern "C" __global__ void __launch_bounds__(512) k0_scan(const float* __restrict__ p0, float* p1) {
+extern "C" __global__ void __launch_bounds__(512, 1) k0_scan(const float* __restrict__ p0, float* p1) {
     __shared__ double totals[16];
     const int lane = (int)(threadIdx.x & 31u);
     const int warp = (int)(threadIdx.x >> 5);

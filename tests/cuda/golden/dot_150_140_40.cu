@@ -10,7 +10,7 @@ static __device__ __forceinline__ void t_mma_f16(float* d, const unsigned* a, co
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-extern "C" __global__ void __launch_bounds__(256) k0_mma_f16_128x128x32(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, unsigned short* p2, int m, int n, int k, int each, unsigned tm, unsigned tn, unsigned parts, int am, int ak, int bk, int bn, int ab, int bb) {
+extern "C" __global__ void __launch_bounds__(256, 1) k0_mma_f16_128x128x32(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, unsigned short* p2, int m, int n, int k, int each, unsigned tm, unsigned tn, unsigned parts, int am, int ak, int bk, int bn, int ab, int bb) {
     __shared__ __align__(16) unsigned as[128][20];
     __shared__ __align__(16) unsigned bs[128][20];
     unsigned block = blockIdx.x;

@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) k0_dot_f32_128x16x16(const 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1_dot_sum(const float* __restrict__ p0, float* p1, unsigned long long n, unsigned parts) {
+extern "C" __global__ void __launch_bounds__(256, 2) k1_dot_sum(const float* __restrict__ p0, float* p1, unsigned long long n, unsigned parts) {
     const unsigned long long at = (unsigned long long)blockIdx.x * 256u + threadIdx.x;
     if (at >= n) return;
     double sum = 0;

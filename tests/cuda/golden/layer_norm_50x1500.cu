@@ -15,7 +15,7 @@ static __device__ __forceinline__ void t_st_f32x4(float* p, const float* r) {
     q.w = r[3];
     *(float4*)p = q;
 }
-extern "C" __global__ void __launch_bounds__(128) k0_sum_div_sub_mul_sum_div_add_rsqrt(const float* __restrict__ p0, const float* __restrict__ p1, const float* __restrict__ p2, float* p3) {
+extern "C" __global__ void __launch_bounds__(128, 4) k0_sum_div_sub_mul_sum_div_add_rsqrt(const float* __restrict__ p0, const float* __restrict__ p1, const float* __restrict__ p2, float* p3) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int row0 = (int)blockIdx.x * 1 + slot;

@@ -83,7 +83,7 @@ static __device__ __forceinline__ float t_tanh(const float f0) {
     const float f53 = __int_as_float(i52);
     return f53;
 }
-extern "C" __global__ void __launch_bounds__(256) k0_tanh_add(const unsigned short* __restrict__ p0, unsigned short* p1) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_tanh_add(const unsigned short* __restrict__ p0, unsigned short* p1) {
     const unsigned first = ((unsigned)blockIdx.x * 256u + threadIdx.x) * 8u;
     unsigned short l0[1][8];
     #pragma unroll

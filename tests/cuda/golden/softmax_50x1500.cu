@@ -55,7 +55,7 @@ static __device__ __forceinline__ float t_exp(const float f0) {
 static __device__ __forceinline__ float t_max_f32(float a, float b) {
     return a != a || a > b ? a : b;
 }
-extern "C" __global__ void __launch_bounds__(128) k0_amax_sub_exp_sum_div(const float* __restrict__ p0, float* p1) {
+extern "C" __global__ void __launch_bounds__(128, 4) k0_amax_sub_exp_sum_div(const float* __restrict__ p0, float* p1) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int row0 = (int)blockIdx.x * 1 + slot;

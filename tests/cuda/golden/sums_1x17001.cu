@@ -4,7 +4,7 @@
 static __device__ __forceinline__ float t_max_f32(float a, float b) {
     return a != a || a > b ? a : b;
 }
-extern "C" __global__ void __launch_bounds__(256) k0_sum_amax_part0(const float* __restrict__ p0, float* p1, float* p2, char* part1, char* part2) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_sum_amax_part0(const float* __restrict__ p0, float* p1, float* p2, char* part1, char* part2) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int part = (int)(blockIdx.x % 4u);
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256) k0_sum_amax_part0(const float*
     if (lane == 0) { *(float*)(part2 + 8 * 1 * (unsigned long long)(row * 4 + part)) = a2; }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k1_sum_amax_rest(const float* __restrict__ p0, float* p1, float* p2, const char* part1, const char* part2) {
+extern "C" __global__ void __launch_bounds__(256, 2) k1_sum_amax_rest(const float* __restrict__ p0, float* p1, float* p2, const char* part1, const char* part2) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int row0 = (int)blockIdx.x * 1 + slot;

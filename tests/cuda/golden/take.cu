@@ -9,7 +9,7 @@ static __device__ __forceinline__ void t_fail(unsigned long long* error, unsigne
     atomicMin(error + 2, key | ((bits >> 32) & 0xffffull));
     atomicMin(error + 3, key | (bits >> 48));
 }
-extern "C" __global__ void __launch_bounds__(256) k0_take(const uint4* __restrict__ p0, const long long* __restrict__ index, uint4* p1, unsigned long long* error) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_take(const uint4* __restrict__ p0, const long long* __restrict__ index, uint4* p1, unsigned long long* error) {
     const unsigned at = (unsigned)blockIdx.x * 256u + threadIdx.x;
     if (at >= 2400u) return;
     const int c2 = (int)(at % 8u);

@@ -8,7 +8,7 @@ static __device__ __forceinline__ unsigned short t_f2b(float f) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
-extern "C" __global__ void __launch_bounds__(256) k0_mul_transposed(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, unsigned short* p2) {
+extern "C" __global__ void __launch_bounds__(256, 2) k0_mul_transposed(const unsigned short* __restrict__ p0, const unsigned short* __restrict__ p1, unsigned short* p2) {
     __shared__ unsigned short tile0[32][33];
     const unsigned block = blockIdx.x;
     const int x0 = (int)(block % 3u) * 32;

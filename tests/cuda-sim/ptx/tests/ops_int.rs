@@ -232,9 +232,9 @@ fn bytes() {
             });
             for (half, first) in [("lo", 0), ("hi", 2)] {
                 check_int(&format!("dp2a.{half}.{ta}.{tb} $d, $a, $b, $c;"), 32, 3, |r| {
-                    let product =
+                    let term =
                         |i: u32| val(r[0] >> (16 * i) & 0xffff, 16, sa) * val(r[1] >> (8 * (first + i)) & 255, 8, sb);
-                    m((product(0) + product(1) + u(r[2], 32)) as u64, 32)
+                    m((term(0) + term(1) + u(r[2], 32)) as u64, 32)
                 });
             }
         }

@@ -406,15 +406,10 @@ impl<'s, 'a> Linker<'s, 'a> {
         let dp = matches!(op, "dp4a" | "dp2a");
         let mut how = String::new();
         if dp {
-            // Two types name the operands, after the halves of dp2a.
-            let half = i.one_of(&["lo", "hi"]);
+            // Two types name the operands.
             let (x, y) = (i.ty()?, i.ty()?);
             let name = |t: Ty| if t == Ty::S32 { "s32" } else { "u32" };
             how = format!("{}.{}", name(x), name(y));
-            if let Some(half) = half {
-                how.push('.');
-                how.push_str(half);
-            }
         }
         let ways = ["lo", "hi", "wide", "sat", "l", "r", "wrap", "clamp", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16"];
         while let Some(w) = i.one_of(&ways) {
