@@ -11,11 +11,14 @@ use std::sync::Arc;
 /// Sets of addresses remembered.
 const SETS: usize = 8;
 
+/// Addresses, and the graph that was recorded on them, if any.
+type Set = (Box<[u64]>, Option<Arc<Graph>>);
+
 /// Graphs of one program.
 #[derive(Default)]
 pub(crate) struct Graphs {
     /// Most recently used last.
-    sets: Vec<(Box<[u64]>, Option<Arc<Graph>>)>,
+    sets: Vec<Set>,
 }
 
 /// What is known of a set of addresses.
