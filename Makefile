@@ -77,6 +77,7 @@ test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
 	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) -p torsh-runtime --test cuda_sim
 	$(SIM_RUST) -p torsh-tests --test cuda_ops
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/cuda_device tests/python/test_cuda.py
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python/test_lazy.py tests/python/test_views.py tests/python/test_autograd.py --device cuda
 
 test-cuda-full: test-cuda
 	$(SIM_RUST) -p torsh-tests --test cuda_ops -- --include-ignored
