@@ -16,12 +16,15 @@ LEVELS := portable $(if $(shell grep -m1 -w -o avx2 /proc/cpuinfo 2>/dev/null),a
 # Tests of values, not of the machinery round them: these are repeated at each level by `make test`.
 VALUE_TESTS := $(addprefix tests/python/test_,functions.py autograd.py views.py edges.py attention.py)
 
-.PHONY: help demo test test-rust test-python test-levels lint bench clean
+.PHONY: help demo test test-rust test-python test-levels test-cuda test-cuda-full cuda-sim cuda-report lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
 	@echo "make test-levels  run the op matrix, random graphs and the Python tests at every level and schedule (half an hour)"
+	@echo "make cuda-sim  build the simulated CUDA driver and cublasLt into target/cuda-sim, for LD_LIBRARY_PATH"
+	@echo "make test-cuda       the CUDA backend on the simulator (part of make test); test-cuda-full: all of it"
+	@echo "make cuda-report     check and measure the CUDA devices of this machine, and write cuda-report.md"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
 	@echo "make clean   remove $(VENV) and target"
@@ -46,10 +49,10 @@ $(STAMPS)/demo: $(STAMPS)/venv requirements/demo.txt
 demo: $(STAMPS)/torsh $(STAMPS)/demo
 	$(BIN)/python examples/demo.py
 
-test: test-rust test-python
+test: test-rust test-cuda test-python
 
 # torsh-python is the extension module itself: it is built by pip and tested from Python.
-test-rust:
+test-rust: $(STAMPS)/test
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --release --locked --workspace --exclude torsh-python --no-fail-fast; \
 	else \
@@ -66,6 +69,39 @@ test-levels: $(STAMPS)/torsh $(STAMPS)/test
 	cargo test --release --locked -p torsh-tests --test op_matrix --test fuzz -- --ignored
 	for isa in $(LEVELS); do echo $$isa && TORSH_ISA=$$isa $(BIN)/python -m pytest -q -n 2 tests/python || exit 1; done
 	for s in block inline row vector random; do echo $$s && TORSH_SCHEDULE=$$s $(BIN)/python -m pytest -q -n 2 tests/python || exit 1; done
+
+# Under the names that programs look for; see tests/cuda-sim/README.md.
+cuda-sim:
+	cargo build --release --locked -p torsh-cuda-sim -p torsh-cublaslt-sim
+	mkdir -p target/cuda-sim
+	ln -sf ../release/libtorsh_cuda_sim.so target/cuda-sim/libcuda.so.1
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.13
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.12
+
+# Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
+NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
+SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1)
+SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
+
+ifeq ($(shell uname -sm),Linux x86_64)
+test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
+	$(SIM_RUST) -p torsh-runtime --test cuda_sim
+	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) -p torsh-runtime --test cuda_sim
+	$(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/cuda_device tests/python/test_cuda.py
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python/test_lazy.py tests/python/test_views.py tests/python/test_autograd.py --device cuda
+
+test-cuda-full: test-cuda
+	$(SIM_RUST) -p torsh-tests --test cuda_ops -- --include-ignored
+	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python --device cuda
+else
+test-cuda test-cuda-full:
+	@echo "skipped: the simulator of CUDA and NVRTC's wheel are for Linux on x86-64"
+endif
+
+cuda-report: $(STAMPS)/torsh
+	$(BIN)/python tests/cuda_device/report.py cuda-report.md
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

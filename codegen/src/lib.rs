@@ -1,7 +1,10 @@
-//! torsh kernels to machine code, by way of Cranelift IR.
+//! torsh kernels to machine code: for the CPU by way of Cranelift IR, for CUDA as source text.
 //!
 //! [`cpu`] turns a loop kernel (`torsh_ir::kernel`) into one Cranelift function. It emits into a module that
 //! its caller owns, runs nothing and holds no unsafe code; the runtime supplies the addresses of the block
 //! primitives that the function calls, under the names of [`cpu::prims`].
+//!
+//! [`cuda`] turns a whole program into one CUDA C++ source and a plan of launches.
 
 pub mod cpu;
+pub mod cuda;

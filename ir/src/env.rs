@@ -26,12 +26,17 @@ macro_rules! table {
 }
 
 table! {
+    CACHE_DIR = "TORSH_CACHE_DIR", "$XDG_CACHE_HOME/torsh or ~/.cache/torsh", "Directory of compiled code that later processes use; off for none.";
+    CUBLASLT = "TORSH_CUBLASLT", "that of the nvidia-cublas wheel, else the system's", "Path of cublasLt, which computes matrix products on CUDA devices; 0 for torsh's own kernels.";
+    CUDA_GRAPHS = "TORSH_CUDA_GRAPHS", "1", "0 launches the kernels of a program one by one instead of as a CUDA graph.";
+    CUDA_SIM = "TORSH_CUDA_SIM", "0", "1 uses the CUDA simulator of torsh's repository (make cuda-sim) instead of a GPU; or the path of its library.";
     DUMP = "TORSH_DUMP", "", "Directory that receives the graph after each pass, the program, its kernels and the generated code.";
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, neon (64-bit ARM), avx2 or avx512.";
     JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
     LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run), notes (attentions that keep their score matrix, and why).";
+    NVRTC = "TORSH_NVRTC", "that of the nvidia-cuda-nvrtc wheel, else the system's", "Path of NVRTC, which compiles kernels for CUDA devices.";
     SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
     VERIFY = "TORSH_VERIFY", "1 in debug builds, else 0", "1 runs the verifier and a text round trip after each pass.";
@@ -48,7 +53,7 @@ table! {
 }
 
 /// Warns about each text once in the life of the process.
-fn warn(text: String) {
+pub fn warn(text: String) {
     static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     if said.get_or_insert_default().insert(text.clone()) {
@@ -62,6 +67,10 @@ pub fn warn_unknown() {
     ONCE.call_once(|| {
         for (name, _) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
+            // The simulator of CUDA has variables of its own.
+            if name.starts_with("TORSH_CUDA_SIM_") {
+                continue;
+            }
             if name.starts_with("TORSH_") && VARS.iter().all(|v| v.name != name) {
                 let near = VARS.iter().map(|v| (distance(v.name, name), v.name)).min();
                 let hint = near.filter(|(d, _)| *d <= 3).map_or(String::new(), |(_, n)| format!("; is {n} meant?"));
@@ -139,6 +148,37 @@ fn word(var: Var, words: &[&'static str]) -> Option<&'static str> {
     read(var, &format!("one of {}", words.join(", ")), parse)
 }
 
+/// The directory that [`CACHE_DIR`] names; `None` for no cache, or where there is no home.
+pub fn cache_dir() -> Option<PathBuf> {
+    match text(CACHE_DIR) {
+        Some(value) if parse_flag(&value) == Some(false) => None,
+        Some(value) => Some(PathBuf::from(value)),
+        None => {
+            let of = |name: &str, inside: &str| {
+                let dir = std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+                dir.map(|dir| dir.join(inside))
+            };
+            of("XDG_CACHE_HOME", "torsh").or_else(|| of("HOME", ".cache/torsh"))
+        }
+    }
+}
+/// What [`CUBLASLT`] names: a path; `Some` of an empty one for none at all.
+pub fn cublaslt() -> Option<PathBuf> {
+    text(CUBLASLT).map(|v| if parse_flag(&v) == Some(false) { PathBuf::new() } else { PathBuf::from(v) })
+}
+/// [`CUDA_GRAPHS`].
+pub fn cuda_graphs() -> bool {
+    flag(CUDA_GRAPHS).unwrap_or(true)
+}
+/// What [`CUDA_SIM`] asks for: `None` for a GPU, else the path of the simulator, empty where none is given.
+pub fn cuda_sim() -> Option<PathBuf> {
+    let value = text(CUDA_SIM)?;
+    match parse_flag(&value) {
+        Some(true) => Some(PathBuf::new()),
+        Some(false) => None,
+        None => Some(PathBuf::from(value)),
+    }
+}
 /// [`DUMP`].
 pub fn dump() -> Option<PathBuf> {
     text(DUMP).map(PathBuf::from)
@@ -154,6 +194,11 @@ pub fn interpret() -> bool {
 /// [`JOIN`].
 pub fn join() -> bool {
     flag(JOIN).unwrap_or(true)
+}
+
+/// [`NVRTC`].
+pub fn nvrtc() -> Option<PathBuf> {
+    text(NVRTC).map(PathBuf::from)
 }
 
 /// What [`LOG`] asks for.

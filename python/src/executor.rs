@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use torsh_frontend::loan;
 use torsh_frontend::session::{self, Config, Dump};
-use torsh_ir::exec::{Device, DeviceKind, DeviceProperties, DeviceProvider, Executor};
+use torsh_ir::exec::Executor;
 use torsh_ir::interp::InterpExecutor;
 use torsh_ir::{Error, Result, env, limits};
 
 use torsh_runtime::CpuExecutor;
+use torsh_runtime::cuda::CudaProvider;
 
 /// Installs the session.
-pub fn init() -> Result<()> {
+pub fn init(py: Python<'_>) -> Result<()> {
     env::warn_unknown();
     let interpret = env::interpret();
     let executor: Arc<dyn Executor> =
@@ -31,30 +32,18 @@ pub fn init() -> Result<()> {
         ..Config::default()
     };
     session::init(executor, config);
-    session::get()?.set_provider(Arc::new(Provider));
+    let wheels = wheels(py).map_err(|e| Error::internal(format!("Python's search path cannot be read: {e}")))?;
+    session::get()?.set_provider(Arc::new(CudaProvider::new(wheels)));
     Ok(())
 }
 
-/// Finds the devices of this machine other than its CPU, for which this build has no runtime.
-struct Provider;
-
-fn absent(kind: DeviceKind) -> Error {
-    Error::device(format!(
-        "no {} device is available: this build of torsh has the CPU's runtime only, so no driver was looked for",
-        kind.name()
-    ))
-}
-
-impl DeviceProvider for Provider {
-    fn count(&self, kind: DeviceKind) -> Result<u32> {
-        Err(absent(kind))
-    }
-    fn open(&self, device: Device) -> Result<Arc<dyn Executor>> {
-        Err(absent(device.kind()))
-    }
-    fn properties(&self, device: Device) -> Result<DeviceProperties> {
-        Err(absent(device.kind()))
-    }
+/// Folders called `nvidia` on Python's search path, as it is now: that is where NVIDIA's wheels put their libraries.
+/// Whether they are there is asked when a device is opened, at which point Python may not be.
+fn wheels(py: Python<'_>) -> PyResult<Vec<PathBuf>> {
+    let path = py.import("sys")?.getattr("path")?;
+    // Python passes over what is no text, and so does this.
+    let folders = path.try_iter()?.filter_map(|entry| entry.ok()?.extract::<PathBuf>().ok());
+    Ok(folders.map(|dir| dir.join("nvidia")).collect())
 }
 
 /// Writes each stage of each compilation to a numbered file.

@@ -30,7 +30,7 @@ use pyo3::prelude::*;
 fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     errors::register(m)?;
-    executor::init().or_raise()?;
+    executor::init(m.py()).or_raise()?;
     dtype::register(m)?;
     device::register(m)?;
     stream::register(m)?;

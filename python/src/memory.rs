@@ -149,12 +149,34 @@ fn clear_cache() -> PyResult<()> {
     Ok(())
 }
 
+/// How exact products of f32 on CUDA devices are, from the next run on.
+#[pyfunction]
+fn set_float32_matmul_precision(precision: &str) -> PyResult<()> {
+    let tf32 = match precision {
+        "highest" => false,
+        "high" | "medium" => true,
+        other => {
+            return Err(PyValueError::new_err(format!(
+                "Invalid float32 matmul precision: {other} (highest, high or medium expected)"
+            )));
+        }
+    };
+    torsh_runtime::cuda::set_tf32(tf32);
+    Ok(())
+}
+
+/// "highest", or "high" where TF32 is allowed.
+#[pyfunction]
+fn get_float32_matmul_precision() -> &'static str {
+    if torsh_runtime::cuda::tf32() { "high" } else { "highest" }
+}
+
 /// Adds the functions.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     macro_rules! add {
         ($($f:ident)*) => { $(m.add_function(wrap_pyfunction!($f, m)?)?;)* };
     }
     add! { memory_stats reset_peak_memory_stats set_memory_limit empty_cache memory_info get_num_threads set_num_threads get_limits
-    set_limits cache_info clear_cache }
+    set_limits cache_info clear_cache set_float32_matmul_precision get_float32_matmul_precision }
     Ok(())
 }

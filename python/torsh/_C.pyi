@@ -1462,6 +1462,8 @@ def full(shape: Any, value: Any, dtype: Any = None, device: Any = None) -> Any:
     """One number everywhere."""
 def get_default_device() -> Any:
     """The thread's default device."""
+def get_float32_matmul_precision() -> Any:
+    """"highest", or "high" where TF32 is allowed."""
 def get_num_threads() -> Any:
     """Worker threads used by later runs."""
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, create_graph: Any = False, allow_unused: Any = False, retain_graph: Any = None) -> Tensor | None:
@@ -1508,6 +1510,8 @@ def set_current_cuda(index: Any) -> Any:
     """Sets what `cuda` alone means on this thread; returns the previous number."""
 def set_default_device(device: Any = None) -> Any:
     """Sets the thread's default device; None for the CPU."""
+def set_float32_matmul_precision(precision: Any) -> Any:
+    """How exact products of f32 on CUDA devices are, from the next run on."""
 def set_grad_enabled(on: Any) -> Any:
     """Sets whether operations record gradients on this thread; returns the previous setting."""
 def set_limits(values: Any) -> Any:

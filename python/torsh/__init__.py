@@ -187,6 +187,27 @@ def get_num_threads() -> int:
     return _C.get_num_threads()
 
 
+def set_float32_matmul_precision(precision: str) -> None:
+    """How exact products of float32 matrices on CUDA devices are, from the next call on: "highest" computes in float32
+    throughout (the default), "high" and "medium" may round the factors to TF32, which has 10 bits of mantissa.
+    The CPU always computes in float32.
+
+    Raises: ValueError for another word.
+
+    >>> torsh.set_float32_matmul_precision("highest")
+    """
+    _C.set_float32_matmul_precision(precision)
+
+
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` set: "highest", or "high" for TF32.
+
+    >>> torsh.get_float32_matmul_precision()
+    'highest'
+    """
+    return _C.get_float32_matmul_precision()
+
+
 def promote_types(a, b):
     """The dtype that operands of two dtypes promote to."""
     return _C.promote_types(PyDType(a), PyDType(b))

@@ -523,6 +523,12 @@ def get_default_device() -> Any:
     """
 def get_default_dtype() -> Any:
     """The dtype of float tensors made without one: float32."""
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` set: "highest", or "high" for TF32.
+
+    >>> torsh.get_float32_matmul_precision()
+    'highest'
+    """
 def get_num_threads() -> _int:
     """Number of worker threads."""
 def get_rng_state() -> Tensor:
@@ -956,6 +962,15 @@ def set_default_device(device: Any = None) -> None:
 def set_default_dtype(dtype: Any) -> None:
     """Only float32 can be the default; any other float dtype is refused, so that a program never
     computes silently in another precision than it asked for.
+    """
+def set_float32_matmul_precision(precision: str) -> None:
+    """How exact products of float32 matrices on CUDA devices are, from the next call on: "highest" computes in float32
+    throughout (the default), "high" and "medium" may round the factors to TF32, which has 10 bits of mantissa.
+    The CPU always computes in float32.
+
+    Raises: ValueError for another word.
+
+    >>> torsh.set_float32_matmul_precision("highest")
     """
 def set_num_threads(n: Any) -> None:
     """Number of worker threads for kernels."""

@@ -163,7 +163,8 @@ fn writes(op: &StepOp) -> Vec<BufId> {
     }
 }
 
-fn first_writes(program: &Program) -> Vec<Option<usize>> {
+/// Per input: the first step that overwrites it, if donated; empty when no step does.
+pub(crate) fn first_writes(program: &Program) -> Vec<Option<usize>> {
     let mut first = vec![None; program.inputs.len()];
     for (i, step) in program.steps.iter().enumerate() {
         for buf in writes(&step.op) {

@@ -1,7 +1,8 @@
-//! Executes torsh programs on the CPU: machine code from `torsh-codegen`, precompiled block primitives,
-//! library calls, memory and threads. All `unsafe` of the crate is in [`sys`].
+//! Executes torsh programs. On the CPU: machine code from `torsh-codegen`, precompiled block primitives, library
+//! calls, memory and threads. On CUDA devices: [`cuda`]. All `unsafe` of the crate is in [`sys`].
 
 mod bind;
+pub mod cuda;
 mod executable;
 mod executor;
 mod lib_calls;

@@ -55,7 +55,7 @@ const STEPS: usize = 8;
 
 /// Rounds a size up so that similar sizes share blocks: to a cache line, then to an eighth of an octave. The
 /// number of the class, and its size; `None` beyond what can be addressed.
-fn size_class(bytes: usize) -> Option<(usize, usize)> {
+pub(crate) fn size_class(bytes: usize) -> Option<(usize, usize)> {
     if bytes <= SMALL {
         let class = bytes.div_ceil(ALIGN);
         return Some((class, class * ALIGN));

@@ -166,6 +166,7 @@ def test_several_threads_update_the_state_of_one_function():
     assert w.tolist()[0] == 101.0
 
 
+@pytest.mark.names_devices
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_other_threads_compute_gives_children_that_can():

@@ -2,7 +2,9 @@
 //! compared.
 
 pub mod compare;
+pub mod cuda;
 pub mod far;
 pub mod filetest;
 pub mod fuzz;
+pub mod matrix;
 pub mod values;

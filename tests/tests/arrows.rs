@@ -7,12 +7,16 @@ use std::path::Path;
 const ARROWS: &[(&str, &[&str])] = &[
     ("ir", &[]),
     ("passes", &["ir"]),
-    ("codegen", &["ir"]),
+    // The PTX simulator for tests only.
+    ("codegen", &["ir", "ptx-sim"]),
     ("runtime", &["codegen", "ir"]),
     ("frontend", &["passes", "ir"]),
     // The runtime only to build the executor and hand it over.
     ("python", &["frontend", "runtime", "ir"]),
-    ("tests", &["ir", "passes", "codegen", "runtime", "frontend"]),
+    ("tests", &["ir", "passes", "codegen", "runtime", "frontend", "ptx-sim"]),
+    ("tests/cuda-sim/ptx", &[]),
+    ("tests/cuda-sim/driver", &["ptx-sim"]),
+    ("tests/cuda-sim/cublaslt", &["cuda-sim", "driver", "ptx-sim"]),
 ];
 
 fn read(path: &Path) -> String {

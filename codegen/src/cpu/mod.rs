@@ -17,7 +17,7 @@ mod emit;
 mod inline;
 pub mod lanes;
 pub mod math;
-mod normal;
+pub(crate) mod normal;
 pub mod prims;
 mod scratch;
 mod vec;

@@ -5,9 +5,17 @@
 pub mod attention;
 pub(crate) mod call;
 pub(crate) mod crew;
+pub(crate) mod cuda;
 pub mod gemm;
 pub(crate) mod jit;
 pub(crate) mod mem;
 pub mod par;
 pub mod prims;
 pub mod slices;
+
+/// The user that the process acts as.
+#[cfg(unix)]
+pub(crate) fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}

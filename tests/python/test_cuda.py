@@ -1,0 +1,233 @@
+"""CUDA devices: what is said where there is none, and, on the simulator or a GPU, memory, streams, errors and training.
+
+`make test-cuda` sets TORSH_CUDA_SIM; without that and without a GPU the second part is skipped and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+import numpy as np
+import pytest
+
+import torsh
+
+pytestmark = pytest.mark.names_devices
+
+
+def python(code: str, **env: str) -> str:
+    """What a new process with these variables prints; its standard error where it fails."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("TORSH_")}
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**clean, "TORSH_CACHE_DIR": os.path.join(folder, "cache"), **env}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], env=env, cwd=folder, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+REFUSED = """
+    import torsh
+    try:
+        torsh.zeros(2, device="cuda").tolist()
+        print("no error")
+    except torsh.DeviceError as e:
+        print(e)
+    print(torsh.cuda.is_available(), torsh.cuda.device_count(), torsh.ones(2).sum().item())
+"""
+
+
+def test_importing_opens_no_library():
+    text = python("""
+        import torsh
+        torsh.ones(3).sum().item()
+        maps = open("/proc/self/maps").read()
+        print([name for name in ("libcuda", "nvrtc", "cublas", "torsh_cuda_sim") if name in maps])
+    """)
+    assert text.strip() == "[]"
+
+
+def test_an_absent_driver_is_an_error_that_names_it():
+    text = python(REFUSED, TORSH_CUDA_SIM="/nowhere/libcuda.so.1")
+    assert "no CUDA driver was found" in text and "/nowhere/libcuda.so.1" in text
+    assert "False 0 2.0" in text
+
+
+def test_a_broken_driver_is_an_error_that_says_what_it_lacks():
+    text = python(REFUSED, TORSH_CUDA_SIM="libc.so.6")
+    assert "too old or broken" in text and "cuInit" in text and "False 0 2.0" in text
+
+
+def test_a_simulator_that_is_not_built_is_an_error_that_says_how():
+    text = python(REFUSED, TORSH_CUDA_SIM="1")
+    assert "make cuda-sim" in text and "False 0 2.0" in text
+
+
+def test_precisions_of_products_are_words():
+    assert torsh.get_float32_matmul_precision() == "highest"
+    torsh.set_float32_matmul_precision("high")
+    assert torsh.get_float32_matmul_precision() == "high"
+    torsh.set_float32_matmul_precision("highest")
+    with pytest.raises(ValueError, match="highest, high or medium"):
+        torsh.set_float32_matmul_precision("low")
+
+
+def missing() -> str | None:
+    try:
+        torsh.zeros(1, device="cuda").tolist()
+    except torsh.DeviceError as e:
+        return str(e)
+    return None
+
+
+WHY = missing()
+needs_device = pytest.mark.skipif(WHY is not None, reason=f"no CUDA device: {WHY}")
+SIM = {k: v for k, v in os.environ.items() if k.startswith(("TORSH_CUDA_SIM", "TORSH_NVRTC"))}
+
+
+@needs_device
+def test_values_go_there_and_come_back():
+    for dtype in ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]:
+        x = torsh.arange(5).to(getattr(torsh, dtype))
+        y = x.cuda()
+        assert y.is_cuda and y.device.index == 0 and y.cpu().tolist() == x.tolist()
+    x = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
+    t = torsh.tensor(x, device="cuda")
+    assert np.array_equal((t * 2.0 + t).cpu().numpy(), x * 2.0 + x)
+    assert np.array_equal(t[2:5].cpu().numpy(), x[2:5])
+    with pytest.raises((TypeError, torsh.TorshError)):
+        t + torsh.tensor(x)
+    with pytest.raises(torsh.DeviceError, match="cuda:9"):
+        torsh.zeros(1, device="cuda:9").tolist()
+
+
+@needs_device
+def test_memory_is_counted_and_capped():
+    torsh.cuda.empty_cache()
+    before = torsh.cuda.memory_allocated()
+    x = torsh.zeros(1000, 1000, device="cuda")
+    torsh.eval(x)
+    assert torsh.cuda.memory_allocated() - before >= 4_000_000
+    assert torsh.cuda.max_memory_allocated() >= torsh.cuda.memory_allocated()
+    free, total = torsh.cuda.mem_get_info()
+    assert 0 < free < total
+    try:
+        torsh.cuda.set_per_process_memory_fraction(8_000_000 / total)
+        with pytest.raises(torsh.LimitError, match="1000, 1000"):
+            torsh.eval(torsh.ones(2000, 1000, device="cuda"))
+    finally:
+        torsh.cuda.set_per_process_memory_fraction(0.9)
+    del x
+    torsh.cuda.empty_cache()
+    assert torsh.cuda.memory_allocated() == before
+
+
+@needs_device
+def test_streams_and_events():
+    x = torsh.ones(100, device="cuda")
+    stream, start, end = torsh.cuda.Stream(), *(torsh.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    with torsh.cuda.stream(stream):
+        assert torsh.cuda.current_stream() == stream
+        y = x + 1.0
+        torsh.eval(y)
+    torsh.eval(y * 2.0)
+    end.record()
+    torsh.cuda.synchronize()
+    assert end.query() and start.elapsed_time(end) >= 0.0
+    assert y.cpu().tolist() == [2.0] * 100
+
+
+@needs_device
+def test_compiled_steps_repeat_with_the_same_values_as_on_the_cpu():
+    def train(device: str) -> list[float]:
+        w = torsh.tensor(np.linspace(-1.0, 1.0, 33, dtype=np.float32), device=device, requires_grad=True)
+        x = torsh.tensor(np.linspace(0.0, 2.0, 33, dtype=np.float32), device=device)
+
+        @torsh.compile
+        def step(w, x):
+            loss = ((w * x - 1.0) ** 2).sum()
+            (g,) = torsh.autograd.grad(loss, [w])
+            return w - 0.01 * g, loss
+
+        losses = []
+        for _ in range(6):
+            w, loss = step(w, x)
+            losses.append(loss.item())
+        return losses
+
+    assert np.allclose(train("cuda"), train("cpu"), rtol=1e-6)
+
+
+PRODUCT = """
+    import numpy as np, torsh
+    g = np.random.default_rng(0)
+    a, b = (g.standard_normal(s).astype(np.float32) for s in ((33, 65), (65, 17)))
+    p = torsh.tensor(a, device="cuda")
+    q = torsh.tensor(b, device="cuda")
+    exact = a.astype(np.float64) @ b
+    far = lambda: float(np.abs((p @ q).cpu().numpy() - exact).max())
+    print(far())
+    print(float(np.abs((q.t() @ p.t()).t().cpu().numpy() - exact).max()))
+    torsh.set_float32_matmul_precision("high")
+    print(far())
+    torsh.set_float32_matmul_precision("highest")
+    print(far())
+    print("cublaslt" in open("/proc/self/maps").read().lower())
+"""
+
+
+@needs_device
+@pytest.mark.parametrize("library", ["1", "0"])
+def test_products_are_exact_unless_tf32_is_asked_for(library: str):
+    env = {**SIM, "TORSH_CUBLASLT": "0"} if library == "0" else SIM
+    *figures, loaded = python(PRODUCT, **env).split()
+    strict, transposed, tf32, again = map(float, figures)
+    assert max(strict, transposed, again) < 2e-5 and strict == again
+    assert 1e-4 < tf32 < 5e-2
+    assert library == "1" or loaded == "False"
+
+
+@needs_device
+def test_a_missing_compiler_is_an_error_that_says_how_to_get_one():
+    text = python(REFUSED, **{**SIM, "TORSH_NVRTC": "/nowhere/libnvrtc.so.12"})
+    assert "/nowhere/libnvrtc.so.12" in text and "torsh-compiler[cuda]" in text
+
+
+@needs_device
+def test_a_second_process_needs_no_compiler(tmp_path):
+    code = """
+        import torsh
+        print((torsh.tensor([1.0, 2.0], device="cuda") * 3.0).cpu().tolist())
+        print("nvrtc" in open("/proc/self/maps").read())
+    """
+    cache = str(tmp_path / "cache")
+    assert python(code, **{**SIM, "TORSH_CACHE_DIR": cache}).split() == ["[3.0,", "6.0]", "True"]
+    assert python(code, **{**SIM, "TORSH_CACHE_DIR": cache}).split() == ["[3.0,", "6.0]", "False"]
+    gone = {**SIM, "TORSH_CACHE_DIR": cache, "TORSH_NVRTC": "/nowhere/libnvrtc.so.12"}
+    assert python(code, **gone).split() == ["[3.0,", "6.0]", "False"]
+
+
+@needs_device
+def test_a_forked_process_is_told_to_spawn():
+    text = python(
+        """
+        import os, torsh
+        x = torsh.ones(2, device="cuda")
+        torsh.eval(x)
+        if os.fork() == 0:
+            try:
+                torsh.eval(torsh.ones(3, device="cuda"))
+            except torsh.DeviceError as e:
+                print(e, flush=True)
+            os._exit(0)
+        os.wait()
+        """,
+        **SIM,
+    )
+    assert "forked" in text and "spawn" in text

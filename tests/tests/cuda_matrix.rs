@@ -1,0 +1,86 @@
+//! The op matrix, random graphs and the corpus of found bugs through the CUDA code generator on the simulated device:
+//! a part of the matrix, another kind of fusion in turn. `TORSH_FUZZ_CASES` and `TORSH_FUZZ_SEED` choose random graphs.
+
+use std::path::Path;
+use torsh_codegen::cuda::Options;
+use torsh_ir::op::Op;
+use torsh_ir::{env, ops};
+use torsh_tests::cuda::check::Checker;
+use torsh_tests::filetest::files;
+use torsh_tests::fuzz::{corpus, make::make};
+use torsh_tests::matrix::{case, layouts};
+
+/// One case of so many is checked.
+const EACH: usize = 13;
+/// Random graphs without `TORSH_FUZZ_CASES`.
+const RANDOM: u64 = 40;
+
+/// A small device, so that small cases are cut into parts.
+fn options() -> Options {
+    Options { processors: 4, ..Options::default() }
+}
+
+/// Runs part `shard` of `shards` of the matrix.
+fn run(shard: usize, shards: usize) -> usize {
+    let mut checker = Checker::new(options());
+    let mut n = 0;
+    for (at, def) in ops::OPS.iter().enumerate() {
+        for dtype in def.dtypes.iter() {
+            for (i, sample) in (def.samples)().iter().enumerate() {
+                for layout in layouts(def, i) {
+                    n += 1;
+                    if at % shards != shard || n % EACH != 0 {
+                        continue;
+                    }
+                    let what = format!("{} of {dtype}, sample {i}, {layout:?}", def.name);
+                    match case(Op(def), sample, dtype, *layout) {
+                        Ok(case) => checker.add(&what, case, !(n / EACH).is_multiple_of(3)),
+                        Err(e) => panic!("{what}: {e}"),
+                    }
+                }
+            }
+        }
+    }
+    checker.finish()
+}
+
+#[test]
+fn matrix_0() {
+    assert!(run(0, 4) > 100);
+}
+#[test]
+fn matrix_1() {
+    assert!(run(1, 4) > 100);
+}
+#[test]
+fn matrix_2() {
+    assert!(run(2, 4) > 100);
+}
+#[test]
+fn matrix_3() {
+    assert!(run(3, 4) > 100);
+}
+
+#[test]
+fn random_graphs() {
+    let mut checker = Checker::new(options());
+    let first = env::fuzz_seed();
+    for seed in first..first + env::fuzz_cases().unwrap_or(RANDOM) {
+        checker.add(&format!("seed {seed}"), make(seed), seed % 3 != 0);
+    }
+    checker.finish();
+}
+
+#[test]
+fn corpus_of_found_bugs() {
+    let mut checker = Checker::new(options());
+    for path in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_corpus")) {
+        let content = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for case in corpus::read(&content).unwrap_or_else(|e| panic!("{}: {e}", path.display())) {
+            for fusion in [true, false] {
+                checker.add(&path.display().to_string(), case.clone(), fusion);
+            }
+        }
+    }
+    assert!(checker.finish() > 10);
+}

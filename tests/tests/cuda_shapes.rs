@@ -1,0 +1,125 @@
+//! Every schedule of the CUDA code generator on the simulated device: sizes that reach them, with large numbers.
+
+use torsh_codegen::cuda::Options;
+use torsh_ir::DType;
+use torsh_tests::cuda::check::Checker;
+use torsh_tests::cuda::shapes::Shapes;
+
+fn check(options: Options, fill: impl Fn(&mut Shapes)) {
+    let mut shapes = Shapes::default();
+    fill(&mut shapes);
+    let mut checker = Checker::new(options);
+    for (name, case) in shapes.cases {
+        checker.add(&name, case, true);
+    }
+    assert!(checker.finish() > 0);
+}
+
+fn small() -> Options {
+    Options { processors: 4, ..Options::default() }
+}
+
+#[test]
+fn rows() {
+    check(small(), |s| {
+        for (rows, len) in [(1, 17_001), (3, 20_000), (9, 3000), (3, 1024), (50, 1500), (70, 30), (200, 5), (5, 1)] {
+            s.rows(DType::F32, rows, len);
+        }
+    });
+}
+
+#[test]
+fn rows_of_other_dtypes() {
+    check(small(), |s| {
+        for dtype in [DType::BF16, DType::F16, DType::F64] {
+            for (rows, len) in [(2, 16_390), (5, 2050), (40, 129)] {
+                s.rows(dtype, rows, len);
+            }
+        }
+    });
+}
+
+#[test]
+fn layouts() {
+    check(small(), |s| [DType::F32, DType::BF16].into_iter().for_each(|d| s.layouts(d)));
+}
+
+#[test]
+fn products() {
+    check(small(), |s| {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::I32, DType::F64] {
+            s.products(dtype, [150, 140, 40]);
+            s.products(dtype, [7, 9, 600]);
+            s.batches(dtype);
+        }
+        for size in [[1, 100, 1000], [100, 1, 1000], [300, 290, 33]] {
+            s.products(DType::F32, size);
+        }
+        // Whole pieces of 16 bytes, whichever axis they lie along.
+        for dtype in [DType::F16, DType::BF16] {
+            s.products(dtype, [136, 144, 72]);
+            s.products(dtype, [72, 40, 1024]);
+        }
+        for dtype in [DType::I8, DType::U8, DType::I64] {
+            s.products(dtype, [33, 17, 600]);
+        }
+    });
+}
+
+#[test]
+fn products_in_tf32() {
+    // Its precision is not that of the op: small integers are exact in it.
+    let mut shapes = Shapes::default();
+    shapes.products(DType::F32, [70, 72, 50]);
+    let mut checker = Checker::new(Options { tf32: true, ..small() });
+    for (name, mut case) in shapes.cases {
+        for t in &mut case.inputs {
+            (0..t.len()).for_each(|i| t.set(i, torsh_ir::Scalar::Float((i % 17) as f64 - 8.0)));
+        }
+        checker.add(&name, case, true);
+    }
+    assert!(checker.finish() > 0);
+}
+
+#[test]
+fn attention() {
+    check(small(), |s| {
+        for (len, depth) in [(70, 24), (65, 100), (64, 200), (64, 300)] {
+            s.attention(len, depth);
+        }
+    });
+}
+
+#[test]
+fn orders() {
+    check(small(), |s| {
+        [DType::F32, DType::F16, DType::I64, DType::U8, DType::F64].into_iter().for_each(|d| s.orders(d));
+    });
+}
+
+#[test]
+fn indices_out_of_range() {
+    check(small(), Shapes::errors);
+}
+
+#[test]
+fn a_large_device() {
+    check(Options::default(), |s| {
+        s.rows(DType::F32, 3, 17_000);
+        s.layouts(DType::F32);
+        s.products(DType::F32, [64, 64, 2000]);
+    });
+}
+
+#[test]
+fn wide_positions() {
+    check(Options { wide: true, ..small() }, |s| {
+        s.rows(DType::F32, 3, 17_000);
+        s.rows(DType::F32, 40, 130);
+        s.layouts(DType::F32);
+        s.orders(DType::F32);
+        s.products(DType::F32, [40, 50, 600]);
+        s.products(DType::F16, [40, 48, 64]);
+        s.batches(DType::BF16);
+    });
+}
