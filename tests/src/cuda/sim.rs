@@ -13,6 +13,8 @@ pub struct Run {
     pub reversed: bool,
     /// Look for races.
     pub races: bool,
+    /// Warp instructions that a block may execute; the simulator's own number without.
+    pub budget: Option<u64>,
 }
 
 /// A program with its plan and compiled kernels.
@@ -78,7 +80,13 @@ impl Loaded<'_> {
     /// What the device found, or the program's own error.
     pub fn run(&self, inputs: &[HostTensor], how: Run) -> Result<Vec<HostTensor>, String> {
         let order = if how.reversed { Order::Reversed } else { Order::Forward };
-        let mut dev = Device::new(Config { order, races: how.races, threads: 1, ..Config::default() });
+        let mut dev = Device::new(Config {
+            order,
+            races: how.races,
+            threads: 1,
+            budget: how.budget.unwrap_or(Config::default().budget),
+            ..Config::default()
+        });
         let program = self.program;
         let memory = Memory::new(&mut dev, program, inputs)?;
         let error = alloc(&mut dev, ERROR_BYTES)?;
