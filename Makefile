@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml | grep -v /target/)
 
-.PHONY: help demo test test-rust test-python lint bench clean
+.PHONY: help demo test test-rust test-python mutants-cuda lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
+	@echo "make mutants-cuda  change the CUDA code that is generated, one thing at a time, and count what the tests notice"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
 	@echo "make clean   remove $(VENV) and target"
@@ -54,6 +55,10 @@ test-rust:
 test-python: $(STAMPS)/torsh $(STAMPS)/test
 	$(BIN)/python -m pytest -q -n 2 tests/python
 	TORSH_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 tests/python -m "not compiled_only"
+
+# Needs NVRTC (the nvidia-cuda-nvrtc wheel, or TORSH_NVRTC), no GPU; writes tests/cuda/MUTANTS.md.
+mutants-cuda:
+	cargo run --release --locked -p torsh-tests --bin cuda_mutants -- --each 5 --write
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

@@ -73,6 +73,17 @@ impl Memory {
     }
 }
 
+/// Bytes of the arena between buffers.
+fn slack(program: &Program) -> Vec<usize> {
+    let mut free = vec![true; program.arena_bytes];
+    for b in &program.buffers {
+        if let Place::Arena { offset } = b.place {
+            free[offset..offset + b.ty.nbytes()].fill(false);
+        }
+    }
+    (0..free.len()).filter(|&i| free[i]).collect()
+}
+
 impl Loaded<'_> {
     /// Runs on inputs that are given up; gives the outputs.
     ///
@@ -118,6 +129,12 @@ impl Loaded<'_> {
             }
             if scratch != 0 {
                 dev.free(scratch).map_err(|e| e.to_string())?;
+            }
+        }
+        for byte in slack(program) {
+            let at = memory.arena + byte as u64;
+            if dev.unwritten(at, 1).map_err(|e| e.to_string())?.is_none() {
+                return Err(format!("byte {byte} of the arena, which is of no buffer, was written"));
             }
         }
         let mut words = [0; ERROR_BYTES];

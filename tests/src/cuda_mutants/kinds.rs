@@ -160,12 +160,8 @@ impl Finder<'_> {
         if word == "volatile" {
             self.replace("alignment or volatile removed", i, "");
         }
-        if word == "__shared__"
-            && let Some(end) = until(self.t, i, |s| s == ";")
-            && let Some(n) = (i..end).rev().find(|&n| self.t[n].kind == Kind::Number && self.text_at(n + 1) == "]")
-            && let Ok(size) = self.t[n].text.parse::<u64>()
-        {
-            self.replace("shared array smaller", n, (size - 1).to_string());
+        if word == "__shared__" {
+            self.array(i);
         }
         if self.text_at(i + 1) == "[" && self.begins(i) {
             self.store(i);
@@ -225,6 +221,25 @@ impl Finder<'_> {
         }
     }
 
+    /// A declaration in shared memory: each size smaller, the last of several by more than it is padded.
+    fn array(&mut self, i: usize) {
+        let Some(end) =
+            until(self.t, i, |s| s == "[").and_then(|open| until(self.t, open, |s| s == ";").or(Some(open)))
+        else {
+            return;
+        };
+        let sizes: Vec<usize> =
+            (i..end).filter(|&n| self.t[n].kind == Kind::Number && self.text_at(n - 1) == "[").collect();
+        for (at, &n) in sizes.iter().enumerate() {
+            let less = if at > 0 { 9 } else { 1 };
+            if let Ok(size) = self.t[n].text.parse::<u64>()
+                && size > less
+            {
+                self.replace("shared array smaller", n, (size - less).to_string());
+            }
+        }
+    }
+
     /// A statement `name[..] = ..;` or with another assignment.
     fn store(&mut self, i: usize) {
         let mut last = i + 1;
@@ -260,6 +275,11 @@ impl Finder<'_> {
         let digits = number.trim_end_matches(['u', 'l']);
         let Ok(value) = digits.parse::<u64>() else { return };
         let suffix = &number[digits.len()..];
+        // With one more, distances of exchanges would still reach every lane.
+        if before == "," && after == ")" && self.is_exchange(i) {
+            let other = if value == 16 { 8 } else { 2 * value };
+            return self.replace("mask changed", i, other.to_string());
+        }
         let kind = match (before, after) {
             ("&", _) => "mask changed",
             ("*" | "/" | "%" | "+=" | ">>=" | "<<=", _) | (_, "*") => "stride or tile off by one",
@@ -270,6 +290,12 @@ impl Finder<'_> {
         };
         let other = if before == "&" && value > 1 { value - 1 } else { value + 1 };
         self.replace(kind, i, format!("{other}{suffix}"));
+    }
+
+    /// True when token `i` is the last argument of an exchange between lanes.
+    fn is_exchange(&self, i: usize) -> bool {
+        let open = (0..i).rev().find(|&o| self.text_at(o) == "(" && closing(self.t, o) == Some(i + 1));
+        open.is_some_and(|o| o > 0 && self.text_at(o - 1) == "__shfl_xor_sync")
     }
 
     /// True when the `[number]` at `i` belongs to a declaration: a type stands before the name.
@@ -337,8 +363,8 @@ impl Finder<'_> {
 /// A changed plan: kind, what was changed, and the plan.
 pub type Changed = (&'static str, String, Module);
 
-/// Every single change of a plan.
-pub fn plans(module: &Module) -> Vec<Changed> {
+/// Every single change of a plan; `used` tells whether a kernel reads a parameter: what nobody reads may be anything.
+pub fn plans(module: &Module, used: &dyn Fn(&str, usize) -> bool) -> Vec<Changed> {
     let mut out = Vec::new();
     for (s, step) in module.steps.iter().enumerate() {
         for (l, launch) in step.launches.iter().enumerate() {
@@ -355,10 +381,10 @@ pub fn plans(module: &Module) -> Vec<Changed> {
                 }
             }
             if launch.dynamic_shared > 0 {
-                let what = format!("dynamic shared memory {} less 16", launch.dynamic_shared);
-                change("plan: shared memory less", what, &|m| m.steps[s].launches[l].dynamic_shared -= 16);
+                let what = format!("dynamic shared memory {} less 32", launch.dynamic_shared);
+                change("plan: shared memory less", what, &|m| m.steps[s].launches[l].dynamic_shared -= 32);
             }
-            for (a, arg) in launch.args.iter().enumerate() {
+            for (a, arg) in launch.args.iter().enumerate().filter(|(a, _)| used(name, *a)) {
                 match arg {
                     LaunchArg::Scratch { offset } => {
                         let shifted = LaunchArg::Scratch { offset: offset + 16 };
@@ -392,8 +418,9 @@ pub fn plans(module: &Module) -> Vec<Changed> {
     }
     if module.scratch_bytes > 0 {
         let mut m = module.clone();
-        m.scratch_bytes -= 1;
-        out.push(("plan: scratch smaller or shifted", format!("{} bytes less one", module.scratch_bytes), m));
+        // Sizes are multiples of 256.
+        m.scratch_bytes = m.scratch_bytes.saturating_sub(256);
+        out.push(("plan: scratch smaller or shifted", format!("{} bytes less 256", module.scratch_bytes), m));
     }
     out
 }

@@ -11,10 +11,12 @@
 mod kinds;
 mod programs;
 mod reasons;
+mod saved;
 mod table;
 mod tokens;
 mod trial;
 
+pub use saved::{load, save};
 pub use table::write;
 
 use kinds::Edit;
@@ -27,7 +29,7 @@ use trial::{Compiler, Outcome, Subject};
 const WORKERS: usize = 2;
 /// The row of functions that many kernels call.
 const HELPERS: &str = "helper functions";
-/// Programs on which a mutant of a helper is tried.
+/// Programs on which a change of one function is tried.
 const TRIES: usize = 5;
 /// Kinds of which all are run.
 const ALL: &[&str] = &["barrier deleted", "cp.async wait or commit deleted", "shared array smaller"];
@@ -39,6 +41,8 @@ pub struct Selection {
     pub each: usize,
     /// Parts of names of families; all without.
     pub families: Vec<String>,
+    /// Print the sources instead.
+    pub dump: bool,
 }
 
 /// A mutant and what became of it.
@@ -62,6 +66,20 @@ pub struct Results {
     pub mutants: Vec<Mutant>,
     /// Mutants that there are, by family and kind.
     pub found: BTreeMap<(&'static str, &'static str), usize>,
+}
+
+/// Checks the unchanged programs on all their inputs; how many there are.
+///
+/// # Errors
+/// What is wrong with which program, or that the compiler cannot be run.
+pub fn check_unchanged() -> Result<usize, String> {
+    let mut compiler = Compiler::start("unchanged")?;
+    let mut n = 0;
+    for entry in programs::programs() {
+        Subject::new(entry, &mut compiler)?;
+        n += 1;
+    }
+    Ok(n)
 }
 
 enum Change {
@@ -94,6 +112,12 @@ pub fn run(selection: &Selection) -> Result<Results, String> {
         }
     }
     eprintln!("{} programs pass unchanged", subjects.len());
+    if selection.dump {
+        for s in &subjects {
+            println!("// {}: {}\n{}", s.entry.family, s.entry.name, s.source);
+        }
+        return Ok(Results { mutants: Vec::new(), found: BTreeMap::new() });
+    }
     let jobs = jobs(&subjects, wanted(HELPERS));
     let mut found = BTreeMap::new();
     for job in &jobs {
@@ -166,7 +190,6 @@ fn jobs(subjects: &[Subject], helpers: bool) -> Vec<Job> {
                 match seen.get(&(text.to_string(), n)) {
                     Some(&known) => {
                         if let Change::Source(tries) = &mut jobs[known].change
-                            && !piece.kernel
                             && tries.len() < TRIES
                         {
                             tries.push((s, edit));
@@ -185,7 +208,7 @@ fn jobs(subjects: &[Subject], helpers: bool) -> Vec<Job> {
                 }
             }
         }
-        for (kind, what, plan) in kinds::plans(&subject.plan) {
+        for (kind, what, plan) in kinds::plans(&subject.plan, &|kernel, n| subject.reads(kernel, n)) {
             let place = subject.entry.name.clone();
             jobs.push(Job { family, kind, place, what, change: Change::Plan(s, Box::new(plan)) });
         }

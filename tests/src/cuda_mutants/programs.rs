@@ -2,6 +2,7 @@
 
 use crate::cuda::shapes::Shapes;
 use crate::fuzz::Case;
+use crate::values::Rng;
 use torsh_codegen::cuda::Options;
 use torsh_ir::interp::HostTensor;
 use torsh_ir::{Attr, DType, Scalar};
@@ -18,6 +19,36 @@ pub struct Entry {
     pub options: Options,
     /// Further inputs.
     pub more: Vec<Vec<HostTensor>>,
+    /// Small integers, on which every order of computation gives the same, where the program only adds and multiplies.
+    pub exact: Option<Vec<HostTensor>>,
+}
+
+/// Small integers, if sums and products of them are all that a graph computes.
+fn exact(case: &Case) -> Option<Vec<HostTensor>> {
+    let adds = |name: &str| {
+        [
+            "input",
+            "dot_general",
+            "sum",
+            "amax",
+            "cumsum",
+            "cummax",
+            "index_put",
+            "scatter",
+            "reshape",
+            "permute",
+            "full",
+        ]
+        .contains(&name)
+    };
+    if !case.graph.ids().all(|id| adds(case.graph.node(id).op.name)) {
+        return None;
+    }
+    let mut inputs = case.inputs.clone();
+    for (n, t) in inputs.iter_mut().enumerate().filter(|(_, t)| t.ty.dtype.is_float()) {
+        (0..t.len()).for_each(|i| t.set(i, Scalar::Float(((i * (5 + n) + i / 7) % 13) as f64 - 5.0)));
+    }
+    Some(inputs)
 }
 
 /// Infinities, NaN, zeros of both signs and numbers near the largest, a few among the others.
@@ -39,7 +70,57 @@ fn ties(inputs: &[HostTensor]) -> Vec<HostTensor> {
         let last = t.ty.shape.last().copied().unwrap_or(1).max(1);
         for i in 0..t.len() {
             let constant = (i / last).is_multiple_of(2);
-            t.set(i, Scalar::Float(if constant { 3.25 } else { (i * 7 % 5) as f64 - 2.0 }));
+            t.set(i, Scalar::Float(if constant { 3.25 } else { (Rng::new(i as u64).next() % 3) as f64 - 1.0 }));
+        }
+    }
+    inputs
+}
+
+/// No number above -300: exponentials of them are 0.
+fn negatives(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    each_float(inputs, |x| -300.0 - x.abs())
+}
+
+/// NaN at several places of every row.
+fn nans(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    let mut inputs = inputs.to_vec();
+    for t in inputs.iter_mut().filter(|t| t.ty.dtype.is_float()) {
+        for i in (4..t.len()).step_by(13) {
+            t.set(i, Scalar::Float(f64::NAN));
+        }
+    }
+    inputs
+}
+
+fn each_float(inputs: &[HostTensor], f: impl Fn(f64) -> f64) -> Vec<HostTensor> {
+    let mut inputs = inputs.to_vec();
+    for t in inputs.iter_mut().filter(|t| t.ty.dtype.is_float()) {
+        for i in 0..t.len() {
+            if let Scalar::Float(x) = t.get(i) {
+                t.set(i, Scalar::Float(f(x)));
+            }
+        }
+    }
+    inputs
+}
+
+/// One number of each row is by far the largest, in another place each time: what misses it overflows. `ROUND` of
+/// `ROUNDS` such inputs have it in the part of a row that no other has.
+fn peaks<const ROUND: usize, const ROUNDS: usize, const DIM: usize>(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    // Far enough apart for exponentials of f64 too.
+    let far = if inputs.iter().any(|t| t.ty.dtype == DType::F64) { 2000.0 } else { 500.0 };
+    let mut inputs = each_float(inputs, |x| -far - x.abs());
+    if let Some(t) = inputs.first_mut().filter(|t| t.ty.dtype.is_float() && t.ty.shape.len() == 2) {
+        let (rows, len) = (t.ty.shape[1 - DIM], t.ty.shape[DIM]);
+        for row in 0..rows {
+            let part = row + rows * ROUND;
+            let mut at = part * len / (rows * ROUNDS);
+            // In long rows in another warp of a block each time.
+            if len > 1024 {
+                at = at - at % 256 + 32 * (part % 8) + 5 * part % 32;
+            }
+            let at = at.min(len - 1);
+            t.set(if DIM == 1 { row * len + at } else { at * rows + row }, Scalar::Float(far));
         }
     }
     inputs
@@ -54,6 +135,60 @@ fn edges(inputs: &[HostTensor]) -> Vec<HostTensor> {
         }
     }
     inputs
+}
+
+/// The `i64` inputs counted from the end.
+fn from_the_end(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    indices(inputs, |i, x| if i == 2 { -17 } else { x - 17 })
+}
+
+/// One index just beyond the end, a later one far beyond.
+fn past(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    indices(inputs, |i, x| match i {
+        5 => 17,
+        9 => 1 << 40,
+        _ => x,
+    })
+}
+
+/// One index just before the first, a later one beyond the end.
+fn before(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    indices(inputs, |i, x| match i {
+        5 => -18,
+        9 => 40,
+        _ => x,
+    })
+}
+
+fn indices(inputs: &[HostTensor], f: impl Fn(usize, i64) -> i64) -> Vec<HostTensor> {
+    let mut inputs = inputs.to_vec();
+    for t in inputs.iter_mut().filter(|t| t.ty.dtype == DType::I64) {
+        for i in 0..t.len() {
+            if let Scalar::Int(x) = t.get(i) {
+                t.set(i, Scalar::Int(f(i, x)));
+            }
+        }
+    }
+    inputs
+}
+
+/// Large arguments, and small ones.
+fn wide(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    each_float(inputs, |x| x * 37.0)
+}
+/// Numbers up to the largest of f32.
+fn huge(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    let mut inputs = inputs.to_vec();
+    for t in inputs.iter_mut().filter(|t| t.ty.dtype == DType::F32) {
+        for i in 0..t.len() {
+            let x = t.get(i).as_f64() * 2f64.powi(20 + (i % 105) as i32);
+            t.set(i, Scalar::Float(x));
+        }
+    }
+    inputs
+}
+fn tiny_numbers(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    each_float(inputs, |x| x * 1e-39)
 }
 
 #[derive(Default)]
@@ -76,7 +211,8 @@ impl List {
         for (name, case) in shapes.cases {
             if keep.is_empty() || keep.iter().any(|k| name.starts_with(k)) {
                 let more = further.iter().map(|f| f(&case.inputs)).collect();
-                self.entries.push(Entry { family, name, case, options: options.clone(), more });
+                let exact = exact(&case);
+                self.entries.push(Entry { family, name, case, options: options.clone(), more, exact });
             }
         }
     }
@@ -86,12 +222,17 @@ impl List {
 pub fn programs() -> Vec<Entry> {
     let mut l = List::default();
     let small = Options { processors: 2, ..Options::default() };
+    let middle = Options { processors: 8, ..Options::default() };
     let tiny = Options { processors: 4, ..Options::default() };
     let (f, h, i64s) = (DType::F32, DType::F16, Some(DType::I64));
     let one = |attrs: &[i64]| attrs.iter().map(|&d| Attr::Int(d)).collect::<Vec<_>>();
-    l.add("map", &small, &[], &[extremes], |s| {
-        s.add("map", f, &[(&[1003], None), (&[1003], None)], &|_, x| vec![x[0] * x[1] - x[0], x[0].maximum(x[1])]);
-        s.add("map of a slice", f, &[(&[41, 30], None)], &|_, x| vec![x[0].slice(&[1, 2], &[40, 29], &[2, 3]).exp()]);
+    let places: &[fn(&[HostTensor]) -> Vec<HostTensor>] = &[edges, from_the_end, past, before];
+    l.add("map", &small, &[], &[extremes, wide, huge, tiny_numbers], |s| {
+        s.add("functions", f, &[(&[700], None)], &|_, x| {
+            vec![x[0].exp(), x[0].log(), x[0].sin(), x[0].tanh(), x[0].erf(), x[0].rsqrt()]
+        });
+        s.add("map", f, &[(&[2501], None), (&[2501], None)], &|_, x| vec![x[0] * x[1] - x[0], x[0].maximum(x[1])]);
+        s.add("map of a slice", f, &[(&[72, 30], None)], &|_, x| vec![x[0].slice(&[1, 2], &[70, 29], &[2, 3]).exp()]);
     });
     l.add("vector map", &small, &[], &[extremes], |s| {
         s.add("vector map", f, &[(&[1028], None), (&[1028], None)], &|_, x| vec![x[0] - x[1]]);
@@ -105,18 +246,25 @@ pub fn programs() -> Vec<Entry> {
             vec![x[0] - x[1].broadcast_to(&[9, 5, 12]) * x[2].broadcast_to(&[9, 5, 12])]
         });
     });
-    let kinds: &[fn(&[HostTensor]) -> Vec<HostTensor>] = &[extremes, ties];
+    let kinds: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
+        &[extremes, ties, negatives, nans, peaks::<0, 3, 1>, peaks::<1, 3, 1>, peaks::<2, 3, 1>];
+    let columns: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
+        &[extremes, ties, negatives, nans, peaks::<0, 2, 0>, peaks::<1, 2, 0>];
+    let long: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
+        &[negatives, ties, nans, peaks::<0, 4, 1>, peaks::<1, 4, 1>, peaks::<2, 4, 1>, peaks::<3, 4, 1>];
     l.add("softmax, row of a warp", &small, &["softmax"], kinds, |s| s.rows(f, 37, 45));
     l.add("layer norm, row of a warp", &small, &["layer_norm"], kinds, |s| s.rows(f, 21, 76));
     l.add("sums, row of a warp", &small, &["sums"], kinds, |s| s.rows(f, 37, 45));
     l.add("argmax", &small, &["argmax"], kinds, |s| s.rows(f, 37, 45));
-    l.add("argmax", &small, &["argmax"], kinds, |s| s.rows(f, 3, 301));
-    l.add("softmax, row of a block", &small, &["softmax"], kinds, |s| s.rows(f, 3, 301));
+    l.add("argmax", &small, &["argmax"], kinds, |s| s.rows(f, 7, 301));
+    l.add("softmax, row of a block", &small, &["softmax"], kinds, |s| s.rows(f, 7, 301));
     l.add("layer norm, row of a block", &small, &["layer_norm"], kinds, |s| s.rows(h, 3, 1304));
-    l.add("sums, row of a block", &small, &["sums"], kinds, |s| s.rows(f, 3, 301));
-    l.add("rows kept in shared memory", &small, &["softmax"], &[], |s| s.rows(DType::F64, 8, 9001));
-    l.add("split rows", &tiny, &["softmax", "argmax"], &[], |s| s.rows(f, 1, 16_387));
-    l.add("column reduction", &small, &[], kinds, |s| {
+    l.add("sums, row of a block", &small, &["sums"], kinds, |s| s.rows(f, 7, 301));
+    l.add("rows kept in shared memory", &small, &["softmax"], &[negatives, peaks::<0, 2, 1>, peaks::<1, 2, 1>], |s| {
+        s.rows(DType::F64, 8, 9001)
+    });
+    l.add("split rows", &middle, &["softmax", "argmax"], long, |s| s.rows(f, 2, 16_387));
+    l.add("column reduction", &small, &[], columns, |s| {
         s.add("columns", f, &[(&[75, 37], None)], &|_, x| vec![x[0].sum(&[0]), x[0].reduce("amax", &[0])]);
         s.add("softmax of columns", f, &[(&[43, 35], None)], &|b, x| vec![b.op("softmax", &[x[0]], &one(&[0]))]);
         s.add("middle", f, &[(&[3, 50, 11], None)], &|_, x| vec![x[0].sum(&[1]), x[0].sum(&[0, 2])]);
@@ -124,22 +272,28 @@ pub fn programs() -> Vec<Entry> {
     l.add("split columns", &tiny, &[], &[], |s| {
         s.add("long columns", f, &[(&[16_500, 3], None)], &|_, x| vec![x[0].sum(&[0])]);
     });
-    l.add("cross entropy", &small, &[], &[ties, edges], |s| {
-        let attrs = |r: &str| [Attr::from(r), Attr::Int(3), Attr::Scalar(Scalar::Float(0.1))];
-        s.add("cross_entropy", f, &[(&[21, 17], None), (&[21], i64s)], &|b, x| {
-            vec![
-                b.op("cross_entropy", &[x[0], x[1]], &attrs("none")),
-                b.op("cross_entropy", &[x[0], x[1]], &attrs("mean")),
-            ]
-        });
-    });
+    l.add(
+        "cross entropy",
+        &small,
+        &[],
+        &[ties, edges, past, before, negatives, peaks::<0, 2, 1>, peaks::<1, 2, 1>],
+        |s| {
+            let attrs = |r: &str| [Attr::from(r), Attr::Int(3), Attr::Scalar(Scalar::Float(0.1))];
+            s.add("cross_entropy", f, &[(&[21, 17], None), (&[21], i64s)], &|b, x| {
+                vec![
+                    b.op("cross_entropy", &[x[0], x[1]], &attrs("none")),
+                    b.op("cross_entropy", &[x[0], x[1]], &attrs("mean")),
+                ]
+            });
+        },
+    );
     l.add("transpose", &small, &[], &[extremes], |s| {
         s.add("transpose", f, &[(&[37, 70], None)], &|_, x| vec![x[0].permute(&[1, 0]).neg()]);
         s.add("transposes", h, &[(&[2, 37, 35], None), (&[2, 35, 37], None)], &|_, x| {
             vec![x[0].permute(&[0, 2, 1]) - x[1]]
         });
     });
-    l.add("take and gather", &small, &[], &[edges], |s| {
+    l.add("take and gather", &small, &[], places, |s| {
         s.add("take", f, &[(&[17, 12], None), (&[30], i64s)], &|b, x| vec![b.op("take", &[x[0], x[1]], &one(&[0]))]);
         s.add("take of columns", f, &[(&[5, 17], None), (&[21], i64s)], &|b, x| {
             vec![b.op("take", &[x[0], x[1]], &one(&[1]))]
@@ -147,14 +301,11 @@ pub fn programs() -> Vec<Entry> {
         s.add("gather", f, &[(&[17, 9], None), (&[40, 7], i64s)], &|b, x| {
             vec![b.op("gather", &[x[0], x[1]], &one(&[0]))]
         });
-        s.add("take beyond", f, &[(&[9, 5], None), (&[40], i64s)], &|b, x| {
-            vec![b.op("take", &[x[0], x[1]], &one(&[0]))]
-        });
     });
     for (mode, family) in
         [("set", "scatter and index_put"), ("add", "scatter and index_put"), ("amax", "scatter and index_put")]
     {
-        l.add(family, &small, &[], &[edges], |s| {
+        l.add(family, &small, &[], places, |s| {
             let attrs = || [Attr::Int(0), Attr::from(mode)];
             for n in [30, 150] {
                 let (rows, each) = ([n], [n, 9]);
@@ -171,25 +322,47 @@ pub fn programs() -> Vec<Entry> {
         });
     }
     l.add("scan", &small, &[], kinds, |s| {
-        s.add("cumsum", f, &[(&[2, 1301], None)], &|b, x| vec![b.op("cumsum", &[x[0]], &one(&[1]))]);
-        s.add("cummax of columns", f, &[(&[45, 7], None)], &|b, x| vec![b.op("cummax", &[x[0]], &one(&[0]))]);
+        s.add("cumsum", f, &[(&[2, 4999], None)], &|b, x| vec![b.op("cumsum", &[x[0]], &one(&[1]))]);
+        s.add("cummax", f, &[(&[2, 4500], None)], &|b, x| vec![b.op("cummax", &[x[0]], &one(&[1]))]);
+        s.add("cummin of columns", f, &[(&[2, 300, 3], None)], &|b, x| vec![b.op("cummin", &[x[0]], &one(&[1]))]);
     });
     l.add("sort", &small, &[], kinds, |s| {
         let sort = |d: i64, down: bool| [Attr::Int(d), Attr::Bool(down)];
-        s.add("argsort", f, &[(&[1, 2500], None)], &|b, x| vec![b.op("argsort", &[x[0]], &sort(1, false))]);
-        s.add("argsort of columns", h, &[(&[50, 3], None)], &|b, x| vec![b.op("argsort", &[x[0]], &sort(0, true))]);
+        s.add("argsort", f, &[(&[2, 1300], None)], &|b, x| vec![b.op("argsort", &[x[0]], &sort(1, false))]);
+        s.add("argsort of columns", h, &[(&[2, 50, 3], None)], &|b, x| vec![b.op("argsort", &[x[0]], &sort(1, true))]);
     });
+    // Equal kernels are run on all of these: last tiles of every kind, and contractions within one tile.
     l.add("dot, tiles", &tiny, &[], &[extremes], |s| {
-        s.products(f, [37, 41, 19]);
-        s.products(DType::I64, [17, 9, 33]);
+        s.products(f, [67, 70, 19]);
+        s.products(f, [37, 41, 7]);
+        s.products(DType::I64, [131, 19, 35]);
+        s.products(DType::I64, [17, 9, 6]);
+        s.products(DType::I64, [17, 9, 35]);
+        s.products(DType::I64, [140, 9, 20]);
     });
     l.add("dot, tiles", &small, &["batches"], &[], |s| s.batches(f));
-    l.add("dot, skinny", &tiny, &["dot 1"], &[extremes], |s| s.products(f, [1, 70, 130]));
-    l.add("dot, skinny", &tiny, &["dot 70"], &[extremes], |s| s.products(f, [70, 1, 130]));
-    l.add("dot, split contraction", &tiny, &["dot 7"], &[], |s| s.products(f, [7, 9, 600]));
-    l.add("mma", &tiny, &[], &[extremes], |s| s.products(h, [70, 67, 41]));
-    l.add("mma pipeline", &tiny, &[], &[extremes], |s| s.products(h, [72, 88, 136]));
-    l.add("attention", &tiny, &[], &[], |s| s.attention(37, 20));
+    l.add("dot, skinny", &tiny, &["dot"], &[extremes], |s| {
+        s.products(f, [1, 131, 130]);
+        s.products(f, [1, 70, 9]);
+        s.products(f, [131, 1, 130]);
+        s.products(f, [70, 1, 9]);
+    });
+    l.add("dot, split contraction", &tiny, &["dot 7", "dot 20", "dot 140"], &[], |s| {
+        s.products(f, [7, 9, 600]);
+        s.products(f, [20, 33, 777]);
+        s.products(f, [140, 9, 600]);
+    });
+    l.add("mma", &tiny, &[], &[extremes], |s| {
+        s.products(h, [70, 67, 41]);
+        s.products(h, [37, 35, 10]);
+        s.products(h, [66, 70, 34]);
+    });
+    l.add("mma pipeline", &tiny, &[], &[extremes], |s| {
+        s.products(h, [72, 88, 136]);
+        s.products(h, [72, 40, 24]);
+        s.products(h, [40, 72, 64]);
+    });
+    l.add("attention", &tiny, &[], &[], |s| s.attention(69, 20));
     l.add("fills and copies", &small, &[], &[], |s| {
         s.add("fill and concat", f, &[(&[7, 13], None), (&[7, 5], None)], &|b, x| {
             let full = x[0].full_like(2.5);

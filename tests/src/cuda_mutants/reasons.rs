@@ -4,25 +4,139 @@ use super::Mutant;
 use super::trial::Outcome;
 
 /// A group of mutants that are equivalent.
-pub struct Reason {
-    /// Their family; any when empty.
-    pub family: &'static str,
+struct Reason {
+    /// Parts of their families; any when empty.
+    family: &'static str,
     /// Their kind; any when empty.
-    pub kind: &'static str,
-    /// A part of the change as the list of survivors shows it.
-    pub what: &'static str,
+    kind: &'static str,
+    /// Parts of the change as the list of survivors shows it, all of which it has.
+    what: &'static [&'static str],
     /// Why nothing changes.
-    pub why: &'static str,
+    why: &'static str,
 }
 
-const REASONS: &[Reason] = &[];
+const fn reason_for(
+    family: &'static str,
+    kind: &'static str,
+    what: &'static [&'static str],
+    why: &'static str,
+) -> Reason {
+    Reason { family, kind, what, why }
+}
+
+const ONCE: &str = "A loop over the single element of a vector, or of steps whose loads are clamped and whose results are \
+    predicated: a further pass does the last one again, or nothing.";
+const EVERY_LANE: &str = "All lanes of the group hold the total; which of them stores it does not matter.";
+const BY_ELEMENTS: &str = "The other branch moves the same elements one at a time.";
+const FAILED: &str = "The index stands for no row, the step fails, and its result is shown to nobody: any row will do.";
+const ZERO_BATCH: &str = "One product that is not cut: the part and the batch of every block are 0 whatever the number of \
+    tiles or the stride of a batch.";
+const ALIGNED: &str = "The array stands at a multiple of 16 bytes anyway, because of its size and those before it.";
+const ZEROS: &str = "A further step of the contraction adds products of zeros, which all loads beyond it give.";
+
+const REASONS: &[Reason] = &[
+    reason_for("", "comparison off by one", &["for (int e = 0; e < 1; ++e)"], ONCE),
+    reason_for("", "constant off by one", &["for (int e = 0; e < 1; ++e)"], ONCE),
+    reason_for("", "comparison off by one", &["for (int j = 0; j <"], ONCE),
+    reason_for("", "constant off by one", &["for (int j = 0; j <"], ONCE),
+    reason_for("", "", &["if (lane == 0", "if (lane == 1"], EVERY_LANE),
+    reason_for("", "", &["if ((threadIdx.x & 31u) == 0u)", "if ((threadIdx.x & 31u) == 1u)"], EVERY_LANE),
+    reason_for("", "branch never taken", &["if (at + ", "} else {"], BY_ELEMENTS),
+    reason_for("", "comparison off by one", &["if (at + ", "u <= ", "} else {"], BY_ELEMENTS),
+    reason_for(
+        "map",
+        "predicate dropped",
+        &["=> if (true || (at < 2501u)) {"],
+        "The loads and stores inside have bounds of their own; this one saves work only.",
+    ),
+    reason_for("", "initial value changed", &["raw); r = 0; }", "raw); r = 1; }"], FAILED),
+    reason_for("dot", "plan: number off by one", &["argument 7,"], ZERO_BATCH),
+    reason_for("dot", "plan: number off by one", &["argument 8,"], ZERO_BATCH),
+    reason_for("dot", "plan: number off by one", &["argument 9, 1 plus 1"], ZERO_BATCH),
+    reason_for("dot", "plan: number off by one", &["argument 14,"], ZERO_BATCH),
+    reason_for("dot", "plan: number off by one", &["argument 15,"], ZERO_BATCH),
+    reason_for("mma", "plan: number off by one", &["argument 7,"], ZERO_BATCH),
+    reason_for("mma", "plan: number off by one", &["argument 14,"], ZERO_BATCH),
+    reason_for("mma", "plan: number off by one", &["argument 15,"], ZERO_BATCH),
+    reason_for("", "plus for minus", &["p0 += (int)(batch) * ab"], "The only batch is 0."),
+    reason_for("", "plus for minus", &["p1 += (int)(batch) * bb"], "The only batch is 0."),
+    reason_for("", "alignment or volatile removed", &["__shared__ __align__(16)"], ALIGNED),
+    reason_for("mma", "comparison off by one", &["for (int at = k0; at < k1;"], ZEROS),
+    reason_for("mma", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),
+    reason_for("dot", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),
+    reason_for(
+        "dot",
+        "",
+        &["if (kt + ", " < k1) {"],
+        "It saves the loads of a further tile, which are predicated and not used.",
+    ),
+    reason_for(
+        "mma pipeline",
+        "cp.async wait or commit deleted",
+        &["t_wait_0();"],
+        "The groups under way after the last step copy nothing (their sizes are 0) and nobody reads what they fill: this \
+         wait is there so that no copy outlives its block.",
+    ),
+    reason_for("layer norm", "operands swapped", &["const float v5 = __fsub_rn(v4, v3)"], "The difference is squared."),
+    reason_for(
+        "helper functions",
+        "comparison off by one",
+        &["return a != a || a "],
+        "Equal numbers; zeros of either sign may come from a maximum.",
+    ),
+    reason_for("helper functions", "comparison off by one", &["? f"], "A choice between two equal numbers."),
+    reason_for(
+        "argmax",
+        "comparison off by one",
+        &["op < a1p", "op <= a1p"],
+        "Two lanes never hold the same position, but for the one that both have taken, which is then the same result.",
+    ),
+    reason_for(
+        "split rows",
+        "comparison off by one",
+        &["op < a1p", "op <= a1p"],
+        "Two lanes never hold the same position, but for the one that both have taken, which is then the same result.",
+    ),
+    reason_for(
+        "",
+        "mask changed",
+        &["const float hi = ((threadIdx.x & 1u) != 0u) ? a1 : o;", "(threadIdx.x & 2u)"],
+        "After the last exchange the result of lane 0 is used, where both give the same.",
+    ),
+    reason_for(
+        "",
+        "mask changed",
+        &["const double hi = ((threadIdx.x & 1u) != 0u) ? a1 : o;", "(threadIdx.x & 2u)"],
+        "After the last exchange the result of lane 0 is used, where both give the same.",
+    ),
+    reason_for(
+        "scan",
+        "constant off by one",
+        &["for (int d = 1; d < 32; d <<= 1)"],
+        "A distance of 32 reaches no lane.",
+    ),
+    reason_for(
+        "sort",
+        "stride or tile off by one",
+        &["const unsigned mid = lo + (hi - lo) / 2u"],
+        "A search that cuts its range in other parts finds the same place.",
+    ),
+    reason_for("sort", "comparison off by one", &["u - lo < run ?"], "Where both are equal either may be taken."),
+    reason_for("scatter", "comparison off by one", &["ka != kb ? ka > kb"], "The keys differ there."),
+    reason_for(
+        "scatter",
+        "stride or tile off by one",
+        &["const long long first = line / 1ll *"],
+        "The sort of destinations has one line, whose number is 0.",
+    ),
+];
 
 /// Why a mutant that survived is equivalent, if it is.
 pub fn reason(m: &Mutant) -> Option<&'static str> {
     let fits = |r: &&Reason| {
-        (r.family.is_empty() || r.family == m.family)
+        (r.family.is_empty() || m.family.contains(r.family))
             && (r.kind.is_empty() || r.kind == m.kind)
-            && m.what.contains(r.what)
+            && r.what.iter().all(|w| m.what.contains(w))
     };
     (m.outcome == Outcome::Survived).then(|| REASONS.iter().find(fits).map(|r| r.why)).flatten()
 }

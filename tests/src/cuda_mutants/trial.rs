@@ -1,7 +1,7 @@
 //! One mutant at a time: compiled, run on the simulated device and compared with the interpreter.
 
 use super::programs::Entry;
-use crate::cuda::batch::Batch;
+use crate::cuda::batch::{Batch, symbol};
 use crate::cuda::sim::{Loaded, Run};
 use crate::cuda::{nvrtc, ptx_flags, root};
 use crate::fuzz::Case;
@@ -102,7 +102,8 @@ pub struct Subject {
     pub plan: cuda::Module,
     /// The source, with the names that [`Loaded`] looks for.
     pub source: String,
-    runs: Vec<(Case, torsh_ir::Result<Expected>)>,
+    /// Inputs, what is expected, and whether exactly.
+    runs: Vec<(Case, torsh_ir::Result<Expected>, bool)>,
     ptx: String,
     code: Module,
 }
@@ -123,11 +124,13 @@ impl Subject {
         let mut batch = Batch::default();
         batch.add(NAME, &plan);
         let source = batch.source().to_string();
-        let mut runs = vec![entry.case.clone()];
-        for inputs in &entry.more {
-            runs.push(Case { inputs: inputs.clone(), ..entry.case.clone() });
+        let mut runs = Vec::new();
+        let inputs = std::iter::once(&entry.case.inputs).chain(&entry.more).map(|i| (i, false));
+        for (inputs, exactly) in entry.exact.iter().map(|i| (i, true)).chain(inputs) {
+            let case = Case { inputs: inputs.clone(), ..entry.case.clone() };
+            let want = expect(&case);
+            runs.push((case, want, exactly));
         }
-        let runs = runs.into_iter().map(|c| (expect(&c), c)).map(|(e, c)| (c, e)).collect();
         let ptx = compiler.ptx(&source)?.ok_or_else(|| told("does not compile".to_string()))?;
         let code = Module::parse(&ptx).map_err(|e| told(e.to_string()))?;
         let subject = Subject { entry, program, plan, source, runs, ptx, code };
@@ -135,6 +138,12 @@ impl Subject {
             Outcome::Survived => Ok(subject),
             other => Err(told(format!("the unchanged program: {other:?}"))),
         }
+    }
+
+    /// True when a kernel reads a parameter.
+    pub fn reads(&self, kernel: &str, n: usize) -> bool {
+        let kernel = symbol(NAME, kernel);
+        self.ptx.contains(&format!("[{kernel}_param_{n}]")) || self.ptx.contains(&format!("[{kernel}_param_{n}+"))
     }
 
     /// A changed source.
@@ -159,13 +168,13 @@ impl Subject {
 
     fn judge(&self, plan: &cuda::Module, code: &Module) -> Outcome {
         let loaded = Loaded { program: &self.program, plan, code, name: NAME };
-        for (n, (case, want)) in self.runs.iter().enumerate() {
+        for (n, (case, want, exactly)) in self.runs.iter().enumerate() {
             let run = |reversed, races| loaded.run(&case.inputs, Run { reversed, races, budget: Some(BUDGET) });
             // Races do not depend on values.
             let first = run(false, n == 0);
             match (want, first) {
                 (Ok(want), Ok(got)) => {
-                    if want.compare(&got).is_err() {
+                    if if *exactly { want.same(&got) } else { want.compare(&got) }.is_err() {
                         return Outcome::Killed("other result".to_string());
                     }
                     if n == 0 {
@@ -191,6 +200,8 @@ fn cause(message: &str) -> String {
     let known = message.contains(" in kernel ") && fault.chars().all(|c| c.is_ascii_alphanumeric());
     if known {
         fault.to_string()
+    } else if message.contains("which is of no buffer") {
+        "written between buffers".to_string()
     } else if message.contains("was not written") {
         "output not written".to_string()
     } else if message.contains("is launched") {
