@@ -126,6 +126,21 @@ fn peaks<const ROUND: usize, const ROUNDS: usize, const DIM: usize>(inputs: &[Ho
     inputs
 }
 
+/// The largest number twice in each row, so that lanes which meet in an exchange hold one each, the lower lane the later.
+fn twins<const ROUND: usize>(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    let mut inputs = each_float(inputs, |x| -1.0 - x.abs().min(9.0));
+    if let Some(t) = inputs.first_mut().filter(|t| t.ty.dtype.is_float() && t.ty.shape.len() == 2) {
+        let len = t.ty.shape[1];
+        for (row, start) in (0..t.len()).step_by(len.max(1)).enumerate() {
+            let threads = if len > 1024 { 256 } else { 32 };
+            for at in [16 >> ((row + 2 * ROUND) % 5), threads].into_iter().filter(|&at| at < len) {
+                t.set(start + at, Scalar::Float(7.5));
+            }
+        }
+    }
+    inputs
+}
+
 /// Every index of the `i64` inputs at its largest or smallest, by turns.
 fn edges(inputs: &[HostTensor]) -> Vec<HostTensor> {
     let mut inputs = inputs.to_vec();
@@ -176,12 +191,17 @@ fn indices(inputs: &[HostTensor], f: impl Fn(usize, i64) -> i64) -> Vec<HostTens
 fn wide(inputs: &[HostTensor]) -> Vec<HostTensor> {
     each_float(inputs, |x| x * 37.0)
 }
-/// Numbers up to the largest of f32.
+/// Numbers up to the largest of f32, and such as lose all their digits when multiples of pi are taken off.
 fn huge(inputs: &[HostTensor]) -> Vec<HostTensor> {
     let mut inputs = inputs.to_vec();
     for t in inputs.iter_mut().filter(|t| t.ty.dtype == DType::F32) {
         for i in 0..t.len() {
             let x = t.get(i).as_f64() * 2f64.powi(20 + (i % 105) as i32);
+            t.set(i, Scalar::Float(x));
+        }
+        // The number of f32 that is nearest to a multiple of pi / 2, and multiples of it.
+        let hard = 16_367_173.0 * 2f64.powi(72);
+        for (i, x) in [hard, -hard, hard * 2.0, hard * 4.0].into_iter().enumerate().take(t.len()) {
             t.set(i, Scalar::Float(x));
         }
     }
@@ -231,7 +251,7 @@ pub fn programs() -> Vec<Entry> {
         s.add("functions", f, &[(&[700], None)], &|_, x| {
             vec![x[0].exp(), x[0].log(), x[0].sin(), x[0].tanh(), x[0].erf(), x[0].rsqrt()]
         });
-        s.add("map", f, &[(&[2501], None), (&[2501], None)], &|_, x| vec![x[0] * x[1] - x[0], x[0].maximum(x[1])]);
+        s.add("map", f, &[(&[2503], None), (&[2503], None)], &|_, x| vec![x[0] * x[1] - x[0], x[0].maximum(x[1])]);
         s.add("map of a slice", f, &[(&[72, 30], None)], &|_, x| vec![x[0].slice(&[1, 2], &[70, 29], &[2, 3]).exp()]);
     });
     l.add("vector map", &small, &[], &[extremes], |s| {
@@ -247,7 +267,7 @@ pub fn programs() -> Vec<Entry> {
         });
     });
     let kinds: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
-        &[extremes, ties, negatives, nans, peaks::<0, 3, 1>, peaks::<1, 3, 1>, peaks::<2, 3, 1>];
+        &[extremes, ties, twins::<0>, negatives, nans, peaks::<0, 3, 1>, peaks::<1, 3, 1>, peaks::<2, 3, 1>];
     let columns: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
         &[extremes, ties, negatives, nans, peaks::<0, 2, 0>, peaks::<1, 2, 0>];
     let long: &[fn(&[HostTensor]) -> Vec<HostTensor>] =

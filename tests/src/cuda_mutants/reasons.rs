@@ -9,7 +9,7 @@ struct Reason {
     family: &'static str,
     /// Their kind; any when empty.
     kind: &'static str,
-    /// Parts of the change as the list of survivors shows it, all of which it has.
+    /// Parts of the place or of the change as the list of survivors shows them, all of which it has.
     what: &'static [&'static str],
     /// Why nothing changes.
     why: &'static str,
@@ -32,6 +32,15 @@ const FAILED: &str = "The index stands for no row, the step fails, and its resul
 const ZERO_BATCH: &str = "One product that is not cut: the part and the batch of every block are 0 whatever the number of \
     tiles or the stride of a batch.";
 const ALIGNED: &str = "The array stands at a multiple of 16 bytes anyway, because of its size and those before it.";
+const FEW_PARTS: &str = "The four parts of a row lie in the first lanes of the first warp: exchanges between other lanes \
+    and other warps, which are there for more than 4 and 32 parts, find initial values.";
+const ONE_CHUNK: &str = "A line that one pass of the block covers: what carries over to the next pass, and the barrier \
+    before it, are emitted nevertheless. (The same of longer lines is noticed.)";
+const UNDEFINED: &str = "The further element of an array in registers does not exist, and the compiler drops what is done \
+    with it.";
+const ONE_SIDE: &str =
+    "The other operand is 0 where the contraction has ended, and rows beyond the end are not stored.";
+const SIZE_ONE: &str = "An axis of size 1 has stride 0: positions beyond it are the same element, and are not stored.";
 const ZEROS: &str = "A further step of the contraction adds products of zeros, which all loads beyond it give.";
 
 const REASONS: &[Reason] = &[
@@ -46,7 +55,7 @@ const REASONS: &[Reason] = &[
     reason_for(
         "map",
         "predicate dropped",
-        &["=> if (true || (at < 2501u)) {"],
+        &["=> if (true || (at < 2503u)) {"],
         "The loads and stores inside have bounds of their own; this one saves work only.",
     ),
     reason_for("", "initial value changed", &["raw); r = 0; }", "raw); r = 1; }"], FAILED),
@@ -61,6 +70,49 @@ const REASONS: &[Reason] = &[
     reason_for("", "plus for minus", &["p0 += (int)(batch) * ab"], "The only batch is 0."),
     reason_for("", "plus for minus", &["p1 += (int)(batch) * bb"], "The only batch is 0."),
     reason_for("", "alignment or volatile removed", &["__shared__ __align__(16)"], ALIGNED),
+    reason_for("split rows", "", &["_part1", "t_max_f32(lo, hi)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part1", "t_max_f32(a1, o)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part1", "((threadIdx.x & 16u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part1", "((threadIdx.x & 8u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part1", "((threadIdx.x & 4u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part1", "for (int w = 1; w < 8; ++w)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "t_max_f32(lo, hi)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "t_max_f32(a1, o)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "((threadIdx.x & 16u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "((threadIdx.x & 8u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "((threadIdx.x & 4u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_part2", "for (int w = 1; w < 8; ++w)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "t_max_f32(lo, hi)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "t_max_f32(a1, o)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "((threadIdx.x & 16u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "((threadIdx.x & 8u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "((threadIdx.x & 4u)"], FEW_PARTS),
+    reason_for("split rows", "", &["_rest", "for (int w = 1; w < 8; ++w)"], FEW_PARTS),
+    reason_for("split rows", "branch never taken", &["_rest", "op < a1p))) { a1 = o; a1p = op; }"], FEW_PARTS),
+    reason_for("split rows", "predicate dropped", &["_rest", "op < a1p)) { a1 = o; a1p = op; }"], FEW_PARTS),
+    reason_for("split rows", "plus for minus", &["256u - (unsigned)lane"], "The same elements in another order."),
+    reason_for("dot", "comparison off by one", &["for (int q = 0; q < "], UNDEFINED),
+    reason_for("dot", "constant off by one", &["for (int q = 0; q < "], UNDEFINED),
+    reason_for("dot", "comparison off by one", &["for (int s = 0; s < "], UNDEFINED),
+    reason_for("dot", "constant off by one", &["for (int s = 0; s < "], UNDEFINED),
+    reason_for("dot", "initial value changed", &[" v = 0;", " v = 1;"], ONE_SIDE),
+    reason_for(
+        "dot, skinny",
+        "predicate dropped",
+        &["if (x < m && y < k1)", "if (x < m && false || y < k1)"],
+        SIZE_ONE,
+    ),
+    reason_for(
+        "dot, skinny",
+        "predicate dropped",
+        &["if (x < n && y < k1)", "if (x < n && false || y < k1)"],
+        SIZE_ONE,
+    ),
+    reason_for("dot, skinny", "comparison off by one", &["if (x <= n && y < k1)"], SIZE_ONE),
+    reason_for("dot, skinny", "comparison off by one", &["if (x <= m && y < k1)"], SIZE_ONE),
+    reason_for("dot, skinny", "plan: number off by one", &["argument 10, 0 plus 1"], SIZE_ONE),
+    reason_for("dot, skinny", "plan: number off by one", &["argument 13, 0 plus 1"], SIZE_ONE),
+    reason_for("dot, skinny", "plus for minus", &["p2[((int)batch * m + x) * n - y]"], "The only column is 0."),
     reason_for("mma", "comparison off by one", &["for (int at = k0; at < k1;"], ZEROS),
     reason_for("mma", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),
     reason_for("dot", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),
@@ -124,6 +176,17 @@ const REASONS: &[Reason] = &[
     reason_for("sort", "comparison off by one", &["u - lo < run ?"], "Where both are equal either may be taken."),
     reason_for("scatter", "comparison off by one", &["ka != kb ? ka > kb"], "The keys differ there."),
     reason_for(
+        "scan",
+        "float constant zeroed",
+        &["float v = __int_as_float(0x"],
+        "The value of places beyond the end of a line, which come after all that is stored.",
+    ),
+    reason_for("scan", "", &["cummin of columns", "carry = "], ONE_CHUNK),
+    reason_for("scan", "barrier deleted", &["cummin of columns"], ONE_CHUNK),
+    reason_for("sort", "comparison off by one", &["p1[m] < place", "p1[m] <= place"], "No two places are equal."),
+    reason_for("", "constant off by one", &["for (int k = 2; k <= "], "The next power of two is larger still."),
+    reason_for("scatter", "stride or tile off by one", &["q < 128; q += 128"], "One pass."),
+    reason_for(
         "scatter",
         "stride or tile off by one",
         &["const long long first = line / 1ll *"],
@@ -136,7 +199,7 @@ pub fn reason(m: &Mutant) -> Option<&'static str> {
     let fits = |r: &&Reason| {
         (r.family.is_empty() || m.family.contains(r.family))
             && (r.kind.is_empty() || r.kind == m.kind)
-            && r.what.iter().all(|w| m.what.contains(w))
+            && r.what.iter().all(|w| m.place.contains(w) || m.what.contains(w))
     };
     (m.outcome == Outcome::Survived).then(|| REASONS.iter().find(fits).map(|r| r.why)).flatten()
 }
