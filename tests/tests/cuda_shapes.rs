@@ -29,6 +29,39 @@ fn rows() {
 }
 
 #[test]
+fn extreme_rows() {
+    let mut shapes = Shapes::default();
+    for len in [30, 1500, 17_000] {
+        [DType::F32, DType::BF16].into_iter().for_each(|d| shapes.rows(d, 6, len));
+    }
+    let mut checker = Checker::new(small());
+    for (name, mut case) in shapes.cases {
+        let t = &mut case.inputs[0];
+        let len = t.ty.shape[1];
+        for i in 0..t.len() {
+            let last = i % len == len - 1;
+            let x = match i / len {
+                0 => 3.0,
+                1 => f64::NEG_INFINITY,
+                2 if last => f64::NAN,
+                3 if last => f64::INFINITY,
+                4 => {
+                    if i % 2 == 0 {
+                        100.0
+                    } else {
+                        -100.0
+                    }
+                }
+                _ => -0.0,
+            };
+            t.set(i, Scalar::Float(x));
+        }
+        checker.add(&name, case, true);
+    }
+    assert!(checker.finish() > 0);
+}
+
+#[test]
 fn rows_of_other_dtypes() {
     check(small(), |s| {
         for dtype in [DType::BF16, DType::F16, DType::F64] {
