@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml | grep -v /target/)
 
-.PHONY: help demo test test-rust test-python mutants-cuda lint bench clean
+.PHONY: help demo test test-rust test-python cuda-sim mutants-cuda lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
+	@echo "make cuda-sim  build the simulated CUDA driver and cublasLt into target/cuda-sim, for LD_LIBRARY_PATH"
 	@echo "make mutants-cuda  change the CUDA code that is generated, one thing at a time, and count what the tests notice"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
@@ -56,9 +57,17 @@ test-python: $(STAMPS)/torsh $(STAMPS)/test
 	$(BIN)/python -m pytest -q -n 2 tests/python
 	TORSH_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 tests/python -m "not compiled_only"
 
+# Under the names that programs look for; see tests/cuda-sim/README.md.
+cuda-sim:
+	cargo build --release --locked -p torsh-cuda-sim -p torsh-cublaslt-sim
+	mkdir -p target/cuda-sim
+	ln -sf ../release/libtorsh_cuda_sim.so target/cuda-sim/libcuda.so.1
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.13
+	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.12
+
 # Needs NVRTC (the nvidia-cuda-nvrtc wheel, or TORSH_NVRTC), no GPU; writes tests/cuda/MUTANTS.md.
 mutants-cuda:
-	cargo run --release --locked -p torsh-tests --bin cuda_mutants -- --each 5 --write
+	cargo run --release --locked -p torsh-tests --bin cuda_mutants -- --each 4 --write
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

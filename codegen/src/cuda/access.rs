@@ -80,15 +80,15 @@ pub(super) struct Width {
 }
 
 impl Width {
-    /// For extents and index maps: 32 bits when nothing comes near 2^31, padding of `slack` points included.
-    pub fn of<'a>(extents: &[usize], slack: usize, maps: impl Iterator<Item = &'a Affine>) -> Width {
+    /// For extents and index maps: 32 bits when nothing comes near 2^31, padding of `slack` points included, unless `wide`.
+    pub fn of<'a>(extents: &[usize], slack: usize, maps: impl Iterator<Item = &'a Affine>, wide: bool) -> Width {
         let limit = 1i128 << 30;
         let points = extents.iter().fold(1i128, |n, &e| n.saturating_mul(e as i128)) + slack as i128;
         let reach = |a: &Affine| {
             let far = a.strides.iter().zip(extents).map(|(&s, &e)| i128::from(s).abs() * (e as i128 + slack as i128));
             i128::from(a.offset).abs() + far.sum::<i128>()
         };
-        Width { wide: points >= limit || maps.map(reach).any(|r| r >= limit) }
+        Width { wide: wide || points >= limit || maps.map(reach).any(|r| r >= limit) }
     }
     /// Signed C type.
     pub fn ty(self) -> &'static str {

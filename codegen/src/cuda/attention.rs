@@ -60,6 +60,7 @@ pub(super) fn step(g: &mut Gen<'_>, a: &Attend, forward: bool, args: &[BufId], o
         params: call.params(true),
         body: call.forward()?,
         block: [SIDE as u32, SIDE as u32, 1],
+        min_blocks: 1,
         ..Source::default()
     };
     let blocks = s.batch * s.queries.div_ceil(queries);
@@ -224,8 +225,8 @@ impl Call<'_> {
         let scale = constant(Scalar::Float(a.scale.as_f64()), DType::F32);
         let inf = "__int_as_float((int)0xff800000u)";
         let mut out = String::new();
-        out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const ks = qs + {};", nq * (d | 1));
+        out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
+        let _ = writeln!(out, "    float* const qs = (float*)room;\n    float* const ks = qs + {};", nq * (d | 1));
         let _ =
             writeln!(out, "    float* const vs = ks + {};\n    float* const ps = vs + {};", nk * (d | 1), nk * (w | 1));
         self.threads(&mut out);

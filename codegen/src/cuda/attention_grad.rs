@@ -32,6 +32,7 @@ pub(super) fn step(g: &mut Gen<'_>, call: &Call<'_>, args: &[BufId], out: BufId)
         params: format!("{}, {delta}float* delta", call.params(false)),
         body,
         block,
+        min_blocks: 1,
         ..Source::default()
     };
     let rows = s.batch * s.queries;
@@ -91,8 +92,8 @@ impl Call<'_> {
     /// Shared tiles and pointers.
     fn open(&self, out: &mut String) -> Result<()> {
         let (nq, nk, d, w) = (self.queries, self.keys, self.a.depth, self.a.width);
-        out.push_str("    extern __shared__ __align__(16) float room[];\n");
-        let _ = writeln!(out, "    float* const qs = room;\n    float* const cs = qs + {};", nq * (d | 1));
+        out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
+        let _ = writeln!(out, "    float* const qs = (float*)room;\n    float* const cs = qs + {};", nq * (d | 1));
         let _ =
             writeln!(out, "    float* const ks = cs + {};\n    float* const vs = ks + {};", nq * (w | 1), nk * (d | 1));
         let _ = writeln!(

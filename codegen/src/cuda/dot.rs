@@ -140,7 +140,8 @@ pub(super) fn step(g: &mut Gen<'_>, dot: &DotStep) -> Result<()> {
         axes.map(|(e, s)| (e as i128) * i128::from(s).abs()).sum::<i128>()
     };
     let limit = 1i128 << 30;
-    let wide = reach(&step.lhs) >= limit
+    let wide = g.options.wide
+        || reach(&step.lhs) >= limit
         || reach(&step.rhs) >= limit
         || [step.m, step.n, step.k].iter().any(|&x| x >= 1 << 29)
         || total * parts >= 1 << 30;
@@ -326,21 +327,39 @@ impl Product {
         )
     }
 
-    /// A statement that stores accumulator `x` at row `r`, column `c`.
-    pub fn store(&self, r: &str, c: &str, x: &str) -> String {
+    /// The place of row `r`, column `c` in the result, or in its part of it.
+    fn place(&self, r: &str, c: &str) -> String {
         let i = self.int();
         if self.parts > 1 {
-            return format!(
-                "p2[((({i})part * ({i})(gridDim.x / (tm * tn * parts)) + ({i})batch) * m + {r}) * n + {c}] = {x};"
-            );
+            return format!("((({i})part * ({i})(gridDim.x / (tm * tn * parts)) + ({i})batch) * m + {r}) * n + {c}");
         }
-        let value = match (self.way, self.dtype) {
-            (_, DType::Bool) => format!("({x} != 0)"),
-            (_, d) if d.size() == 2 && d.is_float() => narrow(d, x),
-            (_, d) if d.is_float() => x.to_string(),
-            (_, d) => format!("({}){x}", value_type(d)),
+        format!("(({i})batch * m + {r}) * n + {c}")
+    }
+
+    /// An accumulator as an element of the result, or of a part.
+    fn rounded(&self, x: &str) -> String {
+        match self.dtype {
+            _ if self.parts > 1 => x.to_string(),
+            DType::Bool => to_memory(self.dtype, &format!("({x} != 0)")),
+            d if d.size() == 2 && d.is_float() => narrow(d, x),
+            d if d.is_float() => x.to_string(),
+            d => format!("({}){x}", value_type(d)),
+        }
+    }
+
+    /// A statement that stores accumulator `x` at row `r`, column `c`.
+    pub fn store(&self, r: &str, c: &str, x: &str) -> String {
+        format!("p2[{}] = {};", self.place(r, c), self.rounded(x))
+    }
+
+    /// The same of two neighbours, the first of which is at an even place; of 16-bit floats and f32.
+    pub fn store_pair(&self, r: &str, c: &str, x: &str, y: &str) -> String {
+        let (x, y) = (self.rounded(x), self.rounded(y));
+        let (word, pair) = match self.dtype.size() {
+            2 if self.parts == 1 => ("unsigned", format!("(unsigned){x} | ((unsigned){y} << 16)")),
+            _ => ("float2", format!("make_float2({x}, {y})")),
         };
-        format!("p2[(({i})batch * m + {r}) * n + {c}] = {};", to_memory(self.dtype, &value))
+        format!("*({word}*)(p2 + {}) = {pair};", self.place(r, c))
     }
 }
 

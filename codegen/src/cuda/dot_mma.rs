@@ -126,21 +126,37 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<Source> {
         t.col_tiles
     );
     out.push_str("            }\n        }\n    }\n");
-    let _ = writeln!(out, "    #pragma unroll\n    for (int r = 0; r < {}; ++r) {{", t.row_tiles);
-    let _ = writeln!(out, "        #pragma unroll\n        for (int c = 0; c < {}; ++c) {{", t.col_tiles);
-    let _ = writeln!(out, "            #pragma unroll\n            for (int e = 0; e < 4; ++e) {{");
-    let _ = writeln!(out, "                const {i} x = m0 + wr + r * 16 + group + (e >> 1) * 8;");
-    let _ = writeln!(out, "                const {i} y = n0 + wc + c * 8 + place * 2 + (e & 1);");
-    let _ = writeln!(out, "                if (x < m && y < n) {}", p.store("x", "y", "acc[r][c][e]"));
-    out.push_str("            }\n        }\n    }\n");
+    stores(&mut out, p, t);
     Ok(Source {
         stem: format!("mma_{}_{rows}x{cols}x{depth}", p.dtype.short()),
         params: p.params(),
         body: out,
         block: [threads as u32, 1, 1],
         static_shared: (4 * ROW_WORDS * (rows + cols)) as u32,
-        ..Source::default()
+        min_blocks: 1,
     })
+}
+
+/// Stores the accumulators `acc[row tile][column tile][4]`: a thread has two neighbours of two rows of each tile, which
+/// go together where every row has an even number of elements.
+pub(super) fn stores(out: &mut String, p: &Product, t: Tile) {
+    let i = p.int();
+    let pairs = p.step.n.is_multiple_of(2);
+    let _ = writeln!(out, "    #pragma unroll\n    for (int r = 0; r < {}; ++r) {{", t.row_tiles);
+    let _ = writeln!(out, "        #pragma unroll\n        for (int c = 0; c < {}; ++c) {{", t.col_tiles);
+    let step = if pairs { 2 } else { 1 };
+    let _ = writeln!(out, "            #pragma unroll\n            for (int e = 0; e < 4; e += {step}) {{");
+    let _ = writeln!(
+        out,
+        "                const {i} x = m0 + wr + r * 16 + ((int)(threadIdx.x & 31u) >> 2) + (e >> 1) * 8;"
+    );
+    let _ = writeln!(out, "                const {i} y = n0 + wc + c * 8 + (int)(threadIdx.x & 3u) * 2 + (e & 1);");
+    let store = match pairs {
+        true => p.store_pair("x", "y", "acc[r][c][e]", "acc[r][c][e + 1]"),
+        false => p.store("x", "y", "acc[r][c][e]"),
+    };
+    let _ = writeln!(out, "                if (x < m && y < n) {{ {store} }}");
+    out.push_str("            }\n        }\n    }\n");
 }
 
 /// Position and word along the depth of word `q` that a thread loads.

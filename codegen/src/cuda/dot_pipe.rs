@@ -1,11 +1,12 @@
 //! Products of f16 and bf16 on tensor cores where both operands can be copied 16 bytes at a time: asynchronous copies to
 //! shared memory in three stages, fragments by `ldmatrix`.
 //!
-//! An operand lies in shared memory as in global memory: along the contraction or along the other axis. Rows are 16
-//! bytes longer than they need be, so that eight of them, 16 bytes each, are in 32 different banks.
+//! An operand lies in shared memory as in global memory: along the contraction or along the other axis. Eight rows, 16
+//! bytes of each, must be in 32 different banks: rows along the contraction, of 64 bytes, have their pieces of 16 bytes in
+//! an order that changes from one pair of rows to the next; longer ones are 16 bytes longer than they need be.
 
 use super::dot::{Product, Way};
-use super::dot_mma::Tile;
+use super::dot_mma::{self, Tile};
 use super::generate::Source;
 use std::fmt::Write;
 use torsh_ir::{DType, Error, Result};
@@ -35,10 +36,21 @@ impl Side {
     fn shape(&self) -> (usize, usize) {
         if self.along_k { (self.extent, DEPTH) } else { (DEPTH, self.extent) }
     }
+    /// Elements from row to row.
+    fn pitch(&self) -> usize {
+        if self.along_k { DEPTH } else { self.extent + PAD }
+    }
     /// Elements of a stage.
     fn elements(&self) -> usize {
-        let (rows, cols) = self.shape();
-        rows * (cols + PAD)
+        self.shape().0 * self.pitch()
+    }
+    /// The place of the 16 bytes that begin at column `c` (a multiple of 8) of row `r`, in elements.
+    fn place(&self, r: &str, c: &str) -> String {
+        if self.along_k {
+            format!("(({r}) * {DEPTH} + (({c}) ^ (((({r}) >> 1) & 3) * 8)))")
+        } else {
+            format!("(({r}) * {} + {c})", self.pitch())
+        }
     }
 }
 
@@ -86,7 +98,7 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
     let sides = sides(p, t);
     let stage: usize = sides.iter().map(Side::elements).sum();
     let mut out = String::new();
-    out.push_str("    extern __shared__ __align__(16) unsigned short room[];\n");
+    out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
     out.push_str(&p.head(rows, cols));
     out.push_str("    const unsigned base = t_shared(room);\n");
     out.push_str("    const int lane = (int)(threadIdx.x & 31u);\n    const int warp = (int)(threadIdx.x >> 5);\n");
@@ -110,20 +122,11 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
     let _ = writeln!(out, "            unsigned a[{}][4];\n            unsigned b[{}][2];", t.row_tiles, t.col_tiles);
     let _ = writeln!(out, "            #pragma unroll\n            for (int r = 0; r < {}; ++r) {{", t.row_tiles);
     let [a, b] = &sides;
-    let pitch = |s: &Side| s.shape().1 + PAD;
-    if a.along_k {
-        let _ = writeln!(
-            out,
-            "                t_matrices(a[r], now + 2u * (unsigned)((wr + r * 16 + (lane & 15)) * {} + kk + (lane >> 4) * 8));",
-            pitch(a)
-        );
-    } else {
-        let _ = writeln!(
-            out,
-            "                t_matrices_trans(a[r], now + 2u * (unsigned)((kk + (lane >> 4) * 8 + (lane & 7)) * {} + wr + r * 16 + ((lane >> 3) & 1) * 8));",
-            pitch(a)
-        );
-    }
+    let (load, r, c) = match a.along_k {
+        true => ("t_matrices", "wr + r * 16 + (lane & 15)", "kk + (lane >> 4) * 8"),
+        false => ("t_matrices_trans", "kk + (lane >> 4) * 8 + (lane & 7)", "wr + r * 16 + ((lane >> 3) & 1) * 8"),
+    };
+    let _ = writeln!(out, "                {load}(a[r], now + 2u * (unsigned){});", a.place(r, c));
     let _ = writeln!(
         out,
         "            }}\n            #pragma unroll\n            for (int c = 0; c < {}; c += 2) {{",
@@ -131,19 +134,11 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
     );
     out.push_str("                unsigned both[4];\n");
     let first = 2 * a.elements();
-    if b.along_k {
-        let _ = writeln!(
-            out,
-            "                t_matrices(both, now + {first}u + 2u * (unsigned)((wc + c * 8 + (lane >> 4) * 8 + (lane & 7)) * {} + kk + ((lane >> 3) & 1) * 8));",
-            pitch(b)
-        );
-    } else {
-        let _ = writeln!(
-            out,
-            "                t_matrices_trans(both, now + {first}u + 2u * (unsigned)((kk + ((lane >> 3) & 1) * 8 + (lane & 7)) * {} + wc + c * 8 + (lane >> 4) * 8));",
-            pitch(b)
-        );
-    }
+    let (load, r, c) = match b.along_k {
+        true => ("t_matrices", "wc + c * 8 + (lane >> 4) * 8 + (lane & 7)", "kk + ((lane >> 3) & 1) * 8"),
+        false => ("t_matrices_trans", "kk + ((lane >> 3) & 1) * 8 + (lane & 7)", "wc + c * 8 + (lane >> 4) * 8"),
+    };
+    let _ = writeln!(out, "                {load}(both, now + {first}u + 2u * (unsigned){});", b.place(r, c));
     out.push_str(
         "                b[c][0] = both[0];
                 b[c][1] = both[1];
@@ -163,18 +158,13 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<(Source, u32)> {
         "            }}\n        }}\n        step = step == {} ? 0 : step + 1;\n    }}\n    t_wait_0();",
         STAGES - 1
     );
-    let _ = writeln!(out, "    #pragma unroll\n    for (int r = 0; r < {}; ++r) {{", t.row_tiles);
-    let _ = writeln!(out, "        #pragma unroll\n        for (int c = 0; c < {}; ++c) {{", t.col_tiles);
-    let _ = writeln!(out, "            #pragma unroll\n            for (int e = 0; e < 4; ++e) {{");
-    let _ = writeln!(out, "                const {i} x = m0 + wr + r * 16 + (lane >> 2) + (e >> 1) * 8;");
-    let _ = writeln!(out, "                const {i} y = n0 + wc + c * 8 + (lane & 3) * 2 + (e & 1);");
-    let _ = writeln!(out, "                if (x < m && y < n) {}", p.store("x", "y", "acc[r][c][e]"));
-    out.push_str("            }\n        }\n    }\n");
+    dot_mma::stores(&mut out, p, t);
     let source = Source {
         stem: format!("mma_async_{}_{rows}x{cols}x{DEPTH}", p.dtype.short()),
         params: p.params(),
         body: out,
         block: [threads as u32, 1, 1],
+        min_blocks: 1,
         ..Source::default()
     };
     Ok((source, (2 * STAGES * stage) as u32))
@@ -198,12 +188,8 @@ fn copies(out: &mut String, p: &Product, sides: &[Side; 2], (stage, threads): (u
         let _ = writeln!(out, "            const {i} x = {}0 + {x};\n            const {i} y = kt + {y};", s.bound);
         let _ = writeln!(out, "            const bool inside = x < {} && y < k1;", s.bound);
         let at = format!("{} + {}", p.offset(s.other, "x"), p.offset(s.depth, "y"));
-        let to = format!(
-            "base + (unsigned)slot * {}u + {}u + 2u * (unsigned)(r * {} + c)",
-            2 * stage,
-            2 * first,
-            cols + PAD
-        );
+        let to =
+            format!("base + (unsigned)slot * {}u + {}u + 2u * (unsigned){}", 2 * stage, 2 * first, s.place("r", "c"));
         let _ = writeln!(
             out,
             "            t_copy16({to}, inside ? {0} + ({at}) : {0}, inside ? 16u : 0u);\n        }}",

@@ -130,8 +130,7 @@ pub(super) fn source(p: &Product, t: Tile) -> Result<Source> {
         body: out,
         block: [threads as u32, 1, 1],
         static_shared: shared as u32,
-        min_blocks: 2,
-        ..Source::default()
+        min_blocks: if t.thread_rows * t.thread_cols >= 64 { 1 } else { 2 },
     })
 }
 

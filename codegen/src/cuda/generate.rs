@@ -24,7 +24,7 @@ pub(super) struct Source {
     pub body: String,
     /// Threads of a block.
     pub block: [u32; 3],
-    /// Blocks that should fit a multiprocessor, for the register budget; 0 for no wish.
+    /// Blocks that should fit a multiprocessor, for the register budget; 0 for 512 threads.
     pub min_blocks: u32,
     /// Shared memory that the body declares.
     pub static_shared: u32,
@@ -171,8 +171,10 @@ impl Gen<'_> {
 
     fn kernel(&mut self, source: &Source, args: &[LaunchArg]) -> usize {
         let threads: u32 = source.block.iter().product();
+        // Without a number of blocks the assembler would rather spill a little than lose a full multiprocessor. Two blocks
+        // of 256 threads leave 128 registers to a thread.
         let bounds = match source.min_blocks {
-            0 => threads.to_string(),
+            0 => format!("{threads}, {}", (512 / threads.max(1)).clamp(1, 8)),
             n => format!("{threads}, {n}"),
         };
         let text = format!("({}) {{\n{}}}\n\n", source.params, source.body);

@@ -63,7 +63,7 @@ pub(super) fn take(g: &mut Gen<'_>, dim: usize, x: BufId, index: BufId, out: Buf
     let row = inner * ty.dtype.size();
     let (word, inner) = if row.is_multiple_of(16) { (16, row / 16) } else { (ty.dtype.size(), inner) };
     let total = outer * n * inner;
-    let width = Width { wide: total.max(outer * size * inner) >= 1 << 30 };
+    let width = Width { wide: g.options.wide || total.max(outer * size * inner) >= 1 << 30 };
     let mut body = flat(width, total);
     let (split, c) = width.split("at", &[outer, n, inner], "c", "    ");
     body.push_str(&split);
@@ -96,7 +96,7 @@ pub(super) fn gather(g: &mut Gen<'_>, dim: usize, x: BufId, index: BufId, out: B
     if xt.numel() == 0 {
         return check_only(g, index, total, size, check, false);
     }
-    let width = Width { wide: total.max(xt.numel()) >= 1 << 30 };
+    let width = Width { wide: g.options.wide || total.max(xt.numel()) >= 1 << 30 };
     let mut body = flat(width, total);
     let (split, c) = width.split("at", &it.shape, "c", "    ");
     body.push_str(&split);
@@ -201,7 +201,7 @@ pub(super) fn scatter(
         return check_only(g, index, n, size, check, false);
     }
     let strides = ot.shape.strides();
-    let width = Width { wide: n.max(ot.numel()) >= 1 << 30 };
+    let width = Width { wide: g.options.wide || n.max(ot.numel()) >= 1 << 30 };
     let (extent, lines) = (it.shape[dim], n / it.shape[dim]);
     if !u.atomic(g) && (extent <= IN_ORDER || lines >= MANY_LINES) {
         // A thread for each line along the dim, in order.
@@ -254,7 +254,7 @@ pub(super) fn index_put(
     if ot.numel() == 0 || n == 0 {
         return check_only(g, index, n, size, check, true);
     }
-    let width = Width { wide: (n * lines).max(ot.numel()) >= 1 << 30 };
+    let width = Width { wide: g.options.wide || (n * lines).max(ot.numel()) >= 1 << 30 };
     let w = width.ty();
     if u.atomic(g) {
         let mut body = flat(width, n * lines);

@@ -49,10 +49,10 @@ pub(super) fn step(g: &mut Gen<'_>, kernel: &Kernel, sharing: &Sharing, args: &[
         return Ok(());
     }
     let args: Vec<_> = args.iter().map(|&b| buffer(b)).collect();
-    if let Some((source, grid)) = transpose::source(&normal, sharing)? {
+    if let Some((source, grid)) = transpose::source(&normal, sharing, g.options.wide)? {
         return g.launch(source, grid, 0, args);
     }
-    let width = Width::of(&extents, 16 * THREADS, affines(&normal));
+    let width = Width::of(&extents, 16 * THREADS, affines(&normal), g.options.wide);
     let vector = vector_length(&normal, stage, &extents);
     let ragged = !extents[extents.len() - 1].is_multiple_of(vector);
     let loads = stage.insts.iter().filter(|&&v| matches!(normal.value(v).inst, Inst::Load { .. })).count();

@@ -70,11 +70,13 @@ pub struct Options {
     pub processors: u32,
     /// Shared memory that a block may ask for, in bytes.
     pub shared_bytes: u32,
+    /// Positions and addresses are computed in 64 bits where 32 would do as well: for tests.
+    pub wide: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { sm: 90, deterministic: true, tf32: false, processors: 132, shared_bytes: 227 << 10 }
+        Options { sm: 90, deterministic: true, tf32: false, processors: 132, shared_bytes: 227 << 10, wide: false }
     }
 }
 
@@ -88,7 +90,7 @@ impl Options {
             "-prec-sqrt=true",
             "-ftz=false",
             "--std=c++17",
-            "--diag-suppress=177,550",
+            "--diag-suppress=177,186,550",
         ];
         std::iter::once(arch).chain(fixed.map(String::from)).collect()
     }

@@ -6,7 +6,8 @@ use super::generate::{Gen, Source, buffer};
 use super::group::{Fold, Group};
 use super::row_code::Code;
 use crate::cpu::normal::{VectorAxis, affines, normalise};
-use torsh_ir::kernel::{Affine, Domain, Inst, Kernel, Store, ValueId};
+use std::collections::HashMap;
+use torsh_ir::kernel::{Affine, Domain, Inst, Kernel, Store, Value, ValueId};
 use torsh_ir::program::BufId;
 use torsh_ir::{DType, Error, Result};
 
@@ -21,7 +22,7 @@ pub(super) enum Keep {
     Again,
 }
 
-/// Most 32-bit registers of kept values, and instructions of unrolled loops.
+/// Most 32-bit registers of kept values (half as many in blocks of 1,024 threads), and instructions of unrolled loops.
 const KEPT_WORDS: usize = 32;
 const UNROLLED: usize = 1200;
 /// Shared memory that kept values may take of a block.
@@ -110,6 +111,18 @@ impl Plan {
         Ok(plan)
     }
 
+    /// 32-bit registers of the kept values of a point that are wanted at once.
+    fn most_words(&self, k: &Kernel) -> usize {
+        let last = |v: ValueId| (0..self.order.len()).rev().find(|&s| self.order[s].contains(&v)).unwrap_or(0);
+        let spans: Vec<(usize, usize, usize)> = self
+            .kept
+            .iter()
+            .map(|&v| (self.stage[v.0 as usize], last(v), k.value(v).dtype.size().div_ceil(4)))
+            .collect();
+        let at = |s: usize| spans.iter().filter(|(from, to, _)| *from <= s && s < *to).map(|(_, _, words)| words).sum();
+        (0..self.order.len()).map(at).max().unwrap_or(0)
+    }
+
     /// A store of a full stage that changes what a later one loads: its stage, its number, and the stage to move it to.
     fn too_early(&self, k: &Kernel, sharing: &Sharing) -> Option<(usize, usize, usize)> {
         for (s, stores) in self.stores.iter().enumerate().filter(|(s, _)| k.stages[*s].domain == Domain::Full) {
@@ -130,6 +143,31 @@ impl Plan {
         }
         None
     }
+}
+
+/// The same kernel, where equal values of full stages are one: later stages then use what earlier ones have loaded and
+/// computed. Nothing is loaded after it was stored, so equal loads are equal numbers.
+fn merged(kernel: &Kernel) -> Kernel {
+    let mut k = kernel.clone();
+    let mut canon: Vec<ValueId> = (0..k.values.len() as u32).map(ValueId).collect();
+    let mut known: HashMap<Value, ValueId> = HashMap::new();
+    for s in 0..k.stages.len() {
+        for i in 0..k.stages[s].insts.len() {
+            let v = k.stages[s].insts[i];
+            if let Inst::Op(_, args) = &mut k.values[v.0 as usize].inst {
+                args.iter_mut().for_each(|a| *a = canon[a.0 as usize]);
+            }
+            // Constants are row values wherever they stand.
+            let value = k.value(v);
+            if k.stages[s].domain == Domain::Full || matches!(value.inst, Inst::Const(_)) {
+                canon[v.0 as usize] = *known.entry(value.clone()).or_insert(v);
+            }
+        }
+        let stage = &mut k.stages[s];
+        stage.reduces.iter_mut().for_each(|r| r.value = canon[r.value.0 as usize]);
+        stage.stores.iter_mut().for_each(|x| x.value = canon[x.value.0 as usize]);
+    }
+    k
 }
 
 /// Appends `v` and what it needs, operands first.
@@ -170,6 +208,8 @@ pub(super) struct Schedule {
     pub keep: Keep,
     /// Parts of a row, and the full stage that this launch computes; all in one launch without.
     pub cut: Option<Cut>,
+    /// 64-bit positions where 32 would do.
+    pub wide: bool,
 }
 
 /// A launch for one stage of rows that are cut into parts.
@@ -239,7 +279,7 @@ fn group_for(k: &Kernel, axis: VectorAxis, vector: usize, processors: usize) -> 
 /// The form that fits, and the source of each launch.
 pub(super) fn step(g: &mut Gen<'_>, kernel: &Kernel, sharing: &Sharing, args: &[BufId]) -> Result<()> {
     let normal = normalise(kernel, false);
-    let k = &normal.kernel;
+    let k = &merged(&normal.kernel);
     if k.rows() == 0 {
         return Ok(());
     }
@@ -254,17 +294,19 @@ pub(super) fn step(g: &mut Gen<'_>, kernel: &Kernel, sharing: &Sharing, args: &[
     let steps = k.row_len().div_ceil(group.lanes() * vector);
     let plan = Plan::new(k, sharing, true)?;
     let insts: usize = plan.order.iter().map(Vec::len).sum();
-    let words: usize = plan.kept.iter().map(|&v| k.value(v).dtype.size().div_ceil(4)).sum();
+    let words = plan.most_words(k);
     let bytes: usize = kept_bytes(k, &plan, steps, vector, group).iter().sum();
     let fixed = shared_of(k, group, k.stages.len());
-    let keep = if plan.kept.is_empty() || steps * vector * words <= KEPT_WORDS && steps * vector * insts <= UNROLLED {
+    let crowded = group.block().iter().product::<u32>() > 512;
+    let most = if crowded { KEPT_WORDS / 2 } else { KEPT_WORDS };
+    let keep = if plan.kept.is_empty() || steps * vector * words <= most && steps * vector * insts <= UNROLLED {
         Keep::Registers
     } else if bytes + fixed <= KEPT_BYTES.min(g.options.shared_bytes as usize) {
         Keep::Shared
     } else {
         Keep::Again
     };
-    let schedule = Schedule { group, vector, keep, cut: None };
+    let schedule = Schedule { group, vector, keep, cut: None, wide: g.options.wide };
     let dynamic = if keep == Keep::Shared { bytes } else { 0 };
     let source = source(kernel, k, sharing, &schedule, "")?;
     g.launch(source, [blocks as u64, 1, 1], dynamic as u32, args.iter().map(|&b| buffer(b)).collect())
@@ -286,7 +328,7 @@ fn source(kernel: &Kernel, k: &Kernel, sharing: &Sharing, schedule: &Schedule, s
     let extents: Vec<usize> = k.grid.iter().chain(&k.inner).copied().collect();
     let parts = schedule.cut.map_or(1, |c| c.parts);
     let slack = 2 * (1024 * schedule.vector).max(64) * parts;
-    let width = Width::of(&extents, slack, affines(k));
+    let width = Width::of(&extents, slack, affines(k), schedule.wide);
     let plan = Plan::new(k, sharing, schedule.keep != Keep::Again)?;
     let code = Code { k, sharing, schedule, plan: &plan, width };
     let stages = schedule.cut.map_or(k.stages.len(), |c| c.stage + 1);
@@ -327,13 +369,14 @@ fn cut(
         if k.stages[stage].reduces.is_empty() && plan.stores[stage].is_empty() {
             continue;
         }
-        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(Cut { parts, stage }) };
+        let schedule =
+            Schedule { group, vector, keep: Keep::Again, cut: Some(Cut { parts, stage }), wide: g.options.wide };
         let source = source(kernel, k, sharing, &schedule, &format!("_part{stage}"))?;
         g.launch(source, [blocks * parts as u64, 1, 1], 0, all.clone())?;
     }
     if k.stages.iter().any(|s| s.domain == Domain::Row && !s.stores.is_empty()) {
         let rest = Cut { parts, stage: k.stages.len() };
-        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(rest) };
+        let schedule = Schedule { group, vector, keep: Keep::Again, cut: Some(rest), wide: g.options.wide };
         let source = source(kernel, k, sharing, &schedule, "_rest")?;
         g.launch(source, [blocks, 1, 1], 0, all)?;
     }

@@ -72,7 +72,7 @@ impl Code<'_> {
         let (k, w, group) = (self.k, self.width, self.schedule.group);
         let mut out = String::new();
         if self.schedule.keep == Keep::Shared {
-            out.push_str("    extern __shared__ __align__(16) unsigned char kept[];\n");
+            out.push_str("    extern __shared__ __align__(16) unsigned char room[];\n");
         }
         let (lane, slot) = group.places();
         let (signed, unsigned) = (w.ty(), w.unsigned());
@@ -132,7 +132,7 @@ impl Code<'_> {
                 let mut at = 0;
                 for (&v, size) in self.plan.kept.iter().zip(sizes) {
                     let ty = value_type(self.k.value(v).dtype);
-                    let _ = writeln!(out, "    {ty}* const k{} = ({ty}*)(kept + {at});", v.0);
+                    let _ = writeln!(out, "    {ty}* const k{} = ({ty}*)(room + {at});", v.0);
                     at += size;
                 }
             }

@@ -30,7 +30,7 @@ pub(super) fn scan(g: &mut Gen<'_>, reduce: ReduceOp, dim: usize, x: BufId, out:
         ReduceOp::Sum if ty.dtype.is_float() => constant(Scalar::Float(-0.0), DType::F64),
         _ => start,
     };
-    let s = Scan { reduce, dtype: ty.dtype, wide, start, outer, size, inner, shared };
+    let s = Scan { reduce, dtype: ty.dtype, wide, start, outer, size, inner, shared, far: g.options.wide };
     let m = memory_type(ty.dtype);
     let params =
         if shared { format!("const {m}* p0, {m}* p1") } else { format!("const {m}* __restrict__ p0, {m}* p1") };
@@ -63,11 +63,13 @@ struct Scan {
     inner: usize,
     /// The result has the operand's memory.
     shared: bool,
+    /// 64-bit positions where 32 would do.
+    far: bool,
 }
 
 impl Scan {
     fn width(&self) -> Width {
-        Width { wide: self.outer * self.size * self.inner >= 1 << 29 }
+        Width { wide: self.far || self.outer * self.size * self.inner >= 1 << 29 }
     }
 
     fn load(&self, at: &str) -> String {

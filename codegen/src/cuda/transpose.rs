@@ -23,7 +23,7 @@ fn unit_axis(map: &Affine, extents: &[usize]) -> Option<usize> {
 }
 
 /// The kernel and its grid, if the map is a transposition.
-pub(super) fn source(k: &Kernel, sharing: &Sharing) -> Result<Option<(Source, [u64; 3])>> {
+pub(super) fn source(k: &Kernel, sharing: &Sharing, wide: bool) -> Result<Option<(Source, [u64; 3])>> {
     let extents: Vec<usize> = k.grid.iter().chain(&k.inner).copied().collect();
     let stage = &k.stages[0];
     // Every store runs along one axis, and some load along another one.
@@ -52,7 +52,7 @@ pub(super) fn source(k: &Kernel, sharing: &Sharing) -> Result<Option<(Source, [u
     if bytes > LIMIT || tiled.iter().any(|(_, p, _)| !sharing.read_only[*p as usize]) {
         return Ok(None);
     }
-    let width = Width::of(&extents, SIDE, affines(k));
+    let width = Width::of(&extents, SIDE, affines(k), wide);
     let (w, unsigned) = (width, width.unsigned());
     let others: Vec<usize> = (0..extents.len()).filter(|&a| a != x && a != y).collect();
     let rest: Vec<usize> = others.iter().map(|&a| extents[a]).collect();

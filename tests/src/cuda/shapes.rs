@@ -106,7 +106,7 @@ impl Shapes {
 
     /// Attention and its gradients over sequences of `len` and rows of `depth`.
     pub fn attention(&mut self, len: usize, depth: usize) {
-        let side = [2, len, depth];
+        let side = [if depth > 64 { 1 } else { 2 }, len, depth];
         let state = Some(DType::I64);
         for (causal, dropout) in [(true, 0.0), (false, 0.25)] {
             let attrs = [

@@ -4,7 +4,7 @@ use super::batch::symbol;
 use torsh_codegen::cuda::{self, ERROR_BYTES, LaunchArg};
 use torsh_ir::interp::HostTensor;
 use torsh_ir::program::{BufId, Place, Program};
-use torsh_ptx_sim::{Args, Config, Device, Module, Order};
+use torsh_ptx_sim::{Args, Config, Device, Module, Order, Report};
 
 /// How a plan is run.
 #[derive(Copy, Clone, Debug)]
@@ -90,6 +90,14 @@ impl Loaded<'_> {
     /// # Errors
     /// What the device found, or the program's own error.
     pub fn run(&self, inputs: &[HostTensor], how: Run) -> Result<Vec<HostTensor>, String> {
+        self.measure(inputs, how).map(|(outputs, _)| outputs)
+    }
+
+    /// The same, with the figures of all launches together.
+    ///
+    /// # Errors
+    /// What the device found, or the program's own error.
+    pub fn measure(&self, inputs: &[HostTensor], how: Run) -> Result<(Vec<HostTensor>, Report), String> {
         let order = if how.reversed { Order::Reversed } else { Order::Forward };
         let mut dev = Device::new(Config {
             order,
@@ -100,6 +108,7 @@ impl Loaded<'_> {
         });
         let program = self.program;
         let memory = Memory::new(&mut dev, program, inputs)?;
+        let mut figures = Report::default();
         let error = alloc(&mut dev, ERROR_BYTES)?;
         dev.write(error, &[0xff; ERROR_BYTES]).map_err(|e| e.to_string())?;
         for (i, step) in self.plan.steps.iter().enumerate() {
@@ -119,8 +128,10 @@ impl Loaded<'_> {
                 }
                 let kernel = &self.plan.kernels[launch.kernel];
                 let name = symbol(self.name, &kernel.name);
-                dev.launch(self.code, &name, launch.grid, launch.block, launch.dynamic_shared, args.bytes())
+                let report = dev
+                    .launch(self.code, &name, launch.grid, launch.block, launch.dynamic_shared, args.bytes())
                     .map_err(|e| format!("step {i}, {name}: {e}"))?;
+                figures.add(&report);
                 let known = self.code.kernel(&name).ok_or("no such kernel")?;
                 if known.static_shared > kernel.static_shared {
                     let (told, is) = (kernel.static_shared, known.static_shared);
@@ -154,6 +165,7 @@ impl Loaded<'_> {
             }
             HostTensor::from_bytes(ty, &bytes).map_err(|e| e.to_string())
         };
-        program.outputs.iter().map(output).collect()
+        let outputs: Result<Vec<HostTensor>, String> = program.outputs.iter().map(output).collect();
+        Ok((outputs?, figures))
     }
 }

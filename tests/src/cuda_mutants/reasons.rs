@@ -36,6 +36,9 @@ const FEW_PARTS: &str = "The four parts of a row lie in the first lanes of the f
     and other warps, which are there for more than 4 and 32 parts, find initial values.";
 const ONE_CHUNK: &str = "A line that one pass of the block covers: what carries over to the next pass, and the barrier \
     before it, are emitted nevertheless. (The same of longer lines is noticed.)";
+const ONE_BLOCK: &str = "One block covers everything: a further pass is beyond the end, which loads and stores check.";
+const EXPAND: &str =
+    "The bound of a load that begins again with the first element, which exists; the store has a bound.";
 const UNDEFINED: &str = "The further element of an array in registers does not exist, and the compiler drops what is done \
     with it.";
 const ONE_SIDE: &str =
@@ -113,6 +116,46 @@ const REASONS: &[Reason] = &[
     reason_for("dot, skinny", "plan: number off by one", &["argument 10, 0 plus 1"], SIZE_ONE),
     reason_for("dot, skinny", "plan: number off by one", &["argument 13, 0 plus 1"], SIZE_ONE),
     reason_for("dot, skinny", "plus for minus", &["p2[((int)batch * m + x) * n - y]"], "The only column is 0."),
+    reason_for(
+        "attention",
+        "constant off by one",
+        &["float* const vs = ks + "],
+        "The place that is given up is padding.",
+    ),
+    reason_for(
+        "attention",
+        "select swapped",
+        &["for (int k0 = 0; k0 < (q0 + "],
+        "Tiles of keys that a causal mask hides as a whole add nothing; leaving them out saves work.",
+    ),
+    reason_for("fills", "comparison off by one", &["for (int u = 0; u < 1; ++u)"], ONE_BLOCK),
+    reason_for("fills", "constant off by one", &["for (int u = 0; u < 1; ++u)"], ONE_BLOCK),
+    reason_for("fills", "comparison off by one", &["if (at + ", "u <= n)"], BY_ELEMENTS),
+    reason_for("fills", "predicate dropped", &["_expand", "if (at < 273u)"], EXPAND),
+    reason_for("fills", "comparison off by one", &["_expand", "if (at < 273u)"], EXPAND),
+    reason_for("fills", "constant off by one", &["_expand", "if (at < 273u)"], EXPAND),
+    reason_for("mma", "comparison off by one", &["for (int q = 0; q < "], UNDEFINED),
+    reason_for("mma", "constant off by one", &["for (int q = 0; q < "], UNDEFINED),
+    reason_for("mma", "initial value changed", &["unsigned short v"], ONE_SIDE),
+    reason_for("mma", "plan: number off by one", &["argument 8,"], ZERO_BATCH),
+    reason_for(
+        "mma",
+        "stride or tile off by one",
+        &["for (int kt = k0; kt < k1; kt += 32)"],
+        "It counts the tiles, as many of 33 as of 32 here; what they hold has a position of its own.",
+    ),
+    reason_for(
+        "helper functions",
+        "comparison off by one",
+        &["const bool m"],
+        "At the border between two formulas both are within the tolerance.",
+    ),
+    reason_for(
+        "helper functions",
+        "float constant zeroed",
+        &["double p = 2.0876756987868098e-09"],
+        "The last term of a series in f64 is less than what rounding to f32 may do.",
+    ),
     reason_for("mma", "comparison off by one", &["for (int at = k0; at < k1;"], ZEROS),
     reason_for("mma", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),
     reason_for("dot", "comparison off by one", &["for (int kt = k0; kt < k1;"], ZEROS),

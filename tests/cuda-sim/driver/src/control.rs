@@ -36,7 +36,7 @@ pub extern "C" fn torsh_cuda_sim_last_fault() -> *const c_char {
 }
 
 /// Figures as a JSON object, valid until the next call on this thread: `live_allocations`, `live_bytes`,
-/// `peak_bytes`, `allocations`, `launches`, `graph_launches`, `bytes_to_device`, `bytes_to_host`,
+/// `peak_bytes`, `allocations`, `launches`, `graph_launches`, `graph_kernels` (run by them), `bytes_to_device`, `bytes_to_host`,
 /// `bytes_on_device`, `calls` by function, and `kernels` with the figures of the interpreter by name.
 #[unsafe(no_mangle)]
 pub extern "C" fn torsh_cuda_sim_counters() -> *const c_char {
@@ -49,7 +49,7 @@ pub extern "C" fn torsh_cuda_sim_counters() -> *const c_char {
     let text = format!(
         concat!(
             "{{\"live_allocations\":{},\"live_bytes\":{},\"peak_bytes\":{},\"allocations\":{},\"launches\":{},",
-            "\"graph_launches\":{},\"bytes_to_device\":{},\"bytes_to_host\":{},\"bytes_on_device\":{},",
+            "\"graph_launches\":{},\"graph_kernels\":{},\"bytes_to_device\":{},\"bytes_to_host\":{},\"bytes_on_device\":{},",
             "\"calls\":{{{}}},\"kernels\":{{{}}}}}"
         ),
         live,
@@ -58,6 +58,7 @@ pub extern "C" fn torsh_cuda_sim_counters() -> *const c_char {
         s.allocations,
         launches,
         s.graph_launches,
+        s.graph_kernels,
         s.copies[0],
         s.copies[1],
         s.copies[2],
@@ -74,7 +75,7 @@ pub extern "C" fn torsh_cuda_sim_reset_counters() {
     let mut s = lock();
     s.calls.clear();
     s.kernels.clear();
-    (s.graph_launches, s.copies, s.allocations) = (0, [0; 3], 0);
+    (s.graph_launches, s.graph_kernels, s.copies, s.allocations) = (0, 0, [0; 3], 0);
 }
 
 /// Makes the n-th call of a function from now on (1 is the next) return a code, once.

@@ -110,6 +110,8 @@ pub(crate) struct State {
     pub calls: BTreeMap<&'static str, u64>,
     pub kernels: BTreeMap<String, Report>,
     pub graph_launches: u64,
+    /// Kernels that launches of graphs ran.
+    pub graph_kernels: u64,
     pub copies: [u64; 3],
     pub allocations: u64,
     /// (function, calls until it fails, code).
@@ -197,6 +199,7 @@ impl State {
             calls: BTreeMap::new(),
             kernels: BTreeMap::new(),
             graph_launches: 0,
+            graph_kernels: 0,
             copies: [0; 3],
             allocations: 0,
             injections: Vec::new(),

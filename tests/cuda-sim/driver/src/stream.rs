@@ -181,6 +181,7 @@ api! { Init;
             let mut s = lock();
             let cmds = s.execs.get(&exec).cloned().ok_or(code::INVALID_HANDLE)?;
             s.graph_launches += 1;
+            s.graph_kernels += cmds.iter().filter(|c| matches!(c, Cmd::Kernel { .. })).count() as u64;
             let capturing = s.streams.get(&stream).ok_or(code::INVALID_HANDLE)?.capture.is_some();
             (cmds, capturing)
         };

@@ -212,7 +212,10 @@ fn graphs_are_recorded_and_replayed() {
     graph.launch().unwrap();
     assert_eq!(s.clone_dtoh(&a).unwrap(), [9.0; 64]);
     let counters = sim.counters();
-    assert!(counters.contains("\"launches\":4") && counters.contains("\"graph_launches\":2"), "{counters}");
+    assert!(
+        counters.contains("\"launches\":4") && counters.contains("\"graph_launches\":2,\"graph_kernels\":4"),
+        "{counters}"
+    );
     // A replay reads what is freed: a fault, in the replay.
     drop(b);
     assert_eq!(code(graph.launch()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -392,7 +395,7 @@ fn nvrtc() -> Option<PathBuf> {
 /// `TORSH_REQUIRE_NVRTC=1` makes that a failure.
 #[test]
 fn nvrtc_compiles_for_it() {
-    let (_one, _sim) = sim();
+    let (_one, sim) = sim();
     let Some(path) = nvrtc() else {
         assert!(std::env::var_os("TORSH_REQUIRE_NVRTC").is_none(), "NVRTC was not found");
         eprintln!("skipped: no NVRTC; set TORSH_NVRTC to its folder");
@@ -415,6 +418,20 @@ fn nvrtc_compiles_for_it() {
     let out = s.clone_dtoh(&x).unwrap();
     for (i, v) in out.iter().enumerate() {
         assert!((v / ((i as f32).exp() * 2.0) - 1.0).abs() < 1e-6, "{out:?}");
+    }
+    // Everything that the compiler emits for a survey of functions is understood, whatever its options.
+    let survey = include_str!("survey.cu");
+    for extra in [&["--device-int128"][..], &["--device-int128", "--use_fast_math"], &["--device-int128", "-G"]] {
+        let options = cudarc::nvrtc::CompileOptions {
+            arch: Some("compute_90"),
+            options: extra.iter().map(|s| (*s).to_string()).collect(),
+            ..Default::default()
+        };
+        let ptx = cudarc::nvrtc::compile_ptx_with_opts(survey, options).unwrap();
+        let m = ctx.load_module(ptx).unwrap_or_else(|e| panic!("{e:?}: {}", sim.fault()));
+        for kernel in ["F1", "F2", "D1", "D2", "C", "I", "G"] {
+            m.load_function(kernel).unwrap();
+        }
     }
     drop(keep);
 }

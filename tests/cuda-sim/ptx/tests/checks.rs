@@ -65,6 +65,12 @@ fn out_of_bounds_to_the_byte() {
     let f = r.fault("", "st.global.u32 [%rd4], %r1;", FaultKind::OutOfBounds, 0);
     assert_eq!((f.threads, f.address), (vec![[31, 0, 0]], Some(r.a + 124)));
     assert!(f.message.contains("offset 124 of the allocation of 127 bytes"), "{}", f.message);
+    // An allocation that ends where the next could begin.
+    let (whole, next) = (r.dev.alloc(512).unwrap(), r.dev.alloc(512).unwrap());
+    assert!(next > whole + 512);
+    let small = std::mem::replace(&mut r.a, whole);
+    r.fault("", "ld.global.u32 %r4, [%rd1+512];", FaultKind::OutOfBounds, 0);
+    r.a = small;
     // Bytes up to the last one are fine.
     r.block = 1;
     r.go("", "st.global.u8 [%rd1+126], %r1;").unwrap();
@@ -212,6 +218,11 @@ fn shared_races() {
     // Reading, then writing what others may still read.
     r.block = 64;
     r.fault(shared, &format!("{each}ld.shared.u32 %r4, [s+4];\nst.shared.u32 [%r6], %r1;"), FaultKind::Race, 2);
+    // Of all the lanes that read, the last one writes.
+    r.block = 32;
+    let body = "atom.shared.add.u32 %r4, [s], 1;\nbar.sync 0;\nld.shared.u32 %r4, [s];\nsetp.eq.u32 %p1, %r1, 31;\n@%p1 st.shared.u32 [s], %r1;";
+    r.fault(shared, body, FaultKind::Race, 4);
+    r.block = 64;
     // Atomics are ordered among themselves, not with plain accesses.
     r.go(shared, "atom.shared.add.u32 %r4, [s], %r1;").unwrap();
     r.fault(shared, "atom.shared.add.u32 %r4, [s], %r1;\nld.shared.u32 %r4, [s];", FaultKind::Race, 1);
@@ -281,6 +292,7 @@ fn asynchronous_copies_must_be_waited_for() {
     r.dev.config_mut().check_uninit = false;
     r.fault(shared, &format!("{lead}bar.warp.sync -1;\nld.shared.u32 %r4, [s];"), FaultKind::Race, 2);
     r.go(shared, &format!("{lead}bar.sync 0;\nld.shared.u32 %r4, [s];")).unwrap();
+    r.fault(shared, "mov.u32 %r9, 17;\ncp.async.cg.shared.global [s], [%rd1], 16, %r9;", FaultKind::OutOfBounds, 1);
     // A tail that is not read is filled with zeros.
     let mut r = Run::new();
     r.block = 1;

@@ -40,13 +40,13 @@ fn sums_products_and_quotients() {
         check_int(&format!("sub.{t} $d, $a, $b;"), w, 2, |r| low(v(r[0]) - v(r[1])));
         check_int(&format!("mul.lo.{t} $d, $a, $b;"), w, 2, |r| low(v(r[0]).wrapping_mul(v(r[1]))));
         check_int(&format!("mul.hi.{t} $d, $a, $b;"), w, 2, |r| {
-            if sg { low(v(r[0]) * v(r[1]) >> w) } else { m(((u128::from(r[0]) * u128::from(r[1])) >> w) as u64, w) }
+            if sg { low((v(r[0]) * v(r[1])) >> w) } else { m(((u128::from(r[0]) * u128::from(r[1])) >> w) as u64, w) }
         });
         check_int(&format!("mad.lo.{t} $d, $a, $b, $c;"), w, 3, |r| {
             low(v(r[0]).wrapping_mul(v(r[1])).wrapping_add(v(r[2])))
         });
         check_int(&format!("mad.hi.{t} $d, $a, $b, $c;"), w, 3, |r| {
-            let hi = if sg { v(r[0]) * v(r[1]) >> w } else { ((u128::from(r[0]) * u128::from(r[1])) >> w) as i128 };
+            let hi = if sg { (v(r[0]) * v(r[1])) >> w } else { ((u128::from(r[0]) * u128::from(r[1])) >> w) as i128 };
             low(hi + v(r[2]))
         });
         check_int(&format!("div.{t} $d, $a, $b;"), w, 2, |r| {
@@ -81,11 +81,11 @@ fn saturation_and_24_bits() {
     let clamp = |x: i128| m(x.clamp(i128::from(i32::MIN), i128::from(i32::MAX)) as u64, 32);
     check_int("add.sat.s32 $d, $a, $b;", 32, 2, |r| clamp(s(r[0], 32) + s(r[1], 32)));
     check_int("sub.sat.s32 $d, $a, $b;", 32, 2, |r| clamp(s(r[0], 32) - s(r[1], 32)));
-    check_int("mad.hi.sat.s32 $d, $a, $b, $c;", 32, 3, |r| clamp((s(r[0], 32) * s(r[1], 32) >> 32) + s(r[2], 32)));
+    check_int("mad.hi.sat.s32 $d, $a, $b, $c;", 32, 3, |r| clamp(((s(r[0], 32) * s(r[1], 32)) >> 32) + s(r[2], 32)));
     check_int("mul24.lo.u32 $d, $a, $b;", 32, 2, |r| m((u(r[0], 24) * u(r[1], 24)) as u64, 32));
     check_int("mul24.lo.s32 $d, $a, $b;", 32, 2, |r| m((s(m(r[0], 24), 24) * s(m(r[1], 24), 24)) as u64, 32));
-    check_int("mul24.hi.u32 $d, $a, $b;", 32, 2, |r| m((u(r[0], 24) * u(r[1], 24) >> 16) as u64, 32));
-    check_int("mul24.hi.s32 $d, $a, $b;", 32, 2, |r| m((s(m(r[0], 24), 24) * s(m(r[1], 24), 24) >> 16) as u64, 32));
+    check_int("mul24.hi.u32 $d, $a, $b;", 32, 2, |r| m(((u(r[0], 24) * u(r[1], 24)) >> 16) as u64, 32));
+    check_int("mul24.hi.s32 $d, $a, $b;", 32, 2, |r| m(((s(m(r[0], 24), 24) * s(m(r[1], 24), 24)) >> 16) as u64, 32));
     check_int("mad24.lo.u32 $d, $a, $b, $c;", 32, 3, |r| m((u(r[0], 24) * u(r[1], 24) + u(r[2], 32)) as u64, 32));
     check_int("mad24.lo.s32 $d, $a, $b, $c;", 32, 3, |r| {
         m((s(m(r[0], 24), 24) * s(m(r[1], 24), 24) + s(r[2], 32)) as u64, 32)
@@ -230,6 +230,13 @@ fn bytes() {
                 let byte = |v: u64, i: u32, sg| val(v >> (8 * i) & 255, 8, sg);
                 m(((0..4).map(|i| byte(r[0], i, sa) * byte(r[1], i, sb)).sum::<i128>() + u(r[2], 32)) as u64, 32)
             });
+            for (half, first) in [("lo", 0), ("hi", 2)] {
+                check_int(&format!("dp2a.{half}.{ta}.{tb} $d, $a, $b, $c;"), 32, 3, |r| {
+                    let term =
+                        |i: u32| val(r[0] >> (16 * i) & 0xffff, 16, sa) * val(r[1] >> (8 * (first + i)) & 255, 8, sb);
+                    m((term(0) + term(1) + u(r[2], 32)) as u64, 32)
+                });
+            }
         }
     }
     for (t, sg) in [("u16x2", false), ("s16x2", true)] {
@@ -277,7 +284,7 @@ fn carries() {
         &rows32,
         Config::default(),
     )) {
-        let first = row[0] + row[1] >> 32;
+        let first = (row[0] + row[1]) >> 32;
         let second = row[0] + row[2] + first;
         assert_eq!(got, (m(second, 32), second >> 32));
     }

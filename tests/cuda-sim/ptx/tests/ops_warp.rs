@@ -197,6 +197,9 @@ fn atomics_of_every_kind() {
     let code = "cvt.rn.f32.u32 %f1, %t; setp.eq.u32 %p1, %t, 0; mov.f32 %f2, 0f3F000000; @%p1 st.shared.f32 [s], %f2; bar.sync 0;\n\
                 mov.u64 %x1, s; cvta.shared.u64 %x2, %x1; atom.add.f32 %f3, [%x2], %f1; bar.sync 0; ld.f32 %f4, [%x2]; st.global.f32 [%o], %f4;";
     assert_eq!(values(".shared .align 4 .b8 s[4];", code, 64, &[], 1), [2016.5f32.to_bits(); 64]);
+    // The sum in global memory flushes subnormals, the one in shared memory keeps them.
+    let code = "mov.b32 %r1, 5; st.global.b32 [%o], %r1; st.shared.b32 [s], %r1; atom.global.add.f32 %f1, [%o], 0f00000001; atom.shared.add.f32 %f1, [s], 0f00000001; ld.shared.b32 %r1, [s]; st.global.b32 [%o+4], %r1;";
+    assert_eq!(values(".shared .align 4 .b8 s[4];", code, 1, &[], 2), [0, 6]);
     let code = "mov.b32 %r1, 0x3c00c000; mov.b32 %r2, 0x3c003c00; st.global.b32 [%o], %r1; red.global.add.noftz.f16x2 [%o], %r2;";
     assert_eq!(values("", code, 1, &[], 1), [0x4000_bc00]);
     let code = "mov.b32 %r1, 0x3f80c000; mov.b32 %r2, 0x3f803f80; st.global.b32 [%o], %r1; atom.global.add.noftz.bf16x2 %r3, [%o], %r2;";
@@ -352,7 +355,7 @@ fn branches_and_calls() {
                 .visible .entry k(.param .u64 out) { .reg .b64 %o, %x; .reg .b32 %r<9>; .reg .pred %p; ld.param.u64 %o, [out]; mov.u32 %r1, %tid.x;\n\
                 mul.wide.u32 %x, %r1, 8; add.u64 %o, %o, %x; mov.u32 %r2, 1; mov.u32 %r3, 2; and.b32 %r4, %r1, 1; setp.eq.u32 %p, %r4, 0; @%p bra $L;\n\
                 { .param .b32 p; .param .b32 q; .param .align 4 .b8 r[8]; st.param.b32 [p], %r1; st.param.b32 [q], 5; call (r), pair, (p, q); ld.param.b32 %r2, [r]; ld.param.b32 %r3, [r+4]; }\n\
-                $L: st.global.v2.u32 [%o], {%r2, %r3}; ret; }";
+                $L: activemask.b32 %r5; setp.ne.u32 %p, %r5, -1; @%p trap; st.global.v2.u32 [%o], {%r2, %r3}; ret; }";
     let m = Module::parse(text).unwrap_or_else(|e| panic!("{e}"));
     let mut dev = Device::new(Config::default());
     let o = dev.alloc(256).unwrap();

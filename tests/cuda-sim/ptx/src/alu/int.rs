@@ -244,6 +244,14 @@ pub(crate) fn ternary(op: &str, how: &str, ty: Ty) -> Option<F3> {
         ("dp4a", "s32.s32") => Some(l3!(a, b, c => dp4(a, b, c, true, true))),
         ("dp4a", "u32.s32") => Some(l3!(a, b, c => dp4(a, b, c, false, true))),
         ("dp4a", "s32.u32") => Some(l3!(a, b, c => dp4(a, b, c, true, false))),
+        ("dp2a", "u32.u32.lo") => Some(l3!(a, b, c => dp2(a, b, c, 0, false, false))),
+        ("dp2a", "u32.u32.hi") => Some(l3!(a, b, c => dp2(a, b, c, 2, false, false))),
+        ("dp2a", "s32.s32.lo") => Some(l3!(a, b, c => dp2(a, b, c, 0, true, true))),
+        ("dp2a", "s32.s32.hi") => Some(l3!(a, b, c => dp2(a, b, c, 2, true, true))),
+        ("dp2a", "u32.s32.lo") => Some(l3!(a, b, c => dp2(a, b, c, 0, false, true))),
+        ("dp2a", "u32.s32.hi") => Some(l3!(a, b, c => dp2(a, b, c, 2, false, true))),
+        ("dp2a", "s32.u32.lo") => Some(l3!(a, b, c => dp2(a, b, c, 0, true, false))),
+        ("dp2a", "s32.u32.hi") => Some(l3!(a, b, c => dp2(a, b, c, 2, true, false))),
         _ => None,
     }
 }
@@ -283,6 +291,16 @@ fn dp4(a: u64, b: u64, c: u64, sa: bool, sb: bool) -> u64 {
         if signed { sext(x, 8) as i64 } else { x as i64 }
     };
     let sum: i64 = (0..4).map(|k| byte(a, k, sa) * byte(b, k, sb)).sum();
+    u64::from((c as u32).wrapping_add(sum as u32))
+}
+
+/// Two halves of `a` times the bytes of `b` from number `first` on.
+fn dp2(a: u64, b: u64, c: u64, first: u32, sa: bool, sb: bool) -> u64 {
+    let part = |v: u64, at: u32, bits: u32, signed: bool| {
+        let x = v >> at & ((1 << bits) - 1);
+        if signed { sext(x, bits) as i64 } else { x as i64 }
+    };
+    let sum: i64 = (0..2).map(|k| part(a, 16 * k, 16, sa) * part(b, 8 * (first + k), 8, sb)).sum();
     u64::from((c as u32).wrapping_add(sum as u32))
 }
 

@@ -162,7 +162,12 @@ impl Warp {
             env.read(self, space, addr, &mut buf[..bytes as usize], Kind::Read, true)?;
             let old = le(&buf[..bytes as usize]);
             let get = |r: Reg| if r == NONE { 0 } else { trunc(self.regs[r as usize][lane as usize], ty.bits()) };
-            let new = atomic_value(op, ty, old, get(b), get(c));
+            // In global memory the f32 sum flushes subnormals; in shared memory it does not.
+            let flush = ty == Ty::F32 && op == AtomOp::Add && space == Space::Global;
+            let z = |v: u64| {
+                if flush { float::encode(ty, float::flush(float::value(ty, v), ty, true), 0.0, Rnd::Rn) } else { v }
+            };
+            let new = z(atomic_value(op, ty, z(old), z(get(b)), get(c)));
             env.write(self, space, addr, &new.to_le_bytes()[..bytes as usize], true)?;
             if d != NONE {
                 self.regs[d as usize][lane as usize] = old;
