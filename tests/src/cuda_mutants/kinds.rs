@@ -103,8 +103,8 @@ pub fn edits(source: &str, piece: &Piece) -> Vec<Edit> {
     let t = tokens(text);
     let mut found = Finder { text, t: &t, base, out: Vec::new() };
     let body = t.iter().position(|t| t.text == "{").unwrap_or(0);
-    for i in 0..t.len() {
-        match t[i].kind {
+    for (i, token) in t.iter().enumerate() {
+        match token.kind {
             Kind::Word => found.word(i),
             // Parameter lists have nothing to change but their words.
             Kind::Number if i > body => found.number(i),

@@ -135,7 +135,7 @@ pub fn run(selection: &Selection) -> Result<Results, String> {
             let outcome = judge(job, &subjects, &mut compiler)?;
             if outcome == Outcome::Survived {
                 eprintln!("{at} survived: {} | {} | {} | {}", job.family, job.kind, job.place, job.what);
-            } else if at % 50 == 0 {
+            } else if at.is_multiple_of(50) {
                 eprintln!("{at} of {}", jobs.len());
             }
             done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, outcome);

@@ -23,6 +23,9 @@ pub struct Entry {
     pub exact: Option<Vec<HostTensor>>,
 }
 
+/// Makes further inputs of the first ones.
+type Further = fn(&[HostTensor]) -> Vec<HostTensor>;
+
 /// Small integers, if sums and products of them are all that a graph computes.
 fn exact(case: &Case) -> Option<Vec<HostTensor>> {
     let adds = |name: &str| {
@@ -223,7 +226,7 @@ impl List {
         family: &'static str,
         options: &Options,
         keep: &[&str],
-        further: &[fn(&[HostTensor]) -> Vec<HostTensor>],
+        further: &[Further],
         fill: impl FnOnce(&mut Shapes),
     ) {
         let mut shapes = Shapes::default();
@@ -246,7 +249,7 @@ pub fn programs() -> Vec<Entry> {
     let tiny = Options { processors: 4, ..Options::default() };
     let (f, h, i64s) = (DType::F32, DType::F16, Some(DType::I64));
     let one = |attrs: &[i64]| attrs.iter().map(|&d| Attr::Int(d)).collect::<Vec<_>>();
-    let places: &[fn(&[HostTensor]) -> Vec<HostTensor>] = &[edges, from_the_end, past, before];
+    let places: &[Further] = &[edges, from_the_end, past, before];
     l.add("map", &small, &[], &[extremes, wide, huge, tiny_numbers], |s| {
         s.add("functions", f, &[(&[700], None)], &|_, x| {
             vec![x[0].exp(), x[0].log(), x[0].sin(), x[0].tanh(), x[0].erf(), x[0].rsqrt()]
@@ -266,11 +269,10 @@ pub fn programs() -> Vec<Entry> {
             vec![x[0] - x[1].broadcast_to(&[9, 5, 12]) * x[2].broadcast_to(&[9, 5, 12])]
         });
     });
-    let kinds: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
+    let kinds: &[Further] =
         &[extremes, ties, twins::<0>, negatives, nans, peaks::<0, 3, 1>, peaks::<1, 3, 1>, peaks::<2, 3, 1>];
-    let columns: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
-        &[extremes, ties, negatives, nans, peaks::<0, 2, 0>, peaks::<1, 2, 0>];
-    let long: &[fn(&[HostTensor]) -> Vec<HostTensor>] =
+    let columns: &[Further] = &[extremes, ties, negatives, nans, peaks::<0, 2, 0>, peaks::<1, 2, 0>];
+    let long: &[Further] =
         &[negatives, ties, nans, peaks::<0, 4, 1>, peaks::<1, 4, 1>, peaks::<2, 4, 1>, peaks::<3, 4, 1>];
     l.add("softmax, row of a warp", &small, &["softmax"], kinds, |s| s.rows(f, 37, 45));
     l.add("layer norm, row of a warp", &small, &["layer_norm"], kinds, |s| s.rows(f, 21, 76));
