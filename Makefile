@@ -16,7 +16,7 @@ LEVELS := portable $(if $(shell grep -m1 -w -o avx2 /proc/cpuinfo 2>/dev/null),a
 # Tests of values, not of the machinery round them: these are repeated at each level by `make test`.
 VALUE_TESTS := $(addprefix tests/python/test_,functions.py autograd.py views.py edges.py attention.py)
 
-.PHONY: help demo test test-rust test-python test-levels test-cuda test-cuda-full cuda-sim cuda-report lint bench clean
+.PHONY: help demo test test-rust test-python test-levels test-cuda test-cuda-full cuda-sim cuda-report mutants-cuda lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
@@ -25,6 +25,7 @@ help:
 	@echo "make cuda-sim  build the simulated CUDA driver and cublasLt into target/cuda-sim, for LD_LIBRARY_PATH"
 	@echo "make test-cuda       the CUDA backend on the simulator (part of make test); test-cuda-full: all of it"
 	@echo "make cuda-report     check and measure the CUDA devices of this machine, and write cuda-report.md"
+	@echo "make mutants-cuda  change the CUDA code that is generated, one thing at a time, and count what the tests notice"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
 	@echo "make clean   remove $(VENV) and target"
@@ -102,6 +103,10 @@ endif
 
 cuda-report: $(STAMPS)/torsh
 	$(BIN)/python tests/cuda_device/report.py cuda-report.md
+
+# Needs NVRTC (the nvidia-cuda-nvrtc wheel, or TORSH_NVRTC), no GPU; writes tests/cuda/MUTANTS.md.
+mutants-cuda:
+	cargo run --release --locked -p torsh-tests --bin cuda_mutants -- --each 4 --write
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

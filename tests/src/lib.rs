@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod cuda;
+pub mod cuda_mutants;
 pub mod far;
 pub mod filetest;
 pub mod fuzz;

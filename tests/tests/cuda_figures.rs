@@ -27,7 +27,7 @@ fn check(shapes: Shapes, wanted: &[(&str, f64, f64, f64)]) {
         let (code, _) = compile(batch.source(), &ptx_flags(&options), "ptx").unwrap_or_else(|e| panic!("{e}"));
         let code = Module::parse(&String::from_utf8_lossy(&code)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let loaded = Loaded { program: &program, plan: &plan, code: &code, name: "b" };
-        let run = Run { reversed: false, races: false };
+        let run = Run { reversed: false, races: false, budget: None };
         let (_, r) = loaded.measure(&case.inputs, run).unwrap_or_else(|e| panic!("{name}: {e}"));
         let outputs = program.outputs.iter().map(|o| program.buffers[o.0 as usize].ty.nbytes());
         let least: usize = case.inputs.iter().map(|t| t.ty.nbytes()).chain(outputs).sum();

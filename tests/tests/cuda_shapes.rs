@@ -1,7 +1,7 @@
 //! Every schedule of the CUDA code generator on the simulated device: sizes that reach them, with large numbers.
 
 use torsh_codegen::cuda::Options;
-use torsh_ir::DType;
+use torsh_ir::{DType, Scalar};
 use torsh_tests::cuda::check::Checker;
 use torsh_tests::cuda::shapes::Shapes;
 
@@ -26,6 +26,39 @@ fn rows() {
             s.rows(DType::F32, rows, len);
         }
     });
+}
+
+#[test]
+fn extreme_rows() {
+    let mut shapes = Shapes::default();
+    for len in [30, 1500, 17_000] {
+        [DType::F32, DType::BF16].into_iter().for_each(|d| shapes.rows(d, 6, len));
+    }
+    let mut checker = Checker::new(small());
+    for (name, mut case) in shapes.cases {
+        let t = &mut case.inputs[0];
+        let len = t.ty.shape[1];
+        for i in 0..t.len() {
+            let last = i % len == len - 1;
+            let x = match i / len {
+                0 => 3.0,
+                1 => f64::NEG_INFINITY,
+                2 if last => f64::NAN,
+                3 if last => f64::INFINITY,
+                4 => {
+                    if i % 2 == 0 {
+                        100.0
+                    } else {
+                        -100.0
+                    }
+                }
+                _ => -0.0,
+            };
+            t.set(i, Scalar::Float(x));
+        }
+        checker.add(&name, case, true);
+    }
+    assert!(checker.finish() > 0);
 }
 
 #[test]
@@ -66,19 +99,31 @@ fn products() {
     });
 }
 
-#[test]
-fn products_in_tf32() {
-    // Its precision is not that of the op: small integers are exact in it.
+/// Checks with small integers instead of the floats of the inputs: what is exact whatever the order and precision.
+fn check_whole(options: Options, fill: impl Fn(&mut Shapes), wanted: &dyn Fn(&str) -> bool) {
     let mut shapes = Shapes::default();
-    shapes.products(DType::F32, [70, 72, 50]);
-    let mut checker = Checker::new(Options { tf32: true, ..small() });
-    for (name, mut case) in shapes.cases {
-        for t in &mut case.inputs {
-            (0..t.len()).for_each(|i| t.set(i, torsh_ir::Scalar::Float((i % 17) as f64 - 8.0)));
+    fill(&mut shapes);
+    let mut checker = Checker::new(options);
+    for (name, mut case) in shapes.cases.into_iter().filter(|(name, _)| wanted(name)) {
+        for t in case.inputs.iter_mut().filter(|t| t.dtype().is_float()) {
+            (0..t.len()).for_each(|i| t.set(i, Scalar::Float((i % 17) as f64 - 8.0)));
         }
         checker.add(&name, case, true);
     }
     assert!(checker.finish() > 0);
+}
+
+#[test]
+fn products_in_tf32() {
+    let options = Options { tf32: true, ..small() };
+    check_whole(options, |s| s.products(DType::F32, [70, 72, 50]), &|_| true);
+}
+
+#[test]
+fn sums_by_atomic_additions() {
+    let options = Options { deterministic: false, ..small() };
+    let dtypes = [DType::F32, DType::F64, DType::I64, DType::I32];
+    check_whole(options, |s| dtypes.into_iter().for_each(|d| s.orders(d)), &|name| name.contains(" add "));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use torsh_codegen::cuda::{Module, Options, generate};
+use torsh_codegen::cuda::{Compute, MatmulPlan, MatrixLayout, Module, Options, generate};
 use torsh_ir::op::Op;
 use torsh_ir::{DType, env, ops};
 use torsh_passes::Options as PassOptions;
@@ -232,4 +232,30 @@ fn golden_files() {
         }
     }
     assert!(wrong.is_empty(), "other text than in tests/cuda/golden; TORSH_BLESS=1 rewrites it: {wrong:?}");
+}
+
+#[test]
+fn plain_products_may_go_to_a_library() {
+    let mut s = Shapes::default();
+    s.products(DType::F32, [300, 200, 100]);
+    s.products(DType::I32, [300, 200, 100]);
+    s.batches(DType::BF16);
+    let plans: Vec<Option<MatmulPlan>> = s
+        .cases
+        .iter()
+        .map(|(_, case)| module(case, &Options::default()).steps.iter().find_map(|step| step.library.clone()))
+        .collect();
+    let [plain, transposed, ints, ints_transposed, batches, _] = &plans[..] else { panic!("{} plans", plans.len()) };
+    let strides = |plan: &Option<MatmulPlan>| {
+        let plan = plan.as_ref().expect("a plan");
+        let side = |m: &MatrixLayout| (m.row_stride, m.col_stride);
+        ((plan.batch, plan.m, plan.n, plan.k), side(&plan.lhs), side(&plan.rhs), side(&plan.out))
+    };
+    assert_eq!(strides(plain), ((1, 300, 200, 100), (100, 1), (200, 1), (200, 1)));
+    assert_eq!(strides(transposed), ((1, 300, 200, 100), (1, 300), (1, 100), (200, 1)));
+    assert_eq!((ints, ints_transposed), (&None, &None));
+    assert_eq!(strides(batches), ((6, 40, 50, 30), (30, 1), (50, 1), (50, 1)));
+    let plan = batches.as_ref().expect("a plan");
+    assert_eq!((plan.dtype, plan.compute), (DType::BF16, Compute::F32));
+    assert_eq!([plan.lhs.batch_stride, plan.rhs.batch_stride, plan.out.batch_stride], [1200, 1500, 2000]);
 }

@@ -90,7 +90,7 @@ impl Options {
             "-prec-sqrt=true",
             "-ftz=false",
             "--std=c++17",
-            "--diag-suppress=177,550",
+            "--diag-suppress=177,186,550",
         ];
         std::iter::once(arch).chain(fixed.map(String::from)).collect()
     }

@@ -93,8 +93,8 @@ impl Entry {
     /// each op is allowed. Where the interpreter refuses, the error must be the same one.
     fn check(&self, code: &Module, name: &str) -> Result<(), String> {
         let loaded = Loaded { program: &self.program, plan: &self.plan, code, name };
-        let first = loaded.run(&self.case.inputs, Run { reversed: false, races: true });
-        let second = loaded.run(&self.case.inputs, Run { reversed: true, races: false });
+        let first = loaded.run(&self.case.inputs, Run { reversed: false, races: true, budget: None });
+        let second = loaded.run(&self.case.inputs, Run { reversed: true, races: false, budget: None });
         match (expect(&self.case), first, second) {
             (Ok(want), Ok(first), Ok(second)) => {
                 want.compare(&first)?;

@@ -14,11 +14,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 use torsh_codegen::cuda::Options;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let own = root().join(".venv/bin/python");
     if own.exists() { own } else { PathBuf::from("python3") }
 }

@@ -9,7 +9,7 @@ use torsh_ir::interp::HostTensor;
 use torsh_ir::{Attr, Builder, DType, Scalar, Shape, Type, Val};
 
 /// What computes the outputs from the inputs.
-type Formula<'f> = &'f dyn for<'b> Fn(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>;
+pub type Formula<'f> = &'f dyn for<'b> Fn(&'b Builder, &[Val<'b>]) -> Vec<Val<'b>>;
 
 /// A growing list of cases.
 #[derive(Default)]
@@ -36,7 +36,7 @@ fn values(ty: &Type, rng: &mut Rng) -> HostTensor {
 
 impl Shapes {
     /// Adds a case on inputs of the given shapes, of `dtype` where they have no dtype of their own.
-    fn add(&mut self, name: &str, dtype: DType, shapes: &[(&[usize], Option<DType>)], formula: Formula<'_>) {
+    pub fn add(&mut self, name: &str, dtype: DType, shapes: &[(&[usize], Option<DType>)], formula: Formula<'_>) {
         let b = Builder::new(Graph::new());
         let mut rng = Rng::new(7);
         let types: Vec<Type> = shapes.iter().map(|(s, d)| Type::new(d.unwrap_or(dtype), Shape::of(s))).collect();

@@ -13,6 +13,8 @@ pub struct Run {
     pub reversed: bool,
     /// Look for races.
     pub races: bool,
+    /// Warp instructions that a block may execute; the simulator's own number without.
+    pub budget: Option<u64>,
 }
 
 /// A program with its plan and compiled kernels.
@@ -71,6 +73,17 @@ impl Memory {
     }
 }
 
+/// Bytes of the arena between buffers.
+fn slack(program: &Program) -> Vec<usize> {
+    let mut free = vec![true; program.arena_bytes];
+    for b in &program.buffers {
+        if let Place::Arena { offset } = b.place {
+            free[offset..offset + b.ty.nbytes()].fill(false);
+        }
+    }
+    (0..free.len()).filter(|&i| free[i]).collect()
+}
+
 impl Loaded<'_> {
     /// Runs on inputs that are given up; gives the outputs.
     ///
@@ -86,7 +99,13 @@ impl Loaded<'_> {
     /// What the device found, or the program's own error.
     pub fn measure(&self, inputs: &[HostTensor], how: Run) -> Result<(Vec<HostTensor>, Report), String> {
         let order = if how.reversed { Order::Reversed } else { Order::Forward };
-        let mut dev = Device::new(Config { order, races: how.races, threads: 1, ..Config::default() });
+        let mut dev = Device::new(Config {
+            order,
+            races: how.races,
+            threads: 1,
+            budget: how.budget.unwrap_or(Config::default().budget),
+            ..Config::default()
+        });
         let program = self.program;
         let memory = Memory::new(&mut dev, program, inputs)?;
         let mut figures = Report::default();
@@ -121,6 +140,12 @@ impl Loaded<'_> {
             }
             if scratch != 0 {
                 dev.free(scratch).map_err(|e| e.to_string())?;
+            }
+        }
+        for byte in slack(program) {
+            let at = memory.arena + byte as u64;
+            if dev.unwritten(at, 1).map_err(|e| e.to_string())?.is_none() {
+                return Err(format!("byte {byte} of the arena, which is of no buffer, was written"));
             }
         }
         let mut words = [0; ERROR_BYTES];
