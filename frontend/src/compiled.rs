@@ -4,6 +4,7 @@
 //! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
 //! written in place. An error leaves everything as it was.
 
+mod export;
 mod run;
 
 use crate::node::{Grad, GradSlot, Node, NodeRef};
@@ -13,6 +14,7 @@ use crate::tensor::{Tensor, ViewOf, WeakTensor};
 pub use crate::trace::holds_locks;
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
+pub use export::{Export, From, To, gradient_stop};
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Executes torsh programs on the CPU: machine code from `torsh-codegen`, precompiled block primitives,
-//! library calls, memory and threads. All `unsafe` of the crate is in [`sys`].
+//! library calls, memory and threads; and runs packages ([`package`]) without Python. All `unsafe` of the crate is in [`sys`].
 
 mod bind;
 mod executable;
@@ -7,8 +7,10 @@ mod executor;
 mod lib_calls;
 mod machine;
 mod memory;
+pub mod package;
 pub mod sys;
 mod threads;
 mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
+pub use package::Package;

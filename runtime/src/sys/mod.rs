@@ -7,6 +7,7 @@ pub(crate) mod call;
 pub(crate) mod crew;
 pub mod gemm;
 pub(crate) mod jit;
+pub(crate) mod map;
 pub(crate) mod mem;
 pub mod par;
 pub mod prims;
