@@ -216,10 +216,10 @@ fn write_package(
     outside(py, || package::write(&path, contents, key.as_ref()))
 }
 
-/// A number that two objects share when they are names for one tensor.
+/// A number that two tensors share when they have one memory: views have that of their base.
 #[pyfunction]
-fn handle_id(x: &Bound<'_, PyTensor>) -> u64 {
-    x.get().t.id()
+fn memory_id(x: &Bound<'_, PyTensor>) -> u64 {
+    x.get().t.root().id()
 }
 
 /// The public key of a secret one.
@@ -331,7 +331,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(trace_export, m)?)?;
     m.add_function(wrap_pyfunction!(check_gradients, m)?)?;
     m.add_function(wrap_pyfunction!(write_package, m)?)?;
-    m.add_function(wrap_pyfunction!(handle_id, m)?)?;
+    m.add_function(wrap_pyfunction!(memory_id, m)?)?;
     m.add_function(wrap_pyfunction!(public_key, m)?)?;
     m.add_function(wrap_pyfunction!(package_plan, m)?)
 }

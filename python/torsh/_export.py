@@ -144,9 +144,8 @@ class _Exporter:
             inputs.append({"name": _leaf_name(path, names), "dtype": dtype, "shape": shape, "kind": kind})
         _unique(inputs)
         outputs = []
-        for path, value in result:
-            name = _leaf_name(path, None)
-            outputs.append({"name": name, "dtype": value.dtype.name, "shape": list(value.shape), "kind": "tensor"})
+        for path, dtype, shape in result:
+            outputs.append({"name": _leaf_name(path, None), "dtype": dtype, "shape": shape, "kind": "tensor"})
         _unique(outputs)
         manifest = {
             "inputs": inputs,
@@ -177,7 +176,8 @@ class _Exporter:
         if self.grad:
             _C.check_gradients(tensors)
         self.result_tree, self.flows = tree, [t.requires_grad for t in tensors]
-        found[:] = leaves
+        # Not the tensors: they would outlive the trace.
+        found[:] = [(path, value.dtype.name, list(value.shape)) for path, value in leaves]
         return [_C.clone(t.detach()) for t in tensors]
 
     def _trace(self, call):
@@ -206,6 +206,7 @@ class _Exporter:
             raise ExportError("export(): include_grad=True, but no output depends on an input or parameter of a float dtype")
         ports = manifest["outputs"]
         cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), None) for i in seeds]
+        # What to differentiate is what the user's function uses.
         parameters = [i for i, entry in enumerate(self.state) if entry["role"] == "parameter"]
         slots: list = []
 
@@ -271,10 +272,16 @@ class _Exporter:
             return self._add(("float", id(where), key), name, dtype, shape, role, made)
         if kind == "fixed":
             return self._add(("fixed", len(self.state)), f"constant.{len(self.state)}", dtype, shape, "constant", detail)
-        handle = _C.handle_id(detail)
-        name = self.names.get(handle, f"state.{len(self.state)}")
-        role = "parameter" if detail.requires_grad and detail.is_leaf else "buffer"
-        return self._add(("tensor", handle), name, dtype, shape, role, detail)
+        memory = _C.memory_id(detail)
+        # The object that the user has: a parameter may be a view of the memory that the trace found.
+        own = self.candidates.get(memory, detail)
+        name = self.names.get(memory, f"state.{len(self.state)}")
+        trained = own.requires_grad and own.is_leaf
+        if tuple(own.shape) != tuple(detail.shape):
+            if trained and self.grad:
+                raise ExportError(f"export(): include_grad=True, but the parameter {name} is a view of a larger tensor")
+            own, trained, name = detail, False, f"{name}.base"
+        return self._add(("tensor", memory), name, dtype, shape, "parameter" if trained else "buffer", own)
 
     def _add(self, key: tuple, name: str, dtype: str, shape: list, role: str, tensor: Tensor) -> int:
         if key not in self.known:
@@ -313,7 +320,7 @@ class _Names:
         self.optimizers: list = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        handle = _C.handle_id(tensor)
+        handle = _C.memory_id(tensor)
         if handle in self.names:
             return
         self.names[handle] = name
@@ -392,7 +399,7 @@ class _Names:
             many = len(optimizer.param_groups) > 1
             self.names["dict", id(group)] = f"{name}.{g}" if many else name
             for i, p in enumerate(group["params"]):
-                own = self.names.get(_C.handle_id(p), f"{g}.{i}" if many else str(i))
+                own = self.names.get(_C.memory_id(p), f"{g}.{i}" if many else str(i))
                 self.add(own, p)
                 for k, v in optimizer.state.get(p, {}).items():
                     if isinstance(v, Tensor):
