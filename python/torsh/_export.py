@@ -157,6 +157,7 @@ class _Exporter:
             "vjp": None,
         }
         vjp = self._vjp(manifest, numbers, leaves) if self.grad else None
+        self._sort_state([manifest["forward"], manifest["vjp"]])
         _unique(self.state)
         manifest["state"] = self.state
         return manifest, forward, vjp, self.tensors
@@ -289,6 +290,20 @@ class _Exporter:
             self.state.append({"name": name, "dtype": dtype, "shape": list(shape), "role": role})
             self.tensors.append(tensor)
         return self.known[key]
+
+    def _sort_state(self, programs: list) -> None:
+        """Puts the state in the order in which its tensors were found by name: that of the module's state dict."""
+        order = {memory: i for i, memory in enumerate(self.candidates)}
+        keys = sorted(self.known, key=lambda k: (order.get(k[1], len(order)) if k[0] == "tensor" else len(order) + 1))
+        place = {self.known[k]: i for i, k in enumerate(keys)}
+        self.state = [self.state[self.known[k]] for k in keys]
+        self.tensors = [self.tensors[self.known[k]] for k in keys]
+        for program in programs:
+            for slot in (*program["inputs"], *program["outputs"]) if program else ():
+                if "state" in slot and "at" not in slot:
+                    slot["at"] = place[slot["state"]]
+            for side in ("inputs", "outputs") if program else ():
+                program[side] = [{"state": s["at"]} if "state" in s else s for s in program[side]]
 
     # -- names ---------------------------------------------------------------------------------------------
 
