@@ -221,7 +221,7 @@ class _Exporter:
                 outs = [value for _, value in outs if isinstance(value, Tensor)]
                 given: list = []
                 _tree((args, kwargs), given, "", "argument")
-                wanted = [({"input": numbers[i]}, t) for i, (_, t) in enumerate(given) if _is_variable(t)]
+                wanted = [({"input": numbers[i]}, t) for i, (_, t) in enumerate(given) if _is_variable(t) and t.requires_grad]
                 wanted += [({"state": i}, self.tensors[i]) for i in parameters]
                 found = grad([outs[i] for i in seeds], [t for _, t in wanted], cotangents, allow_unused=True)
             slots[:] = [slot for (slot, _), g in zip(wanted, found, strict=True) if g is not None]

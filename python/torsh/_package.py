@@ -139,6 +139,16 @@ class Program:
         outputs = self._compiled(*leaves)
         return _give(self._manifest["result"], outputs)
 
+    def call_flat(self, values) -> list[Tensor]:
+        """One call with the inputs in the order of `inputs`; the outputs in the order of `outputs`."""
+        ports = self._manifest["inputs"]
+        if len(values) != len(ports):
+            raise TypeError(f"{self.name}() takes {len(ports)} inputs, got {len(values)}")
+        leaves: list = []
+        for i, value in enumerate(values):
+            _take({"leaf": i}, value, ports, leaves, "")
+        return self._compiled(*leaves)
+
     def _positional(self, args: tuple, kwargs: dict) -> tuple:
         names = self._manifest["parameters"]
         if len(args) > len(names):

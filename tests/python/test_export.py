@@ -535,3 +535,112 @@ def _with_crc(data: bytes, old: bytes, new: bytes) -> bytes:
     changed = manifest.replace(old, new)
     crc = [zlib.crc32(x).to_bytes(4, "little") for x in (manifest, changed)]
     return data.replace(manifest, changed).replace(*crc)
+
+
+# -- golden packages ---------------------------------------------------------------------------------------
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.mark.parametrize("version", sorted(p.name for p in (GOLDEN / "packages").iterdir()))
+def test_packages_of_every_release_load(version):
+    spec = importlib.util.spec_from_file_location("make_packages", GOLDEN / "make_packages.py")
+    golden = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(golden)
+    expected = json.loads((GOLDEN / "packages" / version / "expected.json").read_text())
+    for name, results in expected.items():
+        program = torsh.load(GOLDEN / "packages" / version / f"{name}.torsh")
+        _, args, _ = golden.MAKERS[name]()
+        for want in results:
+            got = golden.plain(program(*args))
+            got, want = (list(x.values()) if isinstance(x, dict) else [x] for x in (got, want))
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    assert torsh.load(GOLDEN / "packages" / version / "gradients.torsh").signer is not None
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+def command(*words, status: int = 0):
+    """Runs `python -m torsh`."""
+    done = subprocess.run([sys.executable, "-m", "torsh", *map(str, words)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def test_the_command(tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import torsh\ntorsh.manual_seed(0)\nclass Holder:\n    model = torsh.nn.Linear(3, 2)\n"
+        "example_args = (torsh.ones(2, 3),)\ndef more():\n    return (torsh.ones(4, 3),)\n"
+    )
+    key, a, b = tmp_path / "key", tmp_path / "a.torsh", tmp_path / "b.torsh"
+    command("keygen", key)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    command("keygen", key, status=1)
+    source = f"{tmp_path / 'model.py'}:Holder.model"
+    out = command("export", source, "-o", a, "--sign", key, "--license", "MIT", "--metadata", "who=me")
+    assert f"{a.stat().st_size} bytes" in out
+    command("export", source, "-o", b, "--args", "more")
+    command("export", source, "-o", b, "--args", "nothing", status=1)
+    command("export", f"{source}.nothing", "-o", b, status=1)
+    assert "good, signed by" in command("verify", a, b)
+    assert "good" in command("verify", a, "--trusted-key", f"{key}.pub")
+    assert "not signed" in command("verify", a, b, "--trusted-key", f"{key}.pub", status=1)
+    (tmp_path / "bad.torsh").write_bytes(a.read_bytes()[:-1])
+    assert "refused" in command("verify", tmp_path / "bad.torsh", status=1)
+    shown = command("inspect", a, "--graph", "--kernels")
+    for text in ("MIT", "who: me", "input input: float32 [2, 3]", "weight: float32 [2, 3] (parameter)", "graph {", "kernels"):
+        assert text in shown, (text, shown)
+    assert json.loads(command("inspect", a, "--manifest"))["name"] == "Linear"
+    command("diff", a, a)
+    assert "[2, 3]" not in command("diff", a, b, status=1).splitlines()[0]
+    x, y = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(x, np.arange(6, dtype=np.float32).reshape(2, 3))
+    command("run", a, "--input", f"input={x}", "--output", f"output={y}")
+    want = torsh.load(a)(torsh.from_numpy(np.load(x)))
+    assert np.load(y).tobytes() == want.detach().numpy().tobytes()
+    assert "missing inputs ['input']" in command("run", a, status=1)
+    np.save(x, np.arange(6, dtype=np.float64).reshape(2, 3))
+    assert "must be float32" in command("run", a, "--input", f"input={x}", status=1)
+    command("run", status=2)
+
+
+@pytest.mark.compiled_only
+def test_torsh_run(tmp_path):
+    """The Rust program gives the bits that Python gives, if it has been built."""
+    binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))
+    if not binary.exists():
+        pytest.skip("torsh-run has not been built (cargo build --release -p torsh-run)")
+
+    def run(*words, status: int = 0):
+        done = subprocess.run([binary, *map(str, words)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.5), nn.Linear(32, 4))
+    opt = torsh.optim.AdamW(model.parameters(), lr=1e-2)
+    x, y = torsh.randn(8, 16), torsh.randint(4, (8,))
+    path = tmp_path / "step.torsh"
+    torsh.export(training_step(model, opt), (x, y), path)
+    np.save(tmp_path / "x.npy", x.numpy())
+    np.save(tmp_path / "y.npy", y.numpy())
+    given = ("--input", f"x={tmp_path / 'x.npy'}", "--input", f"y={tmp_path / 'y.npy'}")
+    run(path, *given, "--output", tmp_path / "loss.npy", "--repeat", 3, "--save-state", tmp_path / "state")
+    program = torsh.load(path)
+    for _ in range(3):
+        loss = program(x, y)
+    assert np.load(tmp_path / "loss.npy").tobytes() == loss.numpy().tobytes()
+    for name, value in program.state_dict().items():
+        assert np.load(tmp_path / "state" / f"{name}.npy").tobytes() == value.detach().numpy().tobytes(), name
+    assert "input x: float32 [8, 16]" in run(path, "--info")
+    assert "median" in run(path, *given, "--bench")
+    assert "is missing" in run(path, status=1)
+    swapped = ("--input", f"x={tmp_path / 'y.npy'}", "--input", f"y={tmp_path / 'y.npy'}")
+    assert 'input "x" must be float32, got int64' in run(path, *swapped, status=1)
+    np.save(tmp_path / "x.npy", x.numpy()[:2])
+    assert "must have shape [8, 16], got [2, 16]" in run(path, *given, status=1)
+    (tmp_path / "x.npy").write_bytes(b"nonsense")
+    run(path, *given, status=1)
+    run(path, "--nothing", status=2)
+    assert "not signed" in run(path, *given, "--trusted-key", "0" * 64, status=1)

@@ -13,7 +13,7 @@
 //! use torsh_runtime::{Config, CpuExecutor};
 //!
 //! # fn main() -> torsh_ir::Result<()> {
-//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/linear-0.1.0.torsh");
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/packages/0.1.0/linear.torsh");
 //! let package = Package::load(path)?; // made by torsh.export: y = x @ weight.T + bias
 //! let executor = CpuExecutor::with_config(&Config::default())?;
 //! let mut model = package.instantiate(&executor)?;

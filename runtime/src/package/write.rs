@@ -1,7 +1,9 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
-use super::format::{ALIGN, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VJP, WEIGHTS, refused};
-use super::manifest::{Entry, Manifest};
+use super::format::{
+    ALIGN, FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION, VJP, WEIGHTS, refused,
+};
+use super::manifest::{Entry, Manifest, Types};
 use super::sign::{SecretKey, hex};
 use super::weights;
 use sha2::{Digest, Sha256};
@@ -43,6 +45,15 @@ fn host(buffer: &BufferRef) -> Result<&[u8]> {
 /// Errors: `Export` for contents that no reader would take and for what the file system refuses.
 pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result<u64> {
     let Contents { mut manifest, forward, vjp, state } = contents;
+    let types = known(&manifest)?;
+    let programs = [Some((&manifest.forward, &forward)), manifest.vjp.as_ref().zip(vjp.as_ref())];
+    for (program, graph) in programs.into_iter().flatten() {
+        manifest.check_graph(program, graph, &types).map_err(|e| refused(e.message()))?;
+    }
+    if manifest.vjp.is_some() != vjp.is_some() {
+        return Err(refused("the manifest and the contents differ on whether there are gradients"));
+    }
+    let types = types.state;
     let mut graphs = vec![(GRAPH, text::print(&forward))];
     graphs.extend(vjp.map(|g| (VJP, text::print(&g))));
     for (name, graph) in &graphs {
@@ -50,7 +61,6 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
             return Err(refused(format!("{name} would have {} bytes; the most is {MAX_GRAPH_BYTES}", graph.len())));
         }
     }
-    let types = manifest_types(&manifest)?;
     let names: Vec<&str> = manifest.state.iter().map(|s| s.name.as_str()).collect();
     if names.len() != state.len() {
         return Err(refused("the state has another number of tensors than the manifest"));
@@ -115,15 +125,18 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     Ok(size)
 }
 
-fn manifest_types(manifest: &Manifest) -> Result<Vec<torsh_ir::Type>> {
+/// The types of a manifest whose entries are not known yet; all else is checked before anything is written.
+fn known(manifest: &Manifest) -> Result<Types> {
     let mut probe = manifest.clone();
-    // The entries are not known yet; all else is checked before anything is written.
     probe.entries = [GRAPH, WEIGHTS]
         .into_iter()
         .chain(manifest.vjp.is_some().then_some(VJP))
         .map(|name| Entry { name: name.to_string(), bytes: 0, sha256: "0".repeat(64) })
         .collect();
-    Ok(probe.check().map_err(|e| refused(e.message()))?.state)
+    if probe.format != FORMAT || probe.version != VERSION {
+        return Err(refused(format!("only format {FORMAT}, version {VERSION}, is written")));
+    }
+    probe.check().map_err(|e| refused(e.message()))
 }
 
 struct Zip<W: Write + Seek>(ZipWriter<W>);
