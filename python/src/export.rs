@@ -100,13 +100,16 @@ impl ExportTrace {
     }
 }
 
-/// Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor.
+/// Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
+/// `updates`, what the function writes is left out.
 #[pyfunction]
+#[pyo3(signature = (function, args, kwargs, updates = true))]
 fn trace_export(
     py: Python<'_>,
     function: &Bound<'_, PyAny>,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
+    updates: bool,
 ) -> PyResult<ExportTrace> {
     source::enter(py);
     if trace::active() != 0 {
@@ -151,7 +154,7 @@ fn trace_export(
     }
     match ended? {
         Ended::Program(program) => Ok(ExportTrace {
-            export: program.export().or_raise()?,
+            export: program.export(updates).or_raise()?,
             floats,
             result: result.unbind(),
             specialised: program.specialised().to_vec(),

@@ -35,6 +35,53 @@ class TorshError(Exception):
 class CompiledFunction:
     """A function that is traced once per signature and then runs as a program."""
 
+class ExportTrace:
+    """A function as it was traced for a package."""
+    @property
+    def fixed(self) -> str:
+        """Whether the trace needed the value of a captured float."""
+    @property
+    def graph(self) -> str:
+        """The graph as text."""
+    @property
+    def inputs(self) -> str:
+        """What each input of the graph is: `(kind, detail, dtype, shape)`, where detail is the leaf of an argument, a
+        tensor, or `(dict, key, value)` of a float that is read at each call.
+        """
+    @property
+    def leaves_gradients(self) -> str:
+        """Whether a call leaves gradients where there were none."""
+    @property
+    def outputs(self) -> str:
+        """What each output of the graph is: `("result" | "input", number, dtype, shape)`."""
+    @property
+    def result(self) -> str:
+        """What the function returned."""
+    @property
+    def specialised(self) -> str:
+        """Leaves of float arguments whose value the trace needed."""
+
+class Package:
+    """A package that has passed every check."""
+    @property
+    def bytes(self) -> str:
+        """Size of the file."""
+    @property
+    def graph(self) -> str:
+        """The graph as text."""
+    @property
+    def manifest(self) -> str:
+        """The manifest as JSON."""
+    @property
+    def mapped(self) -> str:
+        """Whether the state is a mapping of the file."""
+    @property
+    def signer(self) -> str:
+        """The key that signed the file."""
+    @property
+    def vjp(self) -> str:
+        """The gradient program as text."""
+
 class PyDType:
     """An element type."""
     @property
@@ -1393,6 +1440,8 @@ def captured_float(dict: Any, key: Any) -> Any:
     """
 def cast(x: Any, dtype: Any) -> Any:
     """Converts the dtype; the tensor itself when it has it already."""
+def check_gradients(results: Any) -> Any:
+    """Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front."""
 def clear_cache() -> Any:
     """Drops every cached executable."""
 def clone(x: Any) -> Any:
@@ -1427,6 +1476,8 @@ def limits() -> Any:
     """The limits in force."""
 def matmul(a: Any, b: Any) -> Any:
     """Products of vectors, matrices and stacks of matrices."""
+def memory_id(x: Any) -> Any:
+    """A number that two tensors share when they have one memory: views have that of their base."""
 def memory_stats() -> Any:
     """Bytes held by tensors, kept for reuse, and allowed."""
 def module_epoch() -> Any:
@@ -1435,8 +1486,12 @@ def nonzero(x: Any) -> Any:
     """The positions of true elements, one vector of int64 per dim."""
 def ops() -> Any:
     """Every op of the registry, as dicts."""
+def package_plan(package: Any) -> Any:
+    """What the machine would compile: kernels, peak bytes, for `inspect`."""
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
+def public_key(key: Any) -> Any:
+    """The public key of a secret one."""
 def reset_peak_memory_stats() -> Any:
     """Sets the peak to what is live now."""
 def result_type(*args: Any) -> Any:
@@ -1457,6 +1512,8 @@ def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: An
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
+def trace_export(function: Any, args: Any, kwargs: Any) -> Any:
+    """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor."""
 def unary(name: Any, x: Any) -> Any:
     """A registry op of one operand; integers become floats where the op asks for it."""
 def unary_(name: Any, x: Any) -> Any:
@@ -1467,3 +1524,5 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any) -> Any:
+    """Writes a package; returns its size."""

@@ -77,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _keys(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--trusted-key", action="append", metavar="KEY", help="public key (file or hexadecimal) that must have signed it"
+        "--trusted-key",
+        action="append",
+        metavar="KEY",
+        help="public key (file or hexadecimal) that must have signed it",
     )
 
 
@@ -195,7 +198,8 @@ def _inspect(args) -> None:
         print(program.graph, end="")
     if args.kernels:
         plan = _C.package_plan(package)
-        print(f"{plan['kernels']} kernels, {plan['peak_bytes']} bytes at the peak, compiled in {plan['seconds'] * 1e3:.1f} ms")
+        took = f"compiled in {plan['seconds'] * 1e3:.1f} ms"
+        print(f"{plan['kernels']} kernels, {plan['peak_bytes']} bytes at the peak, {took}")
         for step in plan["steps"]:
             print(f"  {step}")
 
@@ -226,9 +230,12 @@ def _diff(args) -> int:
     for p in (a, b):
         m = p.manifest
         hashes = {e["name"]: e["sha256"] for e in m.pop("entries")}
-        sides.append((hashes, json.dumps(m, indent=2).splitlines(), p.graph.splitlines(), (p._package.vjp or "").splitlines()))
+        texts = (json.dumps(m, indent=2), p.graph, p._package.vjp or "")
+        sides.append((hashes, *(t.splitlines() for t in texts)))
     for what, i in (("manifest", 1), ("graph", 2), ("gradients", 3)):
-        for line in difflib.unified_diff(sides[0][i], sides[1][i], f"{args.a} {what}", f"{args.b} {what}", lineterm="", n=1):
+        for line in difflib.unified_diff(
+            sides[0][i], sides[1][i], f"{args.a} {what}", f"{args.b} {what}", lineterm="", n=1
+        ):
             same = False
             print(line)
     x, y = a.state_dict(), b.state_dict()

@@ -62,8 +62,8 @@ def export(
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError for
-    a key file that cannot be read.
+    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
+    for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
@@ -94,11 +94,13 @@ def _check_options(targets, dynamic, metadata, name, license) -> None:
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     if wanted != ("native",):
         raise ExportError(
-            f"export(): targets={wanted!r}: packages hold no machine code, only the graph, which is compiled where it is "
-            'loaded; the only target is "native"'
+            f"export(): targets={wanted!r}: packages hold no machine code, only the graph, which is compiled where it "
+            'is loaded; the only target is "native"'
         )
     if dynamic:
-        raise ExportError("export(): dynamic sizes are not supported; the sizes of the package are those of the example")
+        raise ExportError(
+            "export(): dynamic sizes are not supported; the sizes of the package are those of the example"
+        )
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"export(): {what} must be a str, got {type(value).__name__}")
@@ -197,14 +199,18 @@ class _Exporter:
             for t in empty:
                 t.grad = None
         if forward.leaves_gradients:
-            raise ExportError("export(): the function leaves gradients in tensors that it makes or that cannot be found")
+            raise ExportError(
+                "export(): the function leaves gradients in tensors that it makes or that cannot be found"
+            )
         return forward
 
     def _vjp(self, manifest: dict, numbers: dict, leaves: list):
         """The trace of the gradients, and its place in the manifest."""
         seeds = [i for i, flows in enumerate(self.flows) if flows]
         if not seeds:
-            raise ExportError("export(): include_grad=True, but no output depends on an input or parameter of a float dtype")
+            raise ExportError(
+                "export(): include_grad=True, but no output depends on an input or parameter of a float dtype"
+            )
         ports = manifest["outputs"]
         cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), None) for i in seeds]
         # What to differentiate is what the user's function uses.
@@ -221,19 +227,18 @@ class _Exporter:
                 outs = [value for _, value in outs if isinstance(value, Tensor)]
                 given: list = []
                 _tree((args, kwargs), given, "", "argument")
-                wanted = [({"input": numbers[i]}, t) for i, (_, t) in enumerate(given) if _is_variable(t) and t.requires_grad]
+                wanted = [
+                    ({"input": numbers[i]}, t) for i, (_, t) in enumerate(given) if _is_variable(t) and t.requires_grad
+                ]
                 wanted += [({"state": i}, self.tensors[i]) for i in parameters]
                 found = grad([outs[i] for i in seeds], [t for _, t in wanted], cotangents, allow_unused=True)
             slots[:] = [slot for (slot, _), g in zip(wanted, found, strict=True) if g is not None]
             return [_C.clone(g.detach()) for g in found if g is not None]
 
-        trace = _C.trace_export(gradients, (self.args, self.kwargs, cotangents), {})
+        # Only the gradients: what the function writes, it writes when it is called.
+        trace = _C.trace_export(gradients, (self.args, self.kwargs, cotangents), {}, False)
         cotangent = {len(leaves) + n: i for n, i in enumerate(seeds)}
         program = self._program("vjp.txt", trace, numbers, cotangent)
-        # Only the gradients: what the function writes, it writes when it is called.
-        if any(kind != "result" for kind, *_ in trace.outputs):
-            raise ExportError("export(): include_grad=True, but the function updates state; export it without gradients, "
-                              "or in eval mode")  # fmt: skip
         program["outputs"] = [slots[i] for _, i, *_ in trace.outputs]
         manifest["vjp"] = program
         return trace
@@ -255,7 +260,9 @@ class _Exporter:
 
     def _constant(self, leaf: int, dtype: str, shape: list) -> int:
         value = self._leaf(leaf)
-        return self._add(("leaf", leaf), f"constant.{leaf}", dtype, shape, "constant", _C.full([], value, _C.float64, None))
+        return self._add(
+            ("leaf", leaf), f"constant.{leaf}", dtype, shape, "constant", _C.full([], value, _C.float64, None)
+        )
 
     def _leaf(self, leaf: int):
         leaves: list = []
@@ -272,7 +279,9 @@ class _Exporter:
             made = _C.full([], value, _C.float64, None)
             return self._add(("float", id(where), key), name, dtype, shape, role, made)
         if kind == "fixed":
-            return self._add(("fixed", len(self.state)), f"constant.{len(self.state)}", dtype, shape, "constant", detail)
+            return self._add(
+                ("fixed", len(self.state)), f"constant.{len(self.state)}", dtype, shape, "constant", detail
+            )
         memory = _C.memory_id(detail)
         # The object that the user has: a parameter may be a view of the memory that the trace found.
         own = self.candidates.get(memory, detail)
@@ -294,7 +303,7 @@ class _Exporter:
     def _sort_state(self, programs: list) -> None:
         """Puts the state in the order in which its tensors were found by name: that of the module's state dict."""
         order = {memory: i for i, memory in enumerate(self.candidates)}
-        keys = sorted(self.known, key=lambda k: (order.get(k[1], len(order)) if k[0] == "tensor" else len(order) + 1))
+        keys = sorted(self.known, key=lambda k: order.get(k[1], len(order)) if k[0] == "tensor" else len(order) + 1)
         place = {self.known[k]: i for i, k in enumerate(keys)}
         self.state = [self.state[self.known[k]] for k in keys]
         self.tensors = [self.tensors[self.known[k]] for k in keys]

@@ -136,9 +136,10 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
-    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With `trusted_keys`, a
-    list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen` made), a package must
-    be signed by one of them. Its weights are mapped, not read, if only this user can change the file.
+    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
+    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
+    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
+    the file.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
     `map_location` that is not there.

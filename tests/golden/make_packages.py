@@ -1,5 +1,5 @@
-"""Writes the golden packages of this version: `python tests/golden/make_packages.py VERSION`. Those of a released version
-are never written again: every later release must load them and give the same results."""
+"""Writes the golden packages of this version: `python tests/golden/make_packages.py VERSION`. Those of a released
+version are never written again: every later release must load them and give the same results."""
 
 from __future__ import annotations
 

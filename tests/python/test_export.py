@@ -59,7 +59,7 @@ def training_step(model, opt, loss_of=F.cross_entropy):
 
 
 def check_step(step, batches, path, model):
-    """An exported training step takes the same steps as the compiled one, bit for bit, without touching the original."""
+    """An exported training step takes the same steps as the compiled one, bit for bit; the original is not touched."""
     before = bits(list(model.state_dict().values()))
     torsh.export(step, batches[0], path)
     assert bits(list(model.state_dict().values())) == before, "an export changes nothing"
@@ -363,6 +363,21 @@ def test_gradients_of_a_loaded_program(tmp_path):
     assert not torsh.load(tmp_path / "n.torsh")(a).requires_grad
 
 
+def test_gradients_of_a_function_that_updates_state(tmp_path):
+    """Dropout and batch norm: the gradients are those of the same random state, and a call updates it."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    x = torsh.randn(6, 5)
+    torsh.export(model, (x,), tmp_path / "m.torsh", include_grad=True)
+    program = torsh.load(tmp_path / "m.torsh")
+    for _ in range(2):
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        program(a).square().sum().backward()
+        model(b).square().sum().backward()
+        assert torsh.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+    assert torsh.allclose(program.state_dict()["1.running_mean"], model[1].running_mean)
+    assert all("state" not in slot or slot["state"] < 9 for slot in program.manifest["vjp"]["outputs"])
+
+
 def test_inside_compile(tmp_path):
     model = nn.Linear(3, 3)
     x = torsh.randn(2, 3)
@@ -427,10 +442,10 @@ def test_refusals(tmp_path):
 
 def test_the_same_function_gives_the_same_bytes(tmp_path):
     script = (
-        "import sys, torsh\nfrom torsh import nn\ntorsh.manual_seed(1)\nm = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\n"
-        "opt = torsh.optim.Adam(m.parameters())\n"
-        "def step(x, y):\n    l = nn.functional.cross_entropy(m(x), y)\n    l.backward()\n    opt.step()\n    opt.zero_grad()\n"
-        "    return l\n"
+        "import sys, torsh\nfrom torsh import nn\ntorsh.manual_seed(1)\n"
+        "m = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\nopt = torsh.optim.Adam(m.parameters())\n"
+        "def step(x, y):\n    l = nn.functional.cross_entropy(m(x), y)\n    l.backward()\n    opt.step()\n"
+        "    opt.zero_grad()\n    return l\n"
         "torsh.export(step, (torsh.ones(3, 4), torsh.tensor([0, 1, 1])), sys.argv[1], metadata={'b': '1', 'a': '2'})\n"
     )
     files = []
@@ -564,7 +579,9 @@ def test_packages_of_every_release_load(version):
 
 def command(*words, status: int = 0):
     """Runs `python -m torsh`."""
-    done = subprocess.run([sys.executable, "-m", "torsh", *map(str, words)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "torsh", *map(str, words)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == status, done.stderr + done.stdout
     return done.stdout + done.stderr
 
@@ -590,7 +607,14 @@ def test_the_command(tmp_path):
     (tmp_path / "bad.torsh").write_bytes(a.read_bytes()[:-1])
     assert "refused" in command("verify", tmp_path / "bad.torsh", status=1)
     shown = command("inspect", a, "--graph", "--kernels")
-    for text in ("MIT", "who: me", "input input: float32 [2, 3]", "weight: float32 [2, 3] (parameter)", "graph {", "kernels"):
+    for text in (
+        "MIT",
+        "who: me",
+        "input input: float32 [2, 3]",
+        "weight: float32 [2, 3] (parameter)",
+        "graph {",
+        "kernels",
+    ):
         assert text in shown, (text, shown)
     assert json.loads(command("inspect", a, "--manifest"))["name"] == "Linear"
     command("diff", a, a)

@@ -52,11 +52,12 @@ fn refused(why: impl Into<String>) -> Error {
 }
 
 impl Program {
-    /// The program for a package. Every argument is an input, whether the program needs it or not.
+    /// The program for a package. Every argument is an input, whether the program needs it or not. Without `updates`, the
+    /// outputs are the results alone.
     ///
     /// Errors: `Export` for a function that writes its arguments, keeps tensors that it makes, or uses gradients that are
     /// left from before.
-    pub fn export(&self) -> Result<Export> {
+    pub fn export(&self, updates: bool) -> Result<Export> {
         let slot_input = |slot: &Slot| match slot {
             Slot::Fixed(slot) => {
                 self.inputs.iter().position(|i| matches!(&i.source, Source::Grad(s) if Arc::ptr_eq(s, slot)))
@@ -105,7 +106,7 @@ impl Program {
                     None => None,
                 },
             };
-            if let Some(input) = input {
+            if let Some(input) = input.filter(|_| updates) {
                 outputs.push((write.output, To::Input(input)));
             }
         }
