@@ -1512,8 +1512,10 @@ def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: An
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
-def trace_export(function: Any, args: Any, kwargs: Any) -> Any:
-    """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor."""
+def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True) -> Any:
+    """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
+    `updates`, what the function writes is left out.
+    """
 def unary(name: Any, x: Any) -> Any:
     """A registry op of one operand; integers become floats where the op asks for it."""
 def unary_(name: Any, x: Any) -> Any:

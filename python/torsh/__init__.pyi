@@ -467,8 +467,8 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError for
-    a key file that cannot be read.
+    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
+    for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
@@ -666,9 +666,10 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
-    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With `trusted_keys`, a
-    list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen` made), a package must
-    be signed by one of them. Its weights are mapped, not read, if only this user can change the file.
+    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
+    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
+    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
+    the file.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
     `map_location` that is not there.

@@ -418,3 +418,46 @@ def test_a_file_that_others_may_write_is_read_not_mapped(tmp_path):
     with open(path, "r+b") as file:
         file.truncate(100)
     assert program(torsh.ones(1, 3)).tolist() == want
+
+
+def wide(entries: dict[str, bytes], lie: int = 0) -> bytes:
+    """The same file with 64-bit sizes throughout, as files beyond 4 GiB have them."""
+    body, directory, full = b"", b"", 0xFFFFFFFF
+    for name, data in entries.items():
+        at, name = len(body), name.encode()
+        sizes = struct.pack("<HHQQ", 1, 16, len(data), len(data) + lie)
+        pad = -(at + 30 + len(name) + len(sizes) + 4) % ALIGN
+        extra = sizes + struct.pack("<HH", 0xD935, pad) + b"\0" * pad
+        crc = zlib.crc32(data)
+        body += struct.pack("<IHHHHHIIIHH", 0x04034B50, 45, 0, 0, 0, 33, crc, full, full, len(name), len(extra))
+        body += name + extra + data
+        extra = struct.pack("<HHQQQ", 1, 24, len(data), len(data), at)
+        directory += struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 0x032D, 45, 0, 0, 0, 33, crc, full, full, len(name), len(extra), 0, 0, 0,
+            0o100644 << 16, full,
+        )  # fmt: skip
+        directory += name + extra
+    n, start = len(entries), len(body)
+    end = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, n, n, len(directory), start)
+    end += struct.pack("<IIQI", 0x07064B50, 0, start + len(directory), 1)
+    return body + directory + end + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, full, full, 0)
+
+
+def test_64_bit_sizes_are_read(tmp_path):
+    path = tmp_path / "wide.torsh"
+    path.write_bytes(wide(parts()))
+    assert torsh.load(path)(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    path.write_bytes(wide(parts(), lie=1))
+    with pytest.raises(torsh.PackageError, match="differs from that in the directory"):
+        torsh.load(path)
+    good = wide(parts())
+    for at in range(len(good) - 98, len(good) - 22):
+        bad = bytearray(good)
+        bad[at] ^= 0x40
+        path.write_bytes(bad)
+        try:
+            torsh.load(path)
+        except torsh.PackageError:
+            continue
+        # Only what says which version made the file may be anything.
+        assert 12 <= at - (len(good) - 98) < 16

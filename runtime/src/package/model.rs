@@ -184,8 +184,8 @@ impl Model {
                 inputs.len()
             )));
         }
-        let pairs = ports.iter().zip(&self.types.inputs).zip(inputs);
-        pairs.map(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value)).collect()
+        let mut pairs = ports.iter().zip(&self.types.inputs).zip(inputs);
+        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value))
     }
 }
 
