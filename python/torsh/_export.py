@@ -7,6 +7,7 @@ reach.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -18,7 +19,8 @@ from typing import Any
 from torsh import _C
 from torsh._compile import Compiled, CompiledModule
 from torsh._fn.random import Generator, default_generator
-from torsh._package import SECRET, read_key
+from torsh._package import SECRET, Program, read_key
+from torsh.autograd import enable_grad, grad
 
 Tensor = _C.Tensor
 ExportError = _C.ExportError
@@ -87,7 +89,7 @@ def export(
         format="torsh-package", version=1, producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
         license=license, metadata=dict(metadata or {}), entries=[],
     )  # fmt: skip
-    return _C.write_package(os.fspath(path), json.dumps(manifest), forward, vjp, state, key)
+    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key)
 
 
 def _check_options(targets, dynamic, metadata, name, license) -> None:
@@ -167,7 +169,8 @@ class _Exporter:
     # -- tracing -------------------------------------------------------------------------------------------
 
     def _call(self, found: list, *args, **kwargs):
-        result = self.fn(*args, **kwargs)
+        with enable_grad() if self.grad else contextlib.nullcontext():
+            result = self.fn(*args, **kwargs)
         leaves: list = []
         tree = _tree(result, leaves, "", "result")
         if any(isinstance(value, float) for _, value in leaves):
@@ -218,8 +221,6 @@ class _Exporter:
         slots: list = []
 
         def gradients(args, kwargs, cotangents):
-            from torsh.autograd import enable_grad, grad
-
             with enable_grad():
                 result = self.fn(*args, **kwargs)
                 outs: list = []
@@ -375,6 +376,9 @@ class _Names:
             self.members(name, x, depth)
         elif hasattr(x, "param_groups") and hasattr(x, "state"):
             self.optimizers.append((name or "optimizer", x))
+        elif isinstance(x, Program):
+            for n, t in x._names():
+                self.add(dot + n, t)
         elif isinstance(x, Generator):
             self.add(dot + "state", x._state)
         elif isinstance(x, (Compiled, functools.partial, types.MethodType, types.FunctionType)):

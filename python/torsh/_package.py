@@ -125,6 +125,9 @@ class Program:
             for old, value in pairs:
                 _C.assign(old, value.detach())
 
+    def _names(self):
+        return ((e["name"], t) for e, t in zip(self._manifest["state"], self._state, strict=True))
+
     def _named(self):
         roles = ((e["name"], e["role"]) for e in self._manifest["state"])
         return ((n, role, t) for (n, role), t in zip(roles, self._state, strict=True) if role != "constant")
@@ -194,6 +197,10 @@ def _float(bits: str) -> float:
     return struct.unpack("<d", int(bits, 16).to_bytes(8, "little"))[0]
 
 
+def _bits(x: float) -> bytes:
+    return struct.pack("<d", x)
+
+
 def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
     """Checks arguments against the tree and lists its leaves."""
     ((kind, spec),) = tree.items()
@@ -211,7 +218,9 @@ def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
         out.append(value)
     elif kind in ("value", "float"):
         wanted = _float(spec) if kind == "float" else spec
-        if type(value) is not type(wanted) or (value != wanted and not (value != value and wanted != wanted)):
+        # Floats by their bits: 0.0 and -0.0 differ, NaN is itself.
+        same = type(value) is type(wanted) and (_bits(value) == _bits(wanted) if kind == "float" else value == wanted)
+        if not same:
             raise ValueError(f"{path} was {wanted!r} when the program was exported and cannot be {value!r}")
     elif kind == "dict":
         if not isinstance(value, dict) or list(value) != [k for k, _ in spec]:
@@ -280,7 +289,7 @@ def is_package(path) -> bool:
     """Whether a file begins as a package does, or is named as one."""
     with open(path, "rb") as file:
         head = file.read(43)
-    return head[:4] == b"PK\x03\x04" and (head[30:43] == b"manifest.json" or os.fspath(path).endswith(".torsh"))
+    return head[:4] == b"PK\x03\x04" and (head[30:43] == b"manifest.json" or os.fsdecode(path).endswith(".torsh"))
 
 
 def load(path, trusted_keys=None) -> Program:
@@ -290,4 +299,4 @@ def load(path, trusted_keys=None) -> Program:
         if isinstance(trusted_keys, (str, bytes, bytearray, os.PathLike)):
             raise TypeError("load(): trusted_keys must be a list of keys")
         keys = [read_key(k, PUBLIC) for k in trusted_keys]
-    return Program(_C.Package(os.fspath(path), keys))
+    return Program(_C.Package(os.fsdecode(path), keys))

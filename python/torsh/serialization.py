@@ -152,7 +152,7 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
         return _read(f, map_location, getattr(f, "name", "the file"))
     from torsh import _package
 
-    if trusted_keys is not None or os.fspath(f).endswith(".torsh") or _package.is_package(f):
+    if trusted_keys is not None or os.fsdecode(f).endswith(".torsh") or _package.is_package(f):
         if map_location is not None:
             raise ValueError("load(): a package runs where torsh computes; map_location is for tensors")
         if not os.path.exists(f):

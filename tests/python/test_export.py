@@ -389,7 +389,18 @@ def test_inside_compile(tmp_path):
     # A program can be exported again.
     torsh.export(lambda x: program(x) * 2, (x,), tmp_path / "again.torsh")
     again = torsh.load(tmp_path / "again.torsh")
+    assert list(again.state_dict()) == ["program.weight", "program.bias"]
     assert torsh.allclose(again(x), model(x) * 2)
+
+
+def test_a_detached_value_that_becomes_an_index_stops_nothing(tmp_path):
+    pool = nn.MaxPool2d(2)
+    x = torsh.randn(1, 1, 4, 4)
+    torsh.export(lambda x: pool(x) * x.detach().argmax(), (x,), tmp_path / "p.torsh", include_grad=True)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    torsh.load(tmp_path / "p.torsh")(a).sum().backward()
+    (pool(b) * b.detach().argmax()).sum().backward()
+    assert torsh.allclose(a.grad, b.grad)
 
 
 def test_gradients_that_a_package_cannot_hold(tmp_path):
@@ -486,26 +497,25 @@ def test_the_manifest_fits_its_schema(tmp_path):
 
 
 def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path):
-    """The writer is killed at many moments; what stands is one of the two files, whole."""
+    """A writer that puts two packages into one place in turn is killed at many moments; one of them stands, whole."""
     path = tmp_path / "m.torsh"
     script = (
-        "import sys, torsh\nf = lambda x: x + torsh.full((1 << 20,), 2.0) * w\nw = torsh.full((1 << 20,), 3.0)\n"
-        "torsh.eval(w)\nprint('go', flush=True)\n"
-        "while True:\n    torsh.export(f, (torsh.ones(1 << 20),), sys.argv[1])\n"
+        "import sys, torsh\nx = torsh.ones(1 << 18)\nws = [torsh.full((1 << 18,), v) for v in (2.0, 3.0)]\n"
+        "torsh.eval(x, *ws)\nfs = [lambda x, w=w: x * w for w in ws]\n"
+        "for i, f in enumerate(fs):\n    torsh.export(f, (x,), f'{sys.argv[1]}.{i}', name='f')\n"
+        "torsh.export(fs[0], (x,), sys.argv[1], name='f')\nprint('go', flush=True)\n"
+        "while True:\n    for f in fs[::-1]:\n        torsh.export(f, (x,), sys.argv[1], name='f')\n"
     )
-    torsh.export(lambda x: x, (torsh.ones(1),), path)
-    old, seen = path.read_bytes(), set()
-    for i in range(14):
+    for i in range(10):
         child = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
-        child.stdout.readline()
-        time.sleep(0.02 * i)
+        assert child.stdout.readline() == b"go\n"
+        time.sleep(0.003 * i)
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        program = torsh.load(path)
-        seen.add(path.read_bytes() == old)
-        assert len(program.inputs) == 1
-    assert seen <= {True, False} and False in seen
+        whole = [path.with_name(f"m.torsh.{k}").read_bytes() for k in (0, 1)]
+        assert path.read_bytes() in whole
+        assert torsh.load(path)(torsh.ones(1 << 18))[0].item() in (2.0, 3.0)
 
 
 # -- keys --------------------------------------------------------------------------------------------------
@@ -532,12 +542,11 @@ def test_signatures(tmp_path):
         torsh.load(signed, trusted_keys=public)
     # Another manifest under the same signature, and the signature of another file.
     data = signed.read_bytes()
-    for old, new in ((b'"license": null', b'"license": "MI"'), (b"producer", b"produceR")):
-        if len(old) != len(new) or old not in data:
-            continue
+    for old, new in ((b'"license":null', b'"license":"MI"'), (b"producer", b"produceR")):
+        assert old in data
         forged = tmp_path / "forged.torsh"
         forged.write_bytes(_with_crc(data, old, new))
-        with pytest.raises(torsh.PackageError, match="does not verify|unknown field"):
+        with pytest.raises(torsh.PackageError, match="does not verify"):
             torsh.load(forged)
 
 

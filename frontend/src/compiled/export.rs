@@ -193,12 +193,17 @@ pub fn gradient_stop(results: &[Tensor]) -> Option<Option<Loc>> {
     let mut seen = HashSet::new();
     let mut stack: Vec<_> = results.iter().map(Tensor::node).collect();
     while let Some(node) = stack.pop() {
-        if !seen.insert(Arc::as_ptr(&node)) || matches!(node.grad, Grad::Leaf(_) | Grad::Foreign) {
+        let end = matches!(node.grad, Grad::Leaf(_) | Grad::Foreign);
+        if end || !seen.insert(Arc::as_ptr(&node)) {
             continue;
         }
+        // Below a number that is no float, or an operation without a gradient, none flows in the graph either.
         let differentiable = node.is_alias() || !matches!(node.op.vjp, Vjp::None(_));
+        if !node.ty.dtype.is_float() || !differentiable {
+            continue;
+        }
         let operands = node.operands();
-        let flows = operands.iter().any(|o| o.requires_grad()) && node.ty.dtype.is_float() && differentiable;
+        let flows = operands.iter().any(|o| o.requires_grad());
         if (flows && !node.requires_grad()) || node.is_graft() {
             return Some(node.loc.clone());
         }

@@ -130,12 +130,13 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let need = |name: &str| find(name).ok_or_else(|| bad(name, "the entry is missing"));
 
     let text = small(&file, need(MANIFEST)?, MAX_MANIFEST_BYTES)?;
-    let manifest = Manifest::parse(&text)?;
+    // Before the text is looked at: what is not from a trusted key is not parsed.
     let signer = match find(SIGNATURE) {
         Some(item) => Some(sign::verify(&small(&file, item, MAX_SIGNATURE_BYTES)?, &text)?),
         None => None,
     };
     trusted(signer.as_ref(), options)?;
+    let manifest = Manifest::parse(&text)?;
     let types = manifest.check()?;
     if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
         return Err(bad(&item.name, "the manifest does not know this entry"));

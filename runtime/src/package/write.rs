@@ -88,7 +88,7 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
         .collect();
     manifest.entries.push(Entry { name: WEIGHTS.to_string(), bytes, sha256: hex(&hash.finalize()) });
     manifest.check().map_err(|e| refused(e.message()))?;
-    let mut json = serde_json::to_vec_pretty(&manifest).map_err(|e| refused(format!("the manifest: {e}")))?;
+    let mut json = serde_json::to_vec(&manifest).map_err(|e| refused(format!("the manifest: {e}")))?;
     json.push(b'\n');
     if json.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(refused(format!("the manifest would have {} bytes", json.len())));
