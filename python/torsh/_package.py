@@ -31,6 +31,8 @@ class Program:
         self._manifest = manifest
         self._arguments, self._keywords = manifest["arguments"]["tuple"]
         self._grad = manifest["vjp"] is not None
+        self._classes: dict[tuple, type] = {}
+        _find_classes(manifest["result"], self._classes)
         self._state: list[Tensor] = []
         for i, entry in enumerate(manifest["state"]):
             tensor = package.state(i)
@@ -140,7 +142,7 @@ class Program:
         _take(self._arguments, self._positional(args, kwargs), ports, leaves, "arguments")
         _take(self._keywords, kwargs, ports, leaves, "keyword arguments")
         outputs = self._compiled(*leaves)
-        return _give(self._manifest["result"], outputs)
+        return _give(self._manifest["result"], outputs, self._classes)
 
     def call_flat(self, values) -> list[Tensor]:
         """One call with the inputs in the order of `inputs`; the outputs in the order of `outputs`."""
@@ -241,7 +243,24 @@ def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
             _take(t, v, ports, out, f"{path}[{i}]")
 
 
-def _give(tree: dict, outputs: list):
+def _find_classes(tree: dict, out: dict[tuple, type]) -> None:
+    """Makes the classes of the named tuples in a tree. Their names are data of a file: Python may not have them."""
+    ((kind, spec),) = tree.items()
+    if kind == "named":
+        key = (spec["name"], *spec["fields"])
+        if key not in out:
+            try:
+                out[key] = namedtuple(spec["name"], spec["fields"])
+            except ValueError as error:
+                raise _C.PackageError(
+                    f"manifest.json: result has a named tuple that Python cannot have: {error}"
+                ) from None
+    inner = spec["items"] if kind == "named" else [t for _, t in spec] if kind == "dict" else spec
+    for t in inner if kind in ("named", "dict", "list", "tuple") else ():
+        _find_classes(t, out)
+
+
+def _give(tree: dict, outputs: list, classes: dict[tuple, type]):
     """The result, built from the outputs."""
     ((kind, spec),) = tree.items()
     if kind == "leaf":
@@ -251,11 +270,12 @@ def _give(tree: dict, outputs: list):
     if kind == "float":
         return _float(spec)
     if kind == "dict":
-        return {k: _give(t, outputs) for k, t in spec}
+        return {k: _give(t, outputs, classes) for k, t in spec}
     if kind == "named":
-        return namedtuple(spec["name"], spec["fields"])(*(_give(t, outputs) for t in spec["items"]))
-    made = [_give(t, outputs) for t in spec]
-    return made if kind == "list" else tuple(made)
+        made = classes[(spec["name"], *spec["fields"])]
+        return made(*(_give(t, outputs, classes) for t in spec["items"]))
+    items = [_give(t, outputs, classes) for t in spec]
+    return items if kind == "list" else tuple(items)
 
 
 # -- keys --------------------------------------------------------------------------------------------------

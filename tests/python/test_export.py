@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import importlib.util
 import json
 import os
@@ -335,6 +336,22 @@ def test_random_numbers_continue_in_the_program(tmp_path):
     program = torsh.load(tmp_path / "r.torsh")
     assert bits([program(), program()]) == bits([torsh.rand(4), torsh.rand(4)])
     assert bits(torsh.load(tmp_path / "r.torsh")()) != bits(program())
+
+
+def test_programs_run_on_several_threads(tmp_path):
+    model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8))
+    x = torsh.randn(16, 32)
+    torsh.export(model, (x,), tmp_path / "m.torsh")
+    shared = torsh.load(tmp_path / "m.torsh")
+    want = bits(shared(x))
+
+    def work(_):
+        own = torsh.load(tmp_path / "m.torsh")
+        return [bits(p(x)) for _ in range(20) for p in (own, shared)]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for found in pool.map(work, range(4)):
+            assert all(b == want for b in found)
 
 
 # -- gradients and compile ---------------------------------------------------------------------------------
