@@ -12,11 +12,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml | grep -v /target/)
 
-.PHONY: help demo test test-rust test-python lint bench clean
+LEVELS := portable $(if $(shell grep -m1 -w -o avx2 /proc/cpuinfo 2>/dev/null),avx2)
+# Tests of values, not of the machinery round them: these are repeated at each level by `make test`.
+VALUE_TESTS := $(addprefix tests/python/test_,functions.py autograd.py views.py edges.py attention.py)
+
+.PHONY: help demo test test-rust test-python test-levels lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
 	@echo "make test    run every test"
+	@echo "make test-levels  run the op matrix, random graphs and the Python tests at every level and schedule (half an hour)"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
 	@echo "make bench   measure against NumPy, PyTorch and JAX (installs them) and write benchmarks/RESULTS.md"
 	@echo "make clean   remove $(VENV) and target"
@@ -54,6 +59,13 @@ test-rust:
 test-python: $(STAMPS)/torsh $(STAMPS)/test
 	$(BIN)/python -m pytest -q -n 2 tests/python
 	TORSH_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 tests/python -m "not compiled_only"
+	for isa in $(LEVELS); do TORSH_ISA=$$isa $(BIN)/python -m pytest -q -n 2 $(VALUE_TESTS) || exit 1; done
+
+# The ignored Rust tests run each case on every backend instead of one in turn.
+test-levels: $(STAMPS)/torsh $(STAMPS)/test
+	cargo test --release --locked -p torsh-tests --test op_matrix --test fuzz -- --ignored
+	for isa in $(LEVELS); do echo $$isa && TORSH_ISA=$$isa $(BIN)/python -m pytest -q -n 2 tests/python || exit 1; done
+	for s in block inline row vector random; do echo $$s && TORSH_SCHEDULE=$$s $(BIN)/python -m pytest -q -n 2 tests/python || exit 1; done
 
 lint: $(STAMPS)/test
 	cargo fmt --all --check

@@ -23,6 +23,9 @@ from benchmarks.results import Cell, Results, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOADED_ROUND_S = 0.1
+# On several threads a round begins when the threads of the peer before it have gone to sleep: OpenBLAS lets its own
+# look for work for some 30 ms, on a core that the next peer is meant to have.
+_REST_S = 0.05
 
 
 class ChildFailed(Exception):
@@ -316,6 +319,8 @@ class Runner:
             ask(peer, f"warm {round_s} {self.warm_s}", "calls")
         for _ in range(self.rounds):
             for peer in list(running):
+                if row.threads > 1:
+                    time.sleep(_REST_S)
                 us = ask(peer, "go", "us")
                 if us is not None:
                     row.cells[peer].us.append(us)

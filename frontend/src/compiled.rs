@@ -1,25 +1,26 @@
 //! A traced function as a program: what to read before a run, and where its outputs go.
 //!
-//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is
-//! donated when this handle holds the only reference), gradient slots are set or cleared, arguments are
-//! written in place. An error leaves everything as it was.
+//! A run changes handles exactly as the traced function did: captured tensors are rebound (their memory is on
+//! loan to the run, see [`crate::loan`], and is overwritten when the handle holds the only reference), gradient
+//! slots are set or cleared, arguments are written in place. An error leaves everything as it was.
 
 mod export;
 mod run;
 
 use crate::node::{Grad, GradSlot, Node, NodeRef};
+use crate::place;
 use crate::realise::Lowering;
 use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
-pub use crate::trace::holds_locks;
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
 pub use export::{Export, From, To, gradient_stop};
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use torsh_ir::exec::BufferRef;
+use std::sync::atomic::{AtomicU64, Ordering};
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{Attrs, Error, Graph, Loc, NodeId, Op, Result, Type};
 
 /// A gradient slot, fixed or that of an argument.
@@ -93,13 +94,19 @@ pub trait Args: Sync {
 struct Input {
     source: Source,
     ty: Type,
+    // What a captured tensor was to autograd.
+    grad: Grad,
+    // Where it is found; a run copies it to the program's device.
+    device: Device,
 }
 
 type Buffers = SmallVec<[BufferRef; 8]>;
+type Ids = HashSet<u64, FxBuildHasher>;
 
 /// A traced function, ready to run.
 pub struct Program {
     compiled: Arc<Compiled>,
+    device: Device,
     graph: Graph,
     inputs: Vec<Input>,
     writes: Vec<Write>,
@@ -109,22 +116,25 @@ pub struct Program {
     results: Vec<ResultSpec>,
     history: Vec<Recorded>,
     // Handles whose memory the program writes: an argument must not be one of them.
-    written: HashSet<u64>,
+    written: Ids,
     // Handles whose value the program takes.
-    captured: HashSet<u64>,
+    captured: Ids,
     // Those of them that are found without a gradient slot.
-    handles: HashSet<u64>,
+    handles: Ids,
     // Captured views, each with the place in its base that the trace saw.
     views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
-    // Per input: whether its memory is donated.
-    lends: Vec<bool>,
+    // The writes whose memory is an input's, in the order in which every thread takes it: that of handles, then
+    // gradients.
+    lenders: Vec<usize>,
+    // Per input: its place among the lenders.
+    lends: Vec<Option<usize>>,
     // Nothing but fresh tensors without history comes of a run, one for each output.
     plain: bool,
-    // An input is lent.
-    lending: bool,
     // An input is the gradient in a slot.
     reads_grads: bool,
+    // When the captured handles were last seen to be what the trace found: see `tensor::retyped`.
+    checked: AtomicU64,
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
@@ -205,13 +215,44 @@ fn see(results: &[Tensor]) -> Seen {
 /// Ends the active trace of a function that returned `results`.
 pub fn finish(results: &[Tensor]) -> Result<Ended> {
     let seen = see(results);
+    let device = match place::of_trace(&seen.roots(results)) {
+        Ok(device) => device,
+        Err(conflict) => {
+            trace::divide(conflict.reason, conflict.loc)?;
+            Device::Cpu
+        }
+    };
     match trace::stop()? {
         Err(broken) => Ok(Ended::Broken(broken)),
-        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace)?.program(&trace, results, seen)?))),
+        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace, device)?.program(&trace, results, seen)?))),
+    }
+}
+
+impl Seen {
+    // Every value that a program of the active trace puts out.
+    fn roots(&self, results: &[Tensor]) -> Vec<NodeRef> {
+        let inside = trace::peek(|t| {
+            let given = |x: &Tensor| x.trace() != t.id || t.proxies.iter().any(|p| p.tensor.same(x));
+            let results = results.iter().zip(&self.results);
+            let results = results.filter(|(x, (_, path))| !given(x) && !path.as_ref().is_some_and(|(r, _)| given(r)));
+            let results = results.map(|(_, (node, _))| node.clone());
+            let grads = t.grads.iter().zip(&self.grads);
+            let grads = grads.filter(|(g, _)| g.current.as_ref().is_some_and(|g| g.trace() == t.id));
+            let grads = grads.filter_map(|(_, node)| node.clone());
+            let captures = t.captures.iter().filter_map(|c| {
+                let placeholder = c.placeholder.as_ref()?;
+                (!Arc::ptr_eq(placeholder, &c.state.node)).then(|| c.state.node.clone())
+            });
+            let proxies = t.proxies.iter().zip(&self.proxies);
+            let proxies = proxies.filter(|(p, n)| !Arc::ptr_eq(n, &p.placeholder)).map(|(_, n)| n.clone());
+            results.chain(grads).chain(captures).chain(proxies).collect::<Vec<_>>()
+        });
+        inside.unwrap_or_default().into_iter().chain(self.escapes.iter().map(|(_, node)| node.clone())).collect()
     }
 }
 
 struct Finish {
+    device: Device,
     lowering: Lowering,
     outputs: Vec<NodeId>,
     positions: HashMap<NodeId, usize>,
@@ -223,8 +264,9 @@ struct Finish {
 }
 
 impl Finish {
-    fn new(trace: &Trace) -> Result<Finish> {
+    fn new(trace: &Trace, device: Device) -> Result<Finish> {
         let mut finish = Finish {
+            device,
             lowering: Lowering::default(),
             outputs: Vec::new(),
             positions: HashMap::new(),
@@ -348,7 +390,7 @@ impl Finish {
 
     fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen) -> Result<Program> {
         let mut writes = Vec::new();
-        let mut written = HashSet::new();
+        let mut written = Ids::default();
         for capture in &trace.captures {
             let Some(placeholder) = &capture.placeholder else { continue };
             if Arc::ptr_eq(placeholder, &capture.state.node) {
@@ -393,12 +435,16 @@ impl Finish {
         }
         self.donate(&mut writes);
         let donations = writes.iter().filter_map(|w| Some((w.donated?, w.output))).collect();
-        let Finish { lowering, outputs, history, .. } = self;
+        let Finish { device, lowering, outputs, history, .. } = self;
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
-        let mut lends = vec![false; graph.inputs().len()];
-        for i in writes.iter().filter_map(|w| w.donated) {
-            lends[i] = true;
+        let mut lenders: Vec<usize> = (0..writes.len()).filter(|&w| writes[w].donated.is_some()).collect();
+        lenders.sort_by_key(|&w| if let Target::Handle(t) = &writes[w].target { t.id() } else { u64::MAX });
+        let mut lends = vec![None; graph.inputs().len()];
+        for (at, &w) in lenders.iter().enumerate() {
+            if let Some(i) = writes[w].donated {
+                lends[i] = Some(at);
+            }
         }
         let inputs: Vec<Input> = graph
             .input_types()
@@ -406,8 +452,15 @@ impl Finish {
             .zip(buffers)
             .enumerate()
             .map(|(i, (ty, buffer))| {
+                let device = buffer.device();
                 let source = trace.inputs.get(i).map_or(Source::Fixed(buffer), |(_, s)| s.clone());
-                Input { source, ty }
+                let capture = trace.captures.iter().find(|c| c.input == Some(i));
+                let grad = match capture.and_then(|c| c.placeholder.as_ref()).map(|p| &p.grad) {
+                    Some(Grad::Leaf(slot)) => Grad::Leaf(slot.clone()),
+                    Some(Grad::Op | Grad::Foreign) => Grad::Foreign,
+                    Some(Grad::None) | None => Grad::None,
+                };
+                Input { source, ty, grad, device }
             })
             .collect();
         let handles = trace
@@ -415,7 +468,7 @@ impl Finish {
             .iter()
             .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
             .collect();
-        let compiled = session::get()?.executable(graph.clone(), donations)?;
+        let compiled = session::get()?.executable(device, graph.clone(), donations)?;
         let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,
@@ -428,6 +481,7 @@ impl Finish {
             && specs.iter().enumerate().all(fresh);
         Ok(Program {
             compiled,
+            device,
             plain,
             graph,
             writes,
@@ -441,8 +495,9 @@ impl Finish {
             captured: trace.captures.iter().map(|c| c.tensor.id()).collect(),
             views: trace.captures.iter().filter_map(|c| Some((c.tensor.clone(), c.state.view.clone()?))).collect(),
             writes_args,
-            lending: lends.contains(&true),
+            lenders,
             lends,
+            checked: AtomicU64::new(0),
             reads_grads: inputs.iter().any(|i| matches!(i.source, Source::Grad(_))),
             inputs,
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
@@ -486,6 +541,7 @@ impl Finish {
             let sound = w.donated.is_some_and(|i| {
                 let id = inputs[i];
                 self.history.is_empty()
+                    && self.lowering.inputs[i].device() == self.device
                     && *self.lowering.graph.ty(id) == w.ty
                     && !kept.contains(&id)
                     && !kept.contains(&self.outputs[w.output])

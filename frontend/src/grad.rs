@@ -2,7 +2,7 @@
 //! extends it, and the new nodes come back as lazy nodes.
 
 use crate::mode;
-use crate::node::{Grad, GradSlot, Node, NodeRef, Operands};
+use crate::node::{self, Grad, GradSlot, Node, NodeRef, Operands};
 use crate::ops;
 use crate::tensor::Tensor;
 use crate::trace;
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use torsh_ir::attr::{Attr, AttrsExt};
+use torsh_ir::exec::Device;
 use torsh_ir::op::{Kind, View, Vjp};
 use torsh_ir::{Attrs, Error, Graph, NodeId, Op, Result, Scalar};
 use torsh_passes::autodiff;
@@ -25,9 +26,31 @@ pub struct Options {
 
 // Ops whose gradient needs no value, so that their history may be walked again (as in PyTorch).
 const SAVES_NOTHING: &[&str] = &[
-    "add", "sub", "neg", "sum", "reshape", "permute", "expand", "slice", "cast", "concat", "flip", "graft", "pad",
+    "add",
+    "sub",
+    "neg",
+    "sum",
+    "reshape",
+    "permute",
+    "expand",
+    "slice",
+    "cast",
+    "concat",
+    "flip",
+    "graft",
+    "pad",
+    "to_device",
     "windows",
 ];
+
+// In a graph of several devices, what follows from constants alone has no place of its own: it is made on each.
+type Constants = HashMap<(NodeId, Device), NodeRef>;
+
+// The lazy node of a graph node, for use on a device.
+fn find(lazy: &[Option<NodeRef>], constants: &Constants, id: NodeId, device: Device) -> Result<NodeRef> {
+    let known = constants.get(&(id, device)).or(lazy[id.index()].as_ref());
+    known.cloned().ok_or_else(|| Error::internal("a gradient lost an operand"))
+}
 
 #[derive(Default)]
 struct Tape {
@@ -35,6 +58,8 @@ struct Tape {
     ids: HashMap<*const Node, NodeId>,
     // The lazy node of each graph node, by index.
     lazy: Vec<Option<NodeRef>>,
+    // Of those nodes.
+    devices: Vec<Device>,
     leaves: Vec<(NodeId, Arc<GradSlot>)>,
     recorded: Vec<NodeRef>,
 }
@@ -48,6 +73,9 @@ impl Tape {
         self.ids.insert(Arc::as_ptr(node), id);
         self.lazy.resize(self.graph.len(), None);
         self.lazy[id.index()].get_or_insert_with(|| node.clone());
+        if !self.devices.contains(&node.device) {
+            self.devices.push(node.device);
+        }
         // Keeps the address taken while the tape lives.
         self.recorded.push(node.clone());
     }
@@ -142,21 +170,44 @@ impl Tape {
         graph.set_outputs(grads.iter().flatten().copied().collect());
         let live = graph.live();
         self.lazy.resize(graph.len(), None);
-        for id in graph.ids().skip(known).filter(|id| live[id.index()]) {
+        let first = self.devices.first().copied().unwrap_or_default();
+        let mut constants = Constants::new();
+        for id in graph.ids() {
             let node = graph.node(id);
-            let mut operands = Operands::new();
-            for o in &node.operands {
-                operands
-                    .push(self.lazy[o.index()].clone().ok_or_else(|| Error::internal("a gradient lost an operand"))?);
+            let added = id.index() >= known;
+            let anywhere = self.devices.len() > 1 && {
+                let leaf = matches!(node.op.kind, Kind::Full | Kind::Iota | Kind::Constant);
+                let from_constants = added && node.operands.iter().all(|o| constants.contains_key(&(*o, first)));
+                leaf || (from_constants && !node.operands.is_empty() && !node::moves(node.op))
+            };
+            if (added && !live[id.index()]) || (!added && !anywhere) {
+                continue;
             }
-            let records = options.create_graph
-                && node.ty.dtype.is_float()
-                && !matches!(node.op.vjp, Vjp::None(_))
-                && operands.iter().any(|o| o.requires_grad());
-            let grad = if records { Grad::Op } else { Grad::None };
-            crate::live::count_node();
-            let loc = graph.loc(id).cloned();
-            self.lazy[id.index()] = Some(Node::new(node.op, node.attrs.clone(), node.ty.clone(), operands, loc, grad));
+            let make = |device: Device, constants: &Constants| {
+                let operands: Result<Operands> =
+                    node.operands.iter().map(|o| find(&self.lazy, constants, *o, device)).collect();
+                let operands = operands?;
+                let records = options.create_graph
+                    && node.ty.dtype.is_float()
+                    && !matches!(node.op.vjp, Vjp::None(_))
+                    && operands.iter().any(|o| o.requires_grad());
+                let grad = if records { Grad::Op } else { Grad::None };
+                crate::live::count_node();
+                let device = node::place(node.op, &node.attrs, device);
+                let loc = graph.loc(id).cloned();
+                Ok::<_, Error>(Node::new(node.op, node.attrs.clone(), node.ty.clone(), device, operands, loc, grad))
+            };
+            if anywhere {
+                for &device in &self.devices {
+                    let made = make(device, &constants)?;
+                    constants.insert((id, device), made);
+                }
+                continue;
+            }
+            let anchor = node.operands.iter().find(|o| !constants.contains_key(&(**o, first)));
+            let device = anchor.and_then(|o| self.lazy[o.index()].as_ref()).map_or(first, |n| n.device);
+            let made = make(device, &constants)?;
+            self.lazy[id.index()] = Some(made);
         }
         if !options.retain_graph && !options.create_graph {
             self.recorded.iter().filter(|n| matches!(n.grad, Grad::Op)).for_each(|n| {
@@ -168,8 +219,10 @@ impl Tape {
         }
         Ok(grads
             .iter()
-            .map(|g| {
-                let node = self.lazy[(*g)?.index()].clone()?;
+            .zip(wrt)
+            .map(|(g, x)| {
+                let device = self.lazy[x.index()].as_ref().map_or(first, |n| n.device);
+                let node = find(&self.lazy, &constants, (*g)?, device).ok()?;
                 // A gradient that is a forward value must not carry that value's history.
                 Some(if options.create_graph { node } else { ops::detach(&node) })
             })
@@ -204,9 +257,18 @@ fn seed(output: &Tensor, node: &NodeRef, cotangent: Option<&Tensor>) -> Result<N
                     ty.shape, node.ty.shape
                 )));
             }
+            if c.device() != node.device {
+                return Err(Error::device(format!(
+                    "invalid gradient: expected device {}, but got {}",
+                    node.device,
+                    c.device()
+                )));
+            }
             ops::cast(&c.node(), node.ty.dtype)
         }
-        None if output.shape().numel() == 1 => ops::full(Scalar::Float(1.0), node.ty.dtype, &node.ty.shape),
+        None if output.shape().numel() == 1 => {
+            ops::full(Scalar::Float(1.0), node.ty.dtype, &node.ty.shape, node.device)
+        }
         None => Err(Error::runtime("grad can be implicitly created only for scalar outputs")),
     }
 }

@@ -4,12 +4,14 @@
 use crate::mode;
 use crate::node::NodeRef;
 use crate::ops;
+use crate::place;
 use crate::promote::Arg;
 use crate::realise;
 use crate::tensor::Tensor;
 use crate::trace;
 use crate::view::Step;
 use smallvec::smallvec;
+use torsh_ir::exec::Device;
 use torsh_ir::{Attr, Attrs, DType, Error, Ints, Result, Scalar, Shape, Type};
 
 /// One item between the brackets.
@@ -62,7 +64,10 @@ fn get_inner(x: &Tensor, items: &[Index]) -> Result<Tensor> {
 fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
     let plan = basic(x, items)?;
     plan.view.check_inplace()?;
-    let ty = plan.view.ty();
+    let (ty, device) = (plan.view.ty(), plan.view.device());
+    if !plan.tensors.is_empty() {
+        place::common(&[Arg::from(&plan.view), value.clone()])?;
+    }
     let given = |shape: &Shape| -> Result<NodeRef> {
         let own = value.shape();
         // Leading dims of size 1 may be dropped, as in PyTorch.
@@ -75,8 +80,11 @@ fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
             )));
         }
         match value {
-            Arg::Tensor(t) => ops::broadcast_to(&ops::reshape(&ops::cast(&t.node(), ty.dtype)?, &dropped)?, shape),
-            Arg::Scalar(s) => ops::full(*s, ty.dtype, shape),
+            Arg::Tensor(t) => {
+                let own = ops::to_device(&ops::cast(&t.node(), ty.dtype)?, device)?;
+                ops::broadcast_to(&ops::reshape(&own, &dropped)?, shape)
+            }
+            Arg::Scalar(s) => ops::full(*s, ty.dtype, shape, device),
         }
     };
     if plan.tensors.is_empty() {
@@ -90,13 +98,14 @@ fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
         check_mask(&ty.shape, *dim, &mask.shape())?;
         let mut dims = vec![1; ty.rank()];
         dims[*dim..*dim + mask.rank()].copy_from_slice(&mask.shape());
-        let mask = ops::broadcast_to(&ops::reshape(&mask.node(), &Shape::of(&dims))?, &ty.shape)?;
+        let mask = beside(mask, device)?;
+        let mask = ops::broadcast_to(&ops::reshape(&mask, &Shape::of(&dims))?, &ty.shape)?;
         let scalar = match value {
             Arg::Tensor(t) => {
                 let flat = ops::reshape(&ops::cast(&t.node(), ty.dtype)?, &Shape::scalar())?;
-                ops::broadcast_to(&flat, &ty.shape)?
+                ops::broadcast_to(&ops::to_device(&flat, device)?, &ty.shape)?
             }
-            Arg::Scalar(s) => ops::full(*s, ty.dtype, &ty.shape)?,
+            Arg::Scalar(s) => ops::full(*s, ty.dtype, &ty.shape, device)?,
         };
         let value = ops::apply_named("select", &[mask, scalar, plan.view.node()], Attrs::new())?;
         return plan.view.assign(&value);
@@ -115,7 +124,8 @@ pub fn put(x: &Tensor, items: &[Index], value: &Arg, accumulate: bool) -> Result
         let plan = basic(x, items)?;
         plan.view.check_inplace()?;
         let gather = Gather::new(&plan)?;
-        let src = ops::prepare(value, x.dtype(), &gather.result)?;
+        let device = place::common(&[Arg::from(x), value.clone()])?;
+        let src = ops::prepare(value, x.dtype(), &gather.result, device)?;
         plan.view.assign(&gather.write(&plan.view.node(), &src, "add")?)
     };
     located(run(), x)
@@ -243,11 +253,24 @@ impl Build {
     }
 }
 
+// An index on the device of what it indexes; it may come from the CPU.
+fn beside(index: &Tensor, device: Device) -> Result<NodeRef> {
+    let node = index.node();
+    if node.device != device && node.device != Device::Cpu {
+        return Err(Error::device(format!(
+            "indices should be either on cpu or on the same device as the indexed tensor ({device}), but found {}",
+            node.device
+        )));
+    }
+    ops::to_device(&node, device)
+}
+
 fn positions(index: &[i64]) -> Result<Tensor> {
     let ty = Type::new(DType::I64, Shape::of(&[index.len()]));
     let bytes: Vec<u8> = index.iter().flat_map(|i| i.to_le_bytes()).collect();
-    let node = ops::apply_named(
-        "constant",
+    let node = ops::apply_on(
+        Some(Device::Cpu),
+        ops::find("constant")?,
         &[],
         smallvec![Attr::Bytes(bytes.into()), ty.dtype.into(), ty.shape.dims().into()],
     )?;
@@ -273,7 +296,15 @@ pub fn nonzero(mask: &Tensor) -> Result<Vec<NodeRef>> {
     realise::realise(std::slice::from_ref(mask))?;
     let node = mask.node();
     let buffer = trace::realised(&node)?;
-    let bytes = buffer.host_bytes().ok_or_else(|| Error::device("the tensor is not in host memory"))?;
+    let session = crate::session::get()?;
+    let copied;
+    let bytes = match buffer.host_bytes() {
+        Some(bytes) => bytes,
+        None => {
+            copied = session.download(&*buffer)?;
+            &copied
+        }
+    };
     let (size, shape, float) = (node.ty.dtype.size(), &node.ty.shape, node.ty.dtype.is_float());
     let rank = shape.rank().max(1);
     let strides = shape.strides();
@@ -291,9 +322,11 @@ pub fn nonzero(mask: &Tensor) -> Result<Vec<NodeRef>> {
     }
     let count = out[0].len() / 8;
     let ty = Type::new(DType::I64, Shape::of(&[count]));
-    let session = crate::session::get()?;
     out.iter()
-        .map(|bytes| Ok(crate::node::Node::data(ty.clone(), session.upload(&ty, bytes)?, crate::node::Grad::None)))
+        .map(|bytes| {
+            let buffer = session.upload_to(node.device, &ty, bytes)?;
+            Ok(crate::node::Node::data(ty.clone(), buffer, crate::node::Grad::None))
+        })
         .collect()
 }
 
@@ -312,7 +345,7 @@ struct Gather {
 
 impl Gather {
     fn new(plan: &Plan) -> Result<Gather> {
-        let shape = plan.view.shape();
+        let (shape, device) = (plan.view.shape(), plan.view.device());
         let mut dims: Vec<usize> = Vec::new();
         let mut lists: Vec<NodeRef> = Vec::new();
         for (dim, t) in &plan.tensors {
@@ -320,11 +353,11 @@ impl Gather {
                 check_mask(&shape, *dim, &t.shape())?;
                 for (k, list) in nonzero(t)?.into_iter().enumerate() {
                     dims.push(dim + k);
-                    lists.push(list);
+                    lists.push(beside(&Tensor::new(list), device)?);
                 }
             } else if t.dtype().is_int() {
                 dims.push(*dim);
-                lists.push(ops::cast(&t.node(), DType::I64)?);
+                lists.push(ops::cast(&beside(t, device)?, DType::I64)?);
             } else {
                 return Err(Error::index("tensors used as indices must be long, int, short, byte or bool tensors"));
             }
@@ -402,7 +435,8 @@ fn linear(lists: &[NodeRef], sizes: &[usize], spread: &Shape) -> Result<NodeRef>
     if let [only] = lists {
         return spread_out(only);
     }
-    let number = |v: i64| ops::full(Scalar::Int(v), DType::I64, &flat);
+    let device = lists.first().map_or_else(Device::default, |l| l.device);
+    let number = |v: i64| ops::full(Scalar::Int(v), DType::I64, &flat, device);
     let two = |name: &str, a: &NodeRef, b: &NodeRef| ops::apply_named(name, &[a.clone(), b.clone()], Attrs::new());
     let mut position: Option<NodeRef> = None;
     let mut valid: Option<NodeRef> = None;

@@ -2,10 +2,13 @@
 
 use crate::live;
 use crate::mode;
-use crate::node::{Grad, Node, NodeRef, Operands};
+use crate::node::{Grad, Node, NodeRef};
+use crate::place;
+pub use crate::place::to_device;
 use crate::promote::{Arg, can_cast, result_type};
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
+use torsh_ir::exec::Device;
 use torsh_ir::op::{Surface, Vjp};
 use torsh_ir::{Attr, Attrs, DType, Error, Op, Result, Scalar, Shape, Type, limits, ops};
 
@@ -14,8 +17,14 @@ pub fn find(name: &str) -> Result<Op> {
     ops::find(name).ok_or_else(|| Error::value(format!("no op named {name:?}")))
 }
 
-/// Applies a strict op and records its gradient.
+/// Applies a strict op and records its gradient. Operands are on one device, but for 0-d ones of the CPU; what has
+/// no operands is made on the thread's default device.
 pub fn apply(op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
+    apply_on(None, op, operands, attrs)
+}
+
+/// Applies a strict op on a device, which matters for ops without operands only.
+pub fn apply_on(device: Option<Device>, op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
     let types: SmallVec<[Type; 3]> = operands.iter().map(|o| o.ty.clone()).collect();
     let ty = op.infer(&types, &attrs).map_err(|e| e.with_loc(mode::loc()))?;
     check_size(&ty).map_err(|e| e.with_op(op.name).with_types([&ty]).with_loc(mode::loc()))?;
@@ -24,8 +33,11 @@ pub fn apply(op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
         && !matches!(op.vjp, Vjp::None(_))
         && operands.iter().any(|o| o.requires_grad());
     let grad = if records { Grad::Op } else { Grad::None };
+    let (common, operands) =
+        place::together(operands).map_err(|e| e.with_op(op.name).with_types(types.iter()).with_loc(mode::loc()))?;
+    let device = if operands.is_empty() { device.unwrap_or(common) } else { common };
     live::count_node();
-    Ok(Node::new(op, attrs, ty, Operands::from_iter(operands.iter().cloned()), mode::loc(), grad))
+    Ok(Node::new(op, attrs, ty, device, operands, mode::loc(), grad))
 }
 
 /// Applies a strict op by name.
@@ -84,16 +96,21 @@ pub fn broadcast_to(x: &NodeRef, shape: &Shape) -> Result<NodeRef> {
     expand(&reshape(x, &Shape::of(&dims))?, shape)
 }
 
-/// One number everywhere.
-pub fn full(value: Scalar, dtype: DType, shape: &Shape) -> Result<NodeRef> {
-    apply_named("full", &[], smallvec![value.to_dtype(dtype).into(), dtype.into(), shape.dims().into()])
+/// One number everywhere, on a device.
+pub fn full(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
+    let attrs: Attrs = smallvec![value.to_dtype(dtype).into(), dtype.into(), shape.dims().into()];
+    apply_on(Some(device), find("full")?, &[], attrs)
 }
 
-/// An operand converted to `dtype` and broadcast to `shape`.
-pub fn prepare(arg: &Arg, dtype: DType, shape: &Shape) -> Result<NodeRef> {
+/// An operand converted to `dtype`, broadcast to `shape` and on `device`.
+pub fn prepare(arg: &Arg, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
     match arg {
-        Arg::Tensor(t) => broadcast_to(&cast(&t.node(), dtype)?, shape),
-        Arg::Scalar(s) => full(*s, dtype, shape),
+        Arg::Tensor(t) => {
+            let x = cast(&t.node(), dtype)?;
+            let x = if x.device == device { x } else { to_device(&x, device)? };
+            broadcast_to(&x, shape)
+        }
+        Arg::Scalar(s) => full(*s, dtype, shape, device),
     }
 }
 
@@ -118,8 +135,9 @@ fn explain(error: Error, op: &str, args: &[Arg]) -> Error {
     error.with_op(op).with_types(&types_of(args)).with_loc(mode::loc())
 }
 
-/// The dtype in which a registry op computes on these operands, and the broadcast shape.
-fn plan(op: Op, args: &[Arg]) -> Result<(DType, Shape)> {
+/// The dtype in which a registry op computes on these operands, the broadcast shape, and the device.
+fn plan(op: Op, args: &[Arg]) -> Result<(DType, Shape, Device)> {
+    let device = place::common(args)?;
     let mut dtype = result_type(args);
     let float = matches!(op.surface, Surface::Unary { float: true, .. } | Surface::Binary { float: true, .. });
     if float && !dtype.is_float() {
@@ -129,7 +147,7 @@ fn plan(op: Op, args: &[Arg]) -> Result<(DType, Shape)> {
     for arg in &args[1..] {
         shape = Shape::broadcast(&shape, &arg.shape())?;
     }
-    Ok((dtype, shape))
+    Ok((dtype, shape, device))
 }
 
 /// A registry op of one tensor, with conversion of integers where the op asks for it.
@@ -137,11 +155,21 @@ pub fn unary(name: &str, x: &Tensor) -> Result<Tensor> {
     let op = find(name)?;
     let args = [Arg::from(x)];
     let run = || {
-        let (dtype, shape) = plan(op, &args)?;
+        let (dtype, shape, device) = plan(op, &args)?;
         let dtype = if x.is_weak() && x.dtype().is_float() { x.dtype() } else { dtype };
-        apply(op, &[prepare(&args[0], dtype, &shape)?], Attrs::new())
+        apply(op, &[prepare(&args[0], dtype, &shape, device)?], Attrs::new())
     };
     Ok(wrap(run().map_err(|e| explain(e, name, &args))?, x.is_weak()))
+}
+
+/// Whether an operand is a number, or as a second operand a 0-d tensor of another dtype, that PyTorch does not round
+/// to the 16-bit float type of the result before it computes: products and quotients do not, sums, powers, remainders
+/// and comparisons do.
+fn keeps_number(name: &str, dtype: DType, a: &Arg, b: &Arg) -> bool {
+    let scalar = |arg: &Arg| matches!(arg, Arg::Tensor(t) if t.rank() == 0 && t.dtype() != dtype);
+    matches!(dtype, DType::F16 | DType::BF16)
+        && matches!(name, "mul" | "div" | "floor_divide")
+        && (a.is_number() || b.is_number() || scalar(b))
 }
 
 /// A registry op of two operands, with promotion and broadcasting.
@@ -150,7 +178,7 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
     let args = [a.clone(), b.clone()];
     let weak = a.is_number() && b.is_number();
     let run = || {
-        let (mut dtype, shape) = plan(op, &args)?;
+        let (mut dtype, shape, device) = plan(op, &args)?;
         if weak && dtype.is_float() {
             // Python numbers compute in double precision.
             dtype = DType::F64;
@@ -158,7 +186,12 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
         if name == "pow" && !dtype.is_float() && matches!(b, Arg::Scalar(s) if s.as_i64() < 0) {
             return Err(Error::runtime("Integers to negative integer powers are not allowed."));
         }
-        apply(op, &[prepare(a, dtype, &shape)?, prepare(b, dtype, &shape)?], Attrs::new())
+        // A number beside 16-bit floats keeps 32 bits, and the result is rounded once.
+        let wide = keeps_number(name, dtype, a, b);
+        let inner = if wide { DType::F32 } else { dtype };
+        let operands = [prepare(a, inner, &shape, device)?, prepare(b, inner, &shape, device)?];
+        let value = apply(op, &operands, Attrs::new())?;
+        if wide { cast(&value, dtype) } else { Ok(value) }
     };
     Ok(wrap(run().map_err(|e| explain(e, name, &args))?, weak))
 }
@@ -172,14 +205,16 @@ pub fn select(cond: &Tensor, a: &Arg, b: &Arg) -> Result<Tensor> {
         }
         let dtype = result_type(&args[1..]);
         let shape = Shape::broadcast(&Shape::broadcast(&cond.shape(), &a.shape())?, &b.shape())?;
-        let cond = broadcast_to(&cond.node(), &shape)?;
-        apply_named("select", &[cond, prepare(a, dtype, &shape)?, prepare(b, dtype, &shape)?], Attrs::new())
+        let device = place::common(&args)?;
+        let cond = broadcast_to(&to_device(&cond.node(), device)?, &shape)?;
+        let (a, b) = (prepare(a, dtype, &shape, device)?, prepare(b, dtype, &shape, device)?);
+        apply_named("select", &[cond, a, b], Attrs::new())
     };
     Ok(Tensor::new(run().map_err(|e| explain(e, "where", &args))?))
 }
 
 /// Writes `value` into `x` in place: the dtype must be castable, the value broadcasts to `x` and never
-/// enlarges it.
+/// enlarges it. Only where not `strict` may it come from another device.
 pub fn store(x: &Tensor, value: &Tensor, strict: bool) -> Result<()> {
     let run = || {
         x.check_inplace()?;
@@ -198,7 +233,14 @@ pub fn store(x: &Tensor, value: &Tensor, strict: bool) -> Result<()> {
                 Shape::broadcast(&own.shape, &given.shape).unwrap_or(given.shape)
             )));
         }
-        x.assign(&broadcast_to(&cast(&value.node(), own.dtype)?, &own.shape)?)
+        let mut node = value.node();
+        if node.device != x.device() {
+            if strict && !place::is_number(&node) {
+                return Err(place::two(x.device(), node.device));
+            }
+            node = to_device(&node, x.device())?;
+        }
+        x.assign(&broadcast_to(&cast(&node, own.dtype)?, &own.shape)?)
     };
     run().map_err(|e| explain(e, "copy_", &[Arg::from(x), Arg::from(value)]))
 }
@@ -220,7 +262,7 @@ pub fn unary_inplace(name: &str, x: &Tensor) -> Result<()> {
 /// `torch.matmul`: products of vectors, matrices and broadcast stacks of matrices.
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let args = [Arg::from(a), Arg::from(b)];
-    matmul_nodes(a, b).map(Tensor::new).map_err(|e| explain(e, "matmul", &args))
+    place::common(&args).and_then(|_| matmul_nodes(a, b)).map(Tensor::new).map_err(|e| explain(e, "matmul", &args))
 }
 
 fn matmul_nodes(a: &Tensor, b: &Tensor) -> Result<NodeRef> {

@@ -2,15 +2,19 @@
 //!
 //! A realisation computes what was asked for and every other live pending handle of the thread, as one
 //! graph. Should that fail, what was asked for is tried alone, so that one bad tensor does not take the
-//! others with it.
+//! others with it. A graph runs on one device: where work of several is pending, that before each copy between
+//! devices is a graph of its own.
 
 use crate::live;
+use crate::loan;
 use crate::node::{Node, NodeRef};
+use crate::place;
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::sync::Arc;
-use torsh_ir::exec::{BufferRef, Outputs};
+use torsh_ir::exec::{BufferRef, Device, Outputs};
 use torsh_ir::op::{Kind, View};
 use torsh_ir::{AttrsExt, Error, ErrorKind, Graph, NodeId, Result};
 
@@ -47,10 +51,39 @@ fn realise_with_live(wanted: Vec<NodeRef>) -> Result<()> {
 /// Realises exactly these nodes.
 pub fn nodes(roots: &[NodeRef]) -> Result<()> {
     let session = session::get()?;
+    if !session::others() {
+        return program(session, Device::Cpu, roots);
+    }
+    for copies in place::stages(roots) {
+        let sources = copies.iter().flat_map(|n| n.operands().into_iter().take(1));
+        for (device, list) in place::by_device(sources) {
+            program(session, device, &list)?;
+        }
+        for node in copies {
+            let source = node.operands().first().cloned();
+            let Some(buffer) = source.and_then(|s| s.buffer()) else {
+                if node.is_realised() {
+                    continue;
+                }
+                return Err(Error::internal("a copy between devices lost its source"));
+            };
+            let copy = session.copy(&node.ty, &buffer, node.device).map_err(|e| e.with_loc(node.loc.clone()))?;
+            node.set_buffer(copy);
+        }
+    }
+    for (device, list) in place::by_device(roots.iter().cloned()) {
+        program(session, device, &list)?;
+    }
+    Ok(())
+}
+
+// Realises nodes of one device under which no copy is pending.
+fn program(session: &Session, device: Device, roots: &[NodeRef]) -> Result<()> {
     let mut lowering = Lowering { copy_slices: true, ..Lowering::default() };
     let mut outputs: Vec<NodeId> = Vec::new();
     let mut targets: Vec<(NodeRef, usize)> = Vec::new();
     for root in roots {
+        loan::wait(root)?;
         if root.is_realised() {
             continue;
         }
@@ -66,16 +99,16 @@ pub fn nodes(roots: &[NodeRef]) -> Result<()> {
     }
     let Lowering { mut graph, mut inputs, .. } = lowering;
     graph.set_outputs(outputs);
-    let buffers = run(session, graph, &mut inputs)?;
+    let buffers = run(session, device, graph, &mut inputs)?;
     for (node, position) in targets {
         node.set_buffer(buffers[position].clone());
     }
     Ok(())
 }
 
-fn run(session: &Session, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outputs> {
+fn run(session: &Session, device: Device, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outputs> {
     let count = graph.outputs().len();
-    let compiled = session.executable(graph, Vec::new())?;
+    let compiled = session.executable(device, graph, Vec::new())?;
     let buffers = compiled.exe.run(inputs)?;
     if buffers.len() != count {
         return Err(Error::internal(format!("a program of {count} outputs returned {}", buffers.len())));
@@ -83,14 +116,13 @@ fn run(session: &Session, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outp
     Ok(buffers)
 }
 
-/// The elements of `slice(x)` when `x` has a buffer that the host can read.
+/// The elements of `slice(x)` when `x` has a buffer that the host can read, or that its device can copy from.
 fn copied_slice(node: &NodeRef, operands: &[NodeRef]) -> Option<BufferRef> {
     if node.op.kind != Kind::View(View::Slice) {
         return None;
     }
     let [x] = operands else { return None };
     let buffer = x.buffer()?;
-    let bytes = buffer.host_bytes()?;
     let (shape, size) = (&node.ty.shape, node.ty.dtype.size() as i64);
     let (starts, steps) = (node.attrs.ints(0), node.attrs.ints(2));
     let strides: Vec<i64> = x.ty.shape.strides().iter().map(|s| s * size).collect();
@@ -108,6 +140,15 @@ fn copied_slice(node: &NodeRef, operands: &[NodeRef]) -> Option<BufferRef> {
     let count: usize = shape[..outer].iter().product();
     let session = session::get().ok()?;
     let total = node.ty.nbytes();
+    let Some(bytes) = buffer.host_bytes() else {
+        if total == 0 || count != 1 {
+            return None;
+        }
+        // What fails here is tried again in the graph, which reports it.
+        let part = session.on(x.device).ok()?.slice(&node.ty, &*buffer, usize::try_from(first).ok()?).ok()??;
+        node.set_buffer(part.clone());
+        return Some(part);
+    };
     if total == 0 || count == 1 {
         let start = usize::try_from(first).ok()?.min(bytes.len());
         let buffer = session.upload(&node.ty, bytes.get(start..start + total)?).ok()?;
@@ -139,7 +180,7 @@ pub(crate) struct Lowering {
     pub(crate) graph: Graph,
     pub(crate) inputs: Vec<BufferRef>,
     pub(crate) input_nodes: Vec<NodeRef>,
-    ids: HashMap<*const Node, NodeId>,
+    ids: HashMap<*const Node, NodeId, FxBuildHasher>,
     // Whether slices of realised tensors are copied on the host and become inputs, so that a loop over the
     // batches of a data set compiles once and not once per position.
     copy_slices: bool,
@@ -174,6 +215,7 @@ impl Lowering {
                 stack.pop();
                 continue;
             }
+            loan::wait(&node)?;
             let mut operands = match node.resolve() {
                 Ok(buffer) => {
                     self.bind(&node, buffer);
@@ -185,6 +227,8 @@ impl Lowering {
             if node.is_alias() {
                 operands.truncate(1);
             }
+            // A copy between devices under a graph is one of an input, which is copied before the graph runs.
+            let through = node.is_alias() || node.moves();
             let before = stack.len();
             stack.extend(operands.iter().rev().filter(|o| self.id(o).is_none()).cloned());
             if stack.len() > before {
@@ -198,10 +242,10 @@ impl Lowering {
                 continue;
             }
             let ids: Vec<NodeId> = operands.iter().filter_map(|o| self.id(o)).collect();
-            if ids.len() != operands.len() || (node.is_alias() && ids.is_empty()) {
+            if ids.len() != operands.len() || (through && ids.is_empty()) {
                 return Err(Error::internal(format!("{} lost an operand", node.op.name)));
             }
-            let id = if node.is_alias() { ids[0] } else { self.push(&node, &ids) };
+            let id = if through { ids[0] } else { self.push(&node, &ids) };
             self.note(&node, id);
             stack.pop();
         }

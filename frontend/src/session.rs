@@ -1,11 +1,12 @@
-//! The session: the executor, and the cache of executables, keyed by graph structure and bounded in bytes.
+//! The session: an executor per device, and the cache of executables, keyed by device and graph structure and bounded
+//! in bytes. The CPU's executor is there from the start; others are opened by the provider when first asked for.
 
 use crate::node::lock;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
-use torsh_ir::exec::{BufferRef, Executable, Executor};
+use torsh_ir::exec::{Buffer, BufferRef, Device, DeviceKind, DeviceProperties, DeviceProvider, Executable, Executor};
 use torsh_ir::interp::InterpExecutor;
 use torsh_ir::limits::{self, Limits};
 use torsh_ir::{DType, Error, Graph, Result, Type};
@@ -13,6 +14,17 @@ pub use torsh_passes::pipeline::Dump;
 use torsh_passes::pipeline::{self, Options};
 
 static SESSION: OnceLock<Session> = OnceLock::new();
+
+/// Devices other than the CPU that the session can hold: Metal and this many less one of CUDA.
+const SLOTS: usize = 65;
+
+/// True once a device other than the CPU has been opened. Until then everything is on the CPU and nobody need ask.
+static OTHERS: AtomicBool = AtomicBool::new(false);
+
+/// True once a device other than the CPU has been opened.
+pub fn others() -> bool {
+    OTHERS.load(Ordering::Relaxed)
+}
 
 /// Settings that the environment chooses.
 #[derive(Clone)]
@@ -35,9 +47,13 @@ impl Default for Config {
     }
 }
 
-/// The executor and the cache.
+/// The executors and the cache.
 pub struct Session {
     executor: Arc<dyn Executor>,
+    provider: OnceLock<Arc<dyn DeviceProvider>>,
+    // By `slot`; each is set once, under `opening`.
+    devices: [OnceLock<Arc<dyn Executor>>; SLOTS],
+    opening: Mutex<()>,
     interpreter: Option<InterpExecutor>,
     config: Config,
     cache: Mutex<Cache>,
@@ -60,6 +76,7 @@ pub struct Compiled {
 pub type Donations = Vec<(usize, usize)>;
 
 struct Entry {
+    device: Device,
     graph: Graph,
     donate: Donations,
     // What the graph was checked against; under other limits it is checked again.
@@ -96,6 +113,9 @@ pub struct CacheInfo {
 pub fn init(executor: Arc<dyn Executor>, config: Config) {
     let _ = SESSION.set(Session {
         executor,
+        provider: OnceLock::new(),
+        devices: [const { OnceLock::new() }; SLOTS],
+        opening: Mutex::new(()),
         interpreter: config.interpret.then(InterpExecutor::new),
         config,
         cache: Mutex::default(),
@@ -110,8 +130,107 @@ pub fn get() -> Result<&'static Session> {
     SESSION.get().ok_or_else(|| Error::internal("no session: torsh_frontend::session::init was not called"))
 }
 
+// Place of a device in the list of executors.
+fn slot(device: Device) -> Option<usize> {
+    match device {
+        Device::Cpu => None,
+        Device::Metal => Some(0),
+        Device::Cuda(i) => Some(i as usize + 1).filter(|&slot| slot < SLOTS),
+    }
+}
+
 impl Session {
-    /// The executor.
+    /// Installs what opens devices other than the CPU; the first call wins.
+    pub fn set_provider(&self, provider: Arc<dyn DeviceProvider>) {
+        let _ = self.provider.set(provider);
+    }
+
+    fn provider(&self, kind: DeviceKind) -> Result<&dyn DeviceProvider> {
+        match self.provider.get() {
+            Some(provider) => Ok(&**provider),
+            None => {
+                Err(Error::device(format!("no {} device is available: this program has the CPU only", kind.name())))
+            }
+        }
+    }
+
+    /// The executor of a device, which is opened if need be.
+    ///
+    /// # Errors
+    /// A `Device` error that says what was looked for when the device is not there.
+    pub fn on(&self, device: Device) -> Result<&dyn Executor> {
+        if device == Device::Cpu {
+            return Ok(self.executor());
+        }
+        match self.opened(device) {
+            Some(executor) => Ok(executor),
+            None => self.open(device),
+        }
+    }
+
+    /// The executor of a device that has been opened.
+    pub fn opened(&self, device: Device) -> Option<&dyn Executor> {
+        match slot(device) {
+            None if device == Device::Cpu => Some(self.executor()),
+            None => None,
+            Some(slot) => self.devices[slot].get().map(|e| &**e),
+        }
+    }
+
+    #[cold]
+    fn open(&self, device: Device) -> Result<&dyn Executor> {
+        let provider = self.provider(device.kind())?;
+        let _one = lock(&self.opening);
+        let place = slot(device)
+            .map(|slot| &self.devices[slot])
+            .ok_or_else(|| Error::device(format!("device {device} is not available: there are at most {SLOTS}")))?;
+        if let Some(executor) = place.get() {
+            return Ok(&**executor);
+        }
+        let executor = provider.open(device)?;
+        OTHERS.store(true, Ordering::Relaxed);
+        Ok(&**place.get_or_init(|| executor))
+    }
+
+    /// How many devices of a kind there are.
+    ///
+    /// # Errors
+    /// A `Device` error when that cannot be found out, say without a driver.
+    pub fn device_count(&self, kind: DeviceKind) -> Result<u32> {
+        match kind {
+            DeviceKind::Cpu => Ok(1),
+            kind => self.provider(kind)?.count(kind),
+        }
+    }
+
+    /// What a device is.
+    ///
+    /// # Errors
+    /// A `Device` error when the device is not there, or is the CPU.
+    pub fn properties(&self, device: Device) -> Result<DeviceProperties> {
+        match device {
+            Device::Cpu => Err(Error::device("the CPU has no device properties")),
+            other => self.provider(other.kind())?.properties(other),
+        }
+    }
+
+    /// Copies a buffer to the host.
+    pub fn download(&self, buffer: &dyn Buffer) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; buffer.nbytes()];
+        self.on(buffer.device())?.download(buffer, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same elements on another device; the buffer itself where it is there already.
+    pub fn copy(&self, ty: &Type, buffer: &BufferRef, to: Device) -> Result<BufferRef> {
+        let from = buffer.device();
+        if from == to {
+            return Ok(buffer.clone());
+        }
+        self.on(to)?.copy_from(ty, &**buffer, self.on(from)?)
+    }
+
+    /// The CPU's executor.
     pub fn executor(&self) -> &dyn Executor {
         match &self.interpreter {
             Some(interpreter) => interpreter,
@@ -124,19 +243,25 @@ impl Session {
         self.interpreter.is_some()
     }
 
-    /// Copies host bytes into a buffer.
+    /// Copies host bytes into a buffer of the CPU.
     pub fn upload(&self, ty: &Type, bytes: &[u8]) -> Result<BufferRef> {
+        self.upload_to(Device::Cpu, ty, bytes)
+    }
+
+    /// Copies host bytes into a buffer of a device.
+    pub fn upload_to(&self, device: Device, ty: &Type, bytes: &[u8]) -> Result<BufferRef> {
         crate::ops::check_size(ty)?;
+        let executor = self.on(device)?;
         // Kernels rely on bools being 0 or 1; foreign memory may hold anything.
         if ty.dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
             let clean: Vec<u8> = bytes.iter().map(|&b| u8::from(b != 0)).collect();
-            return self.executor().upload(ty, &clean);
+            return executor.upload(ty, &clean);
         }
-        self.executor().upload(ty, bytes)
+        executor.upload(ty, bytes)
     }
 
-    /// The executable of a graph, compiled unless an equal graph is cached.
-    pub fn executable(&self, graph: Graph, donate: Donations) -> Result<Arc<Compiled>> {
+    /// The executable of a graph on a device, compiled unless an equal graph is cached.
+    pub fn executable(&self, device: Device, graph: Graph, donate: Donations) -> Result<Arc<Compiled>> {
         let hash = graph.structural_hash();
         let limits = limits::get();
         {
@@ -144,8 +269,9 @@ impl Session {
             cache.clock += 1;
             let now = cache.clock;
             if let Some(list) = cache.entries.get_mut(&hash)
-                && let Some(e) =
-                    list.iter_mut().find(|e| e.donate == donate && e.limits == limits && e.graph.same(&graph))
+                && let Some(e) = list
+                    .iter_mut()
+                    .find(|e| e.device == device && e.donate == donate && e.limits == limits && e.graph.same(&graph))
             {
                 e.used = now;
                 self.hits.fetch_add(1, Ordering::Relaxed);
@@ -153,34 +279,42 @@ impl Session {
             }
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let compiled = Arc::new(self.compile(&graph, &donate)?);
+        let compiled = Arc::new(self.compile(device, &graph, &donate)?);
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
-        cache.entries.entry(hash).or_default().push(Entry { graph, donate, limits, compiled: compiled.clone(), used });
+        cache.entries.entry(hash).or_default().push(Entry {
+            device,
+            graph,
+            donate,
+            limits,
+            compiled: compiled.clone(),
+            used,
+        });
         let evicted = cache.shrink(self.config.cache_bytes, used);
         drop(cache);
         self.evictions.fetch_add(evicted.len() as u64, Ordering::Relaxed);
         Ok(compiled)
     }
 
-    fn compile(&self, graph: &Graph, donate: &Donations) -> Result<Compiled> {
+    fn compile(&self, device: Device, graph: &Graph, donate: &Donations) -> Result<Compiled> {
         let start = Instant::now();
+        let executor = self.on(device)?;
         let exe: Arc<dyn Executable> = match &self.interpreter {
-            Some(interpreter) => {
+            Some(interpreter) if device == Device::Cpu => {
                 torsh_passes::limits::run(graph.clone())?;
                 Arc::new(interpreter.load_graph(graph.clone()))
             }
-            None => {
+            _ => {
                 let options = Options {
                     fusion: self.config.fusion,
                     verify: self.config.verify,
-                    target: self.executor.target(),
+                    target: executor.target(),
                     donate: donate.clone(),
                     dump: self.config.dump.clone(),
                 };
                 let program = pipeline::compile(graph, &options)?;
-                let exe = self.executor.load(Arc::new(program))?;
+                let exe = executor.load(Arc::new(program))?;
                 if let Some(dump) = &self.config.dump {
                     dump("code", &exe.listing());
                 }

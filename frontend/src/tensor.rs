@@ -12,8 +12,8 @@ use crate::ops;
 use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
-use torsh_ir::exec::BufferRef;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{DType, Error, Result, Shape, Type};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -21,6 +21,19 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// A fresh number; larger than every earlier one.
 pub(crate) fn tick() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+static RETYPED: AtomicU64 = AtomicU64::new(1);
+
+/// Moves on whenever a handle that exists may have got another dtype, shape, place or role in autograd. While it stands
+/// still, what was once found out about handles holds.
+pub(crate) fn retyped() -> u64 {
+    RETYPED.load(Ordering::Acquire)
+}
+
+/// A handle has got another dtype, shape, place or role in autograd.
+pub(crate) fn note_retyped() {
+    RETYPED.fetch_add(1, Ordering::AcqRel);
 }
 
 /// A shared handle; equality of handles is identity.
@@ -115,39 +128,31 @@ impl Tensor {
         lock(&self.0.state)
     }
 
-    /// The same, unless somebody else has it.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.0.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    // Runs `f` on the node of a base, or of a view that is up to date. Not for use in a trace.
+    fn current<R>(&self, f: impl FnOnce(&Node) -> R) -> std::result::Result<R, Tensor> {
+        let state = self.lock();
+        let stale = state.view.as_ref().is_some_and(|view| {
+            let base = view.base.lock();
+            base.view.is_some() || base.version != state.seen
+        });
+        if stale { Err(self.clone()) } else { Ok(f(&state.node)) }
     }
 
     /// The buffer of a tensor that is realised. Not for use in a trace.
     pub(crate) fn ready(&self) -> Option<BufferRef> {
-        let state = self.lock();
-        if state.view.is_none() {
-            return state.node.buffer();
-        }
-        drop(state);
-        self.node().buffer()
-    }
-    /// True for a base that is realised, past any overlay.
-    pub(crate) fn is_ready(&self) -> bool {
-        let state = self.lock();
-        state.view.is_none() && state.node.is_realised()
+        self.current(Node::buffer).unwrap_or_else(|stale| stale.node().buffer())
     }
 
-    /// Whether the tensor has this type and takes part in gradients as stated. Not for use in a trace.
-    pub fn is_like(&self, ty: &Type, grad: bool) -> bool {
-        let like = |node: &NodeRef| node.requires_grad() == grad && node.ty == *ty;
-        let state = self.lock();
-        if state.view.is_none() {
-            return like(&state.node);
-        }
-        drop(state);
-        like(&self.node())
+    /// Whether the tensor has this type, is on this device and takes part in gradients as stated. Not for use in a trace.
+    pub fn is_like(&self, ty: &Type, device: Device, grad: bool) -> bool {
+        let like = |node: &Node| node.requires_grad() == grad && node.device == device && node.ty == *ty;
+        self.current(like).unwrap_or_else(|stale| like(&stale.node()))
+    }
+
+    /// Identity of the base. Not for use in a trace.
+    pub(crate) fn root_id(&self) -> u64 {
+        let base = self.lock().view.as_ref().map(|view| view.base.clone());
+        base.map_or(self.id(), |base| base.root_id())
     }
 
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -228,6 +233,10 @@ impl Tensor {
     pub fn ty(&self) -> Type {
         self.with(|s| s.node.ty.clone())
     }
+    /// Where the value is.
+    pub fn device(&self) -> Device {
+        self.with(|s| s.node.device)
+    }
     /// Shape.
     pub fn shape(&self) -> Shape {
         self.with(|s| s.node.ty.shape.clone())
@@ -291,6 +300,7 @@ impl Tensor {
                 s.view = Some(Arc::new(view));
                 s.seen = version;
             });
+            note_retyped();
         }
         if requires_grad {
             fresh.set_requires_grad(true)?;
@@ -310,6 +320,7 @@ impl Tensor {
             let view = state.view.take();
             state.node = node;
             state.version = tick();
+            note_retyped();
             drop(state);
             drop(view);
         }
@@ -324,6 +335,7 @@ impl Tensor {
             s.node = node;
             s.seen = seen;
         });
+        note_retyped();
     }
 
     /// Whether gradients flow into this tensor.
@@ -362,6 +374,7 @@ impl Tensor {
     // Another node of the same value; writers and views are not concerned.
     fn replace_node(&self, node: NodeRef) {
         self.with(|s| s.node = node);
+        note_retyped();
         live::register(self);
     }
 
@@ -409,6 +422,12 @@ impl Tensor {
                     want.dtype, got.dtype
                 )));
             }
+            let (want, got) = (self.device(), g.device());
+            if want != got {
+                return Err(Error::device(format!(
+                    "assigned grad has data located on a different device: expected {want}, got {got}"
+                )));
+            }
         }
         let slot = self.with(|s| s.slot.get_or_insert_with(Arc::default).clone());
         trace::with_grad(&slot, |g| *g = grad);
@@ -435,10 +454,13 @@ impl Tensor {
 
     /// In-place write of a value of this tensor's type, through views to the base.
     pub fn assign(&self, value: &NodeRef) -> Result<()> {
-        let own = self.ty();
-        if own != value.ty {
-            return Err(Error::internal(format!("assigning {} to {own}", value.ty)));
+        let (own, device) = self.with(|s| (s.node.ty.clone(), s.node.device));
+        if own != value.ty || device != value.device {
+            return Err(Error::internal(format!("assigning {} on {} to {own} on {device}", value.ty, value.device)));
         }
+        // What is written where nothing is recorded brings no history along.
+        let detached = if mode::grad_enabled() { None } else { Some(ops::detach(value)) };
+        let value = detached.as_ref().unwrap_or(value);
         if !self.is_view() {
             self.rebind(value, mode::grad_enabled());
             return Ok(());
@@ -448,7 +470,8 @@ impl Tensor {
         let was = mode::set_grad_enabled(track);
         let written = write_through(&root, &steps, value);
         mode::set_grad_enabled(was);
-        root.rebind(&written?, track);
+        let written = if track { written? } else { ops::detach(&written?) };
+        root.rebind(&written, track);
         let version = root.with(|s| s.version);
         let value = match &self.with(|s| s.node.clone()).grad {
             Grad::Leaf(slot) if !value.requires_grad() => Node::alias(value, Grad::Leaf(slot.clone())),
@@ -469,10 +492,14 @@ impl Tensor {
             Grad::Op | Grad::Foreign if !track => Node::graft(value, &old, Grad::Op),
             _ => value.clone(),
         };
+        let retyped = !node.grad.is_like(&old.grad);
         self.with(|s| {
             s.node = node;
             s.version = tick();
         });
+        if retyped {
+            note_retyped();
+        }
         live::register(self);
     }
 
@@ -488,6 +515,7 @@ impl Tensor {
             s.node = Node::alias(&value, grad);
             s.version = tick();
         });
+        note_retyped();
         live::register(self);
         Ok(())
     }
@@ -510,9 +538,15 @@ impl Tensor {
     /// Gives the handle a value that a program made: of a base, as it is; of a view, through its base.
     pub(crate) fn put(&self, node: NodeRef) {
         let mut state = self.lock();
+        let old = &state.node;
+        let retyped =
+            state.view.is_some() || old.ty != node.ty || old.device != node.device || !old.grad.is_like(&node.grad);
         state.view = None;
         state.node = node;
         state.version = tick();
+        if retyped {
+            note_retyped();
+        }
     }
 }
 

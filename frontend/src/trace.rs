@@ -11,7 +11,8 @@ use crate::mode;
 use crate::node::{Grad, GradSlot, Node, NodeRef, lock};
 use crate::realise;
 use crate::session;
-use crate::tensor::{State, Tensor, WeakTensor, tick};
+use crate::tensor::{State, Tensor, WeakTensor, note_retyped, tick};
+use rustc_hash::FxBuildHasher;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Break {
     pub reason: String,
     /// The user's line.
     pub loc: Option<Loc>,
+    /// The function worked on several devices; otherwise it needed a value.
+    pub divided: bool,
 }
 
 pub(crate) struct Capture {
@@ -86,9 +89,9 @@ pub struct Trace {
     pub(crate) id: u64,
     fullgraph: bool,
     pub(crate) captures: Vec<Capture>,
-    index: HashMap<u64, usize>,
+    index: HashMap<u64, usize, FxBuildHasher>,
     pub(crate) grads: Vec<GradOverlay>,
-    grad_index: HashMap<*const GradSlot, usize>,
+    grad_index: HashMap<*const GradSlot, usize, FxBuildHasher>,
     pub(crate) born: Vec<WeakTensor>,
     pub(crate) inputs: Vec<(NodeRef, Source)>,
     pub(crate) proxies: Vec<Proxy>,
@@ -124,9 +127,9 @@ pub fn start(leaves: &[Leaf], fullgraph: bool) -> Result<Vec<Option<Tensor>>> {
         id: tick(),
         fullgraph,
         captures: Vec::new(),
-        index: HashMap::new(),
+        index: HashMap::default(),
         grads: Vec::new(),
-        grad_index: HashMap::new(),
+        grad_index: HashMap::default(),
         born: Vec::new(),
         inputs: Vec::new(),
         proxies: Vec::new(),
@@ -206,27 +209,23 @@ impl Trace {
         tensor
     }
 
-    fn capture(&mut self, tensor: &Tensor, source: Source) -> usize {
+    fn capture(&mut self, tensor: &Tensor, found: Option<Found>, source: Source) -> usize {
         if let Some(&i) = self.index.get(&tensor.id()) {
             return i;
         }
-        let mut state = tensor.lock().clone();
+        let Found { mut state, value } = found.unwrap_or_else(|| Found::new(tensor));
         let (mut stand_in, mut input) = (None, None);
-        if state.view.is_some() {
-            // Derived from the base as the trace sees it.
-            state.seen = 0;
-        } else {
-            match realised(&state.node) {
-                Ok(buffer) => {
-                    let (node, data) = placeholder(&state.node, buffer);
-                    input = Some(self.inputs.len());
-                    self.inputs.push((data, source));
-                    state.node = node.clone();
-                    stand_in = Some(node);
-                }
-                Err(e) => {
-                    self.failed.get_or_insert(e);
-                }
+        match value {
+            None => state.seen = 0,
+            Some(Ok(buffer)) => {
+                let (node, data) = placeholder(&state.node, buffer);
+                input = Some(self.inputs.len());
+                self.inputs.push((data, source));
+                state.node = node.clone();
+                stand_in = Some(node);
+            }
+            Some(Err(e)) => {
+                self.failed.get_or_insert(e);
             }
         }
         let i = self.captures.len();
@@ -235,14 +234,14 @@ impl Trace {
         i
     }
 
-    fn grad_overlay(&mut self, slot: &Arc<GradSlot>) -> usize {
+    fn grad_overlay(&mut self, slot: &Arc<GradSlot>, found: Option<(Tensor, Found)>) -> usize {
         if let Some(&i) = self.grad_index.get(&Arc::as_ptr(slot)) {
             return i;
         }
-        let initial = lock(&slot.grad).clone();
-        if let Some(g) = &initial {
-            self.capture(g, Source::Grad(slot.clone()));
-        }
+        let initial = found.map(|(gradient, found)| {
+            self.capture(&gradient, Some(found), Source::Grad(slot.clone()));
+            gradient
+        });
         let i = self.grads.len();
         self.grads.push(GradOverlay { slot: slot.clone(), initial: initial.clone(), current: initial });
         self.grad_index.insert(Arc::as_ptr(slot), i);
@@ -256,6 +255,7 @@ impl Trace {
             let changed = capture.placeholder.as_ref().is_none_or(|p| !Arc::ptr_eq(p, &capture.state.node));
             if changed {
                 *capture.tensor.lock() = capture.state;
+                note_retyped();
                 live::register(&capture.tensor);
             }
         }
@@ -278,11 +278,13 @@ impl Trace {
 }
 
 pub(crate) fn with_overlay<R>(tensor: &Tensor, f: impl FnOnce(&mut State) -> R) -> R {
+    let known = TRACE.with(|t| t.borrow().as_ref().is_none_or(|trace| trace.index.contains_key(&tensor.id())));
+    let found = (!known).then(|| Found::new(tensor));
     TRACE.with(|t| {
         let mut guard = t.borrow_mut();
         match guard.as_mut() {
             Some(trace) => {
-                let i = trace.capture(tensor, Source::Handle(tensor.clone()));
+                let i = trace.capture(tensor, found, Source::Handle(tensor.clone()));
                 f(&mut trace.captures[i].state)
             }
             None => f(&mut tensor.lock()),
@@ -290,15 +292,35 @@ pub(crate) fn with_overlay<R>(tensor: &Tensor, f: impl FnOnce(&mut State) -> R) 
     })
 }
 
+/// What a handle from outside is when the trace meets it. Made while the trace is not borrowed: a value may have to
+/// be computed or waited for, and signal handlers run meanwhile.
+struct Found {
+    state: State,
+    // None for a view, which is derived from its base as the trace sees it.
+    value: Option<Result<BufferRef>>,
+}
+
+impl Found {
+    fn new(tensor: &Tensor) -> Found {
+        let state = tensor.lock().clone();
+        let value = state.view.is_none().then(|| realised(&state.node));
+        Found { state, value }
+    }
+}
+
 pub(crate) fn with_grad<R>(slot: &Arc<GradSlot>, f: impl FnOnce(&mut Option<Tensor>) -> R) -> R {
     if active() == 0 {
         return f(&mut lock(&slot.grad));
     }
+    let key = Arc::as_ptr(slot);
+    let known = TRACE.with(|t| t.borrow().as_ref().is_none_or(|trace| trace.grad_index.contains_key(&key)));
+    let initial = if known { None } else { lock(&slot.grad).clone() };
+    let found = initial.map(|gradient| (gradient.clone(), Found::new(&gradient)));
     TRACE.with(|t| {
         let mut guard = t.borrow_mut();
         match guard.as_mut() {
             Some(trace) => {
-                let i = trace.grad_overlay(slot);
+                let i = trace.grad_overlay(slot, found);
                 f(&mut trace.grads[i].current)
             }
             None => f(&mut lock(&slot.grad)),
@@ -386,10 +408,26 @@ pub fn break_graph(reason: &str) -> Result<()> {
         ))
         .with_loc(mode::loc()));
     }
+    give_up(Break { reason: reason.to_string(), loc: mode::loc(), divided: false })
+}
+
+/// Gives up a trace that is not the work of one device, as `break_graph` does.
+pub(crate) fn divide(reason: String, loc: Option<Loc>) -> Result<()> {
+    if TRACE.with(|t| t.borrow().as_ref().is_some_and(|t| t.fullgraph)) {
+        return Err(Error::trace(format!(
+            "{reason}, and a program runs on one device. Move tensors before the compiled function is called, or \
+             compile without fullgraph=True"
+        ))
+        .with_loc(loc));
+    }
+    give_up(Break { reason, loc, divided: true })
+}
+
+fn give_up(why: Break) -> Result<()> {
     let trace = TRACE.with(|t| t.borrow_mut().take());
     ACTIVE.with(|a| a.set(0));
     let committed = trace.map_or(Ok(()), |t| t.commit());
-    BREAK.with(|b| *b.borrow_mut() = Some(Break { reason: reason.to_string(), loc: mode::loc() }));
+    BREAK.with(|b| *b.borrow_mut() = Some(why));
     committed
 }
 
@@ -434,13 +472,4 @@ pub(crate) fn buffer_of(t: &Tensor) -> Result<BufferRef> {
             realised(&node)
         }
     }
-}
-
-thread_local! {
-    pub(crate) static LENDING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// True while this thread runs a program with handles locked: nothing may wait for another thread then.
-pub fn holds_locks() -> bool {
-    LENDING.with(Cell::get)
 }

@@ -29,9 +29,9 @@ table! {
     DUMP = "TORSH_DUMP", "", "Directory that receives the graph after each pass, the program, its kernels and the generated code.";
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
-    ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, avx2 or avx512.";
+    ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, neon (64-bit ARM), avx2 or avx512.";
     JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
-    LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run).";
+    LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run), notes (attentions that keep their score matrix, and why).";
     SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";
     VERIFY = "TORSH_VERIFY", "1 in debug builds, else 0", "1 runs the verifier and a text round trip after each pass.";
@@ -163,6 +163,8 @@ pub struct Log {
     pub time: bool,
     /// Microseconds per step of each run.
     pub steps: bool,
+    /// What is not joined, and why.
+    pub notes: bool,
 }
 
 fn parse_log(value: &str) -> Option<Log> {
@@ -171,6 +173,7 @@ fn parse_log(value: &str) -> Option<Log> {
         match word.to_ascii_lowercase().as_str() {
             "time" => log.time = true,
             "steps" => log.steps = true,
+            "notes" => log.notes = true,
             _ => return None,
         }
     }
@@ -180,7 +183,9 @@ fn parse_log(value: &str) -> Option<Log> {
 /// [`LOG`], read once: every run asks.
 pub fn log() -> Log {
     static READ: OnceLock<Log> = OnceLock::new();
-    *READ.get_or_init(|| read(LOG, "words of time and steps, separated by commas,", parse_log).unwrap_or_default())
+    *READ.get_or_init(|| {
+        read(LOG, "words of time, steps and notes, separated by commas,", parse_log).unwrap_or_default()
+    })
 }
 
 /// Writes what [`log`] asks for.
@@ -252,8 +257,8 @@ mod tests {
 
     #[test]
     fn logs_are_words() {
-        assert_eq!(parse_log("time, steps"), Some(Log { time: true, steps: true }));
-        assert_eq!(parse_log("Time"), Some(Log { time: true, steps: false }));
+        assert_eq!(parse_log("time, steps"), Some(Log { time: true, steps: true, notes: false }));
+        assert_eq!(parse_log("Time,notes"), Some(Log { time: true, steps: false, notes: true }));
         assert_eq!(parse_log("all"), None);
     }
 

@@ -1,34 +1,12 @@
 //! The contract between the front and the runtime: plain data in, buffers out.
 
-use crate::error::Result;
+pub use crate::device::{Device, DeviceKind, DeviceProperties, DeviceProvider, Event, Stream, no_streams};
+use crate::error::{Error, Result};
 use crate::program::Program;
 use crate::shape::Type;
 use smallvec::SmallVec;
 use std::any::Any;
-use std::fmt;
 use std::sync::Arc;
-
-/// Where a tensor lives.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Device {
-    /// The host.
-    #[default]
-    Cpu,
-    /// A CUDA device.
-    Cuda(u32),
-    /// Apple's GPU.
-    Metal,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(i) => write!(f, "cuda:{i}"),
-            Device::Metal => f.write_str("metal"),
-        }
-    }
-}
 
 /// Memory of one tensor: contiguous, row-major, little-endian.
 pub trait Buffer: Any + Send + Sync {
@@ -36,6 +14,10 @@ pub trait Buffer: Any + Send + Sync {
     fn nbytes(&self) -> usize;
     /// The bytes, when the host can address them.
     fn host_bytes(&self) -> Option<&[u8]>;
+    /// Where the memory is.
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
     /// For the runtime to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }
@@ -51,7 +33,7 @@ pub type Outputs = SmallVec<[BufferRef; 4]>;
 pub struct Target {
     /// Device.
     pub device: Device,
-    /// Instruction set level: `portable`, `avx2`, `avx512`, `neon`, or `interpreter`.
+    /// Instruction set level: `portable`, `avx2`, `avx512`, `neon`, `sm_90` and its like, or `interpreter`.
     pub isa: &'static str,
     /// Worker threads.
     pub threads: usize,
@@ -78,12 +60,75 @@ pub struct MemoryStats {
     pub code: u64,
 }
 
-/// Compiles and runs programs and owns their memory.
+/// Compiles and runs programs on one device and owns their memory.
+///
+/// Calls come from any thread. A device that runs behind the caller orders what one thread asks for on that thread's
+/// current stream: `upload`, `copy_from`, `slice` and `Executable::run` may return before the work is done,
+/// `download` returns the value that the buffer has after all work asked for before. It keeps memory that is given
+/// back (a dropped buffer) from reuse on another stream until the work on it is done.
 pub trait Executor: Send + Sync {
     /// What it generates code for.
     fn target(&self) -> Target;
+    /// The device.
+    fn device(&self) -> Device {
+        self.target().device
+    }
     /// Copies host bytes into a new buffer. `bytes.len()` must be `ty.nbytes()`.
     fn upload(&self, ty: &Type, bytes: &[u8]) -> Result<BufferRef>;
+    /// Copies a buffer of this device to the host. `out.len()` must be `buffer.nbytes()`.
+    fn download(&self, buffer: &dyn Buffer, out: &mut [u8]) -> Result<()> {
+        let bytes = buffer
+            .host_bytes()
+            .ok_or_else(|| Error::internal(format!("a buffer of {} was read as one of the host", buffer.device())))?;
+        if bytes.len() != out.len() {
+            return Err(Error::internal(format!("a buffer of {} bytes was read as {}", bytes.len(), out.len())));
+        }
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+    /// A new buffer here with the bytes of a buffer of another device, whose executor is `from`. By way of the
+    /// host unless the device has a shorter one.
+    fn copy_from(&self, ty: &Type, buffer: &dyn Buffer, from: &dyn Executor) -> Result<BufferRef> {
+        if let Some(bytes) = buffer.host_bytes() {
+            return self.upload(ty, bytes);
+        }
+        let mut bytes = vec![0; buffer.nbytes()];
+        from.download(buffer, &mut bytes)?;
+        self.upload(ty, &bytes)
+    }
+    /// A new buffer of type `ty` with the bytes from `start` on of a buffer of this device; `None` where only a
+    /// program can copy them.
+    fn slice(&self, _ty: &Type, _buffer: &dyn Buffer, _start: usize) -> Result<Option<BufferRef>> {
+        Ok(None)
+    }
+    /// Waits until all work of the device, of every stream and thread, is done; reports errors of that work.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+    /// A new stream.
+    fn new_stream(&self, _priority: i32) -> Result<Arc<dyn Stream>> {
+        Err(no_streams(self.device()))
+    }
+    /// The stream on which work goes unless another is set.
+    fn default_stream(&self) -> Result<Arc<dyn Stream>> {
+        Err(no_streams(self.device()))
+    }
+    /// The stream on which the work of the calling thread goes.
+    fn current_stream(&self) -> Result<Arc<dyn Stream>> {
+        Err(no_streams(self.device()))
+    }
+    /// Sets the stream of the calling thread; it must be of this device.
+    fn set_stream(&self, _stream: &Arc<dyn Stream>) -> Result<()> {
+        Err(no_streams(self.device()))
+    }
+    /// A new event; `timing`: its time is taken. `blocking`: a host that waits for it sleeps.
+    fn new_event(&self, _timing: bool, _blocking: bool) -> Result<Arc<dyn Event>> {
+        Err(no_streams(self.device()))
+    }
+    /// Bytes of the device's memory: free, and in all, other processes' included.
+    fn memory_info(&self) -> Result<(u64, u64)> {
+        Err(Error::device(format!("device {} does not say how much memory is free", self.device())))
+    }
     /// Generates code for a program.
     fn load(&self, program: Arc<Program>) -> Result<Arc<dyn Executable>>;
     /// Memory figures.

@@ -4,7 +4,8 @@
 //! order and reachability); the order of operands stands in the node itself, never in the edges. Nodes are
 //! hash-consed: adding an equal node returns the old one. Inputs are never merged because their index
 //! differs. A node is immutable once added, and operands exist before their users, so node ids are a
-//! topological order. The user's source line is a side table outside the hash key.
+//! topological order. The user's source line is a side table outside the hash key. A node is hashed once, when it
+//! is added: the same hash finds an equal node and goes into the structural hash of the graph.
 
 use crate::attr::{Attr, Attrs};
 use crate::error::{Error, Loc, Result};
@@ -13,9 +14,10 @@ use crate::ops;
 use crate::shape::{Shape, Type};
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
+use rustc_hash::{FxBuildHasher, FxHasher};
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 /// Index of a node; ids are a topological order.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -49,8 +51,9 @@ pub struct Node {
 pub struct Graph {
     dag: DiGraph<Node, ()>,
     // Hash of a node to the nodes with that hash.
-    cons: HashMap<u64, SmallVec<[NodeId; 1]>>,
-    hasher: RandomState,
+    cons: HashMap<u64, SmallVec<[NodeId; 1]>, FxBuildHasher>,
+    // Of all nodes, in order.
+    hasher: FxHasher,
     locs: Vec<Option<Loc>>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
@@ -119,7 +122,8 @@ impl Graph {
         let index = self.inputs.len() as i64;
         let attrs: Attrs =
             SmallVec::from_vec(vec![Attr::Int(index), Attr::DType(ty.dtype), Attr::from(ty.shape.dims())]);
-        let id = self.push(Node { op: ops::op("input"), attrs, operands: Operands::new(), ty });
+        let node = Node { op: ops::op("input"), attrs, operands: Operands::new(), ty };
+        let id = self.push(FxBuildHasher.hash_one(&node), node);
         self.inputs.push(id);
         id
     }
@@ -136,18 +140,19 @@ impl Graph {
 
     /// Adds a node whose type is known to be what inference gives, such as one copied from another graph.
     pub fn add(&mut self, node: Node) -> NodeId {
-        let hash = self.hasher.hash_one(&node);
+        let hash = FxBuildHasher.hash_one(&node);
         if let Some(ids) = self.cons.get(&hash)
             && let Some(&id) = ids.iter().find(|&&id| *self.node(id) == node)
         {
             return id;
         }
-        let id = self.push(node);
+        let id = self.push(hash, node);
         self.cons.entry(hash).or_default().push(id);
         id
     }
 
-    fn push(&mut self, node: Node) -> NodeId {
+    fn push(&mut self, hash: u64, node: Node) -> NodeId {
+        hash.hash(&mut self.hasher);
         let operands = node.operands.clone();
         let index = self.dag.add_node(node);
         for operand in operands {
@@ -174,12 +179,9 @@ impl Graph {
     }
 
     /// Structural hash: ops, attributes, shapes, dtypes, topology and outputs; never addresses or lines.
-    /// Stable within a process; equality decides, the hash only finds candidates.
+    /// The same in every process of one build; equality decides, the hash only finds candidates.
     pub fn structural_hash(&self) -> u64 {
-        let mut h = std::collections::hash_map::DefaultHasher::new();
-        for id in self.ids() {
-            self.node(id).hash(&mut h);
-        }
+        let mut h = self.hasher.clone();
         self.outputs.hash(&mut h);
         h.finish()
     }
@@ -199,5 +201,73 @@ impl Graph {
     /// The shape of a node.
     pub fn shape(&self, id: NodeId) -> &Shape {
         &self.node(id).ty.shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use smallvec::smallvec;
+    use std::collections::HashSet;
+
+    fn vector(n: usize) -> Type {
+        Type::new(DType::F32, Shape::of(&[n]))
+    }
+
+    // `count` nodes above two inputs; `odd` is the place of one that differs.
+    fn chain(count: usize, odd: Option<usize>) -> Graph {
+        let mut g = Graph::new();
+        let (x, y) = (g.input(vector(3)), g.input(vector(3)));
+        let mut at = x;
+        for i in 0..count {
+            let op = if odd == Some(i) { "sub" } else { "add" };
+            at = g.apply(ops::op(op), &[at, y], Attrs::new()).unwrap();
+        }
+        g.set_outputs(vec![at]);
+        g
+    }
+
+    #[test]
+    fn equal_graphs_have_equal_hashes_and_others_differ() {
+        assert_eq!(chain(50, None).structural_hash(), chain(50, None).structural_hash());
+        let mut hashes: HashSet<u64> = (0..50).map(|i| chain(50, Some(i)).structural_hash()).collect();
+        hashes.extend((0..50).map(|n| chain(n, None).structural_hash()));
+        assert_eq!(hashes.len(), 100);
+        // Types, numbers, the order of operands, and outputs.
+        let mut hashes = HashSet::new();
+        for n in 1..200 {
+            let mut g = Graph::new();
+            let x = g.input(vector(n));
+            g.set_outputs(vec![x]);
+            hashes.insert(g.structural_hash());
+        }
+        for (i, swapped) in (0..2000).flat_map(|i| [(i, false), (i, true)]) {
+            let mut g = Graph::new();
+            let x = g.input(vector(3));
+            let shape: &[usize] = &[3];
+            let attrs: Attrs =
+                smallvec![Attr::Scalar(crate::Scalar::Float(f64::from(i))), DType::F32.into(), shape.into()];
+            let c = g.apply(ops::op("full"), &[], attrs).unwrap();
+            let operands = if swapped { [c, x] } else { [x, c] };
+            let y = g.apply(ops::op("sub"), &operands, Attrs::new()).unwrap();
+            g.set_outputs(vec![y]);
+            hashes.insert(g.structural_hash());
+            g.set_outputs(vec![y, x]);
+            hashes.insert(g.structural_hash());
+        }
+        assert_eq!(hashes.len(), 199 + 8000);
+    }
+
+    #[test]
+    fn the_hash_of_a_large_graph_does_not_go_through_it() {
+        let count = 200_000;
+        let g = chain(count, None);
+        assert_eq!(g.len(), count + 2);
+        // As many hashes as nodes: going through them each time would take hours.
+        let first = g.structural_hash();
+        assert!((0..count).all(|_| g.structural_hash() == first));
+        assert_ne!(first, chain(count, Some(count / 2)).structural_hash());
+        assert!(g.same(&g.clone()) && g.clone().structural_hash() == first);
     }
 }

@@ -7,6 +7,7 @@
 mod attend;
 pub mod attr;
 pub mod builder;
+pub mod device;
 pub mod dtype;
 pub mod env;
 pub mod error;

@@ -170,8 +170,8 @@ pub struct Tolerance {
 impl Tolerance {
     /// The same bits.
     pub const EXACT: Tolerance = Tolerance { ulp: 0.0, scaled_eps: 0.0 };
-    /// A function of one or two numbers computed apart on both sides. Up to f32 kernels are within 2.5 ulp (most
-    /// within 1.5) and the interpreter within a half. In f64 they are within 2 ulp, the interpreter within 1.
+    /// A function of one or two numbers computed apart on both sides. Up to f32 kernels are within 2 ulp (most
+    /// within 1.6) and the interpreter within a half. In f64 they are within 2 ulp, the interpreter within 1.
     pub const FUNCTION: Tolerance = Tolerance { ulp: 3.0, scaled_eps: 0.0 };
     /// Within `ulp` units in the last place.
     pub const fn ulp(ulp: f64) -> Tolerance {

@@ -21,6 +21,8 @@ use torsh_ir::scalar::{BinOp, ScalarOp};
 
 /// Steps between the product and the softmax that are looked through.
 const MAX_STEPS: usize = 16;
+/// Notes on attentions in a program.
+const MAX_NOTES: usize = 16;
 
 /// An operand of a matrix product with the order of dims in which it is `[batch.., rows, columns]`.
 struct Operand {
@@ -53,8 +55,13 @@ pub(crate) struct Found {
     inner: Vec<NodeId>,
 }
 
-/// The composition whose last product is `root`.
+/// The composition whose last product is `root`, where one pass takes it.
 pub(crate) fn find(graph: &Graph, root: NodeId) -> Option<Found> {
+    composition(graph, root).filter(|found| found.sizes(graph).one_pass(graph.ty(root).dtype))
+}
+
+/// The composition whose last product is `root`, of any size.
+fn composition(graph: &Graph, root: NodeId) -> Option<Found> {
     let last = graph.node(root);
     if last.op.kind != Kind::Dot {
         return None;
@@ -89,7 +96,7 @@ pub(crate) fn find(graph: &Graph, root: NodeId) -> Option<Found> {
     let sizes = found.sizes(graph);
     let batch = |o: &Operand| o.order[..o.order.len() - 2].iter().map(|&d| graph.shape(o.id)[d]).product::<usize>();
     let fits = [&found.q, &found.k, &found.v].iter().all(|o| batch(o) == sizes.batch);
-    (fits && sizes.one_pass(last.ty.dtype)).then_some(found)
+    fits.then_some(found)
 }
 
 /// Operand `side` of a product with one free and one contracted dim: batch dims, then the free and the contracted
@@ -297,13 +304,52 @@ fn causal(graph: &Graph, id: NodeId) -> Option<Node> {
     Some(node)
 }
 
-/// Replaces plain compositions, and masks that are visibly causal.
-pub fn run(graph: Graph) -> Result<Graph> {
+/// Attentions that [`run`] and `decompose` leave as products and a softmax, with the reason. Sizes of which there are
+/// several are named once.
+pub fn notes(graph: &Graph) -> Vec<String> {
+    let mut notes = Vec::new();
+    let users = users(graph);
+    for id in rebuild::live_nodes(graph) {
+        let node = graph.node(id);
+        let (sizes, shared) = if node.op.name == "scaled_dot_product_attention" {
+            let shape = |i: usize| graph.shape(node.operands[i]).dims();
+            (Sizes::of(shape(0), shape(1), shape(2)), false)
+        } else if let Some(found) = composition(graph, id) {
+            (found.sizes(graph), users[found.softmax.index()] != 1)
+        } else {
+            continue;
+        };
+        let why = match sizes.refusal(node.ty.dtype) {
+            Some(refusal) => refusal.to_string(),
+            None if shared => "its weights are read by something else".to_string(),
+            None => continue,
+        };
+        let at = graph.loc(id).map(|loc| format!(" at {loc}")).unwrap_or_default();
+        let (q, k) = (sizes.queries, sizes.keys);
+        let note = format!("attention of {q} queries and {k} keys{at} keeps its {q}x{k} scores: {why}");
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+        if notes.len() == MAX_NOTES {
+            break;
+        }
+    }
+    notes
+}
+
+/// How often each node is read; being an output counts.
+fn users(graph: &Graph) -> Vec<usize> {
     let mut users = vec![0usize; graph.len()];
-    for id in rebuild::live_nodes(&graph) {
+    for id in rebuild::live_nodes(graph) {
         graph.node(id).operands.iter().for_each(|o| users[o.index()] += 1);
     }
     graph.outputs().iter().for_each(|o| users[o.index()] += 1);
+    users
+}
+
+/// Replaces plain compositions, and masks that are visibly causal.
+pub fn run(graph: Graph) -> Result<Graph> {
+    let users = users(&graph);
     let found: Vec<(NodeId, Found)> = rebuild::live_nodes(&graph)
         .filter_map(|id| Some((id, find(&graph, id)?)))
         .filter(|(_, f)| users[f.softmax.index()] == 1)

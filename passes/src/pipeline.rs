@@ -58,8 +58,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("limits", g, limits::run)?;
     // Before decompose, so that rules see composites by name and dead composites are not spelled out.
     g = driver.pass("simplify", g, simplify::run)?;
+    let mut notes = Vec::new();
     if options.fusion {
         // Composites by name again: a softmax between two products.
+        notes = attention::notes(&g);
         g = driver.pass("attention", g, attention::run)?;
     }
     g = driver.pass("decompose", g, decompose::expand)?;
@@ -78,6 +80,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;
     program.stats.nodes = graph.len();
     program.stats.passes = driver.times;
+    if env::log().notes {
+        notes.iter().for_each(|note| env::say(note));
+    }
+    program.stats.fusion_notes.splice(0..0, notes);
     if env::log().time {
         env::say(&times(&program));
     }

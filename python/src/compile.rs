@@ -16,6 +16,7 @@ use torsh_frontend::compiled::{Args, Ended, Program, Results, Returned, finish};
 use torsh_frontend::trace::{self, Break};
 use torsh_frontend::{Tensor, mode};
 use torsh_ir::Loc;
+use torsh_ir::exec::Device;
 use torsh_ir::program::StepOp;
 
 /// A program that takes less runs with the GIL held: giving it up and taking it again costs a good part of that.
@@ -90,6 +91,15 @@ fn is_tracing(x: Option<&Bound<'_, PyAny>>) -> bool {
     trace::active() != 0
 }
 
+/// What a trace gave back, the tree of that with its leaves, what it read from Python, and why that is not all.
+struct Traced<'py> {
+    result: Bound<'py, PyAny>,
+    spec: Spec,
+    leaves: Leaves,
+    guards: Guards,
+    refused: Option<String>,
+}
+
 enum Body {
     Program {
         program: Arc<Program>,
@@ -107,6 +117,8 @@ struct Entry {
     args: Spec,
     kwargs: Spec,
     grad: bool,
+    // Where a tensor went that was made without naming a device.
+    places: mode::Places,
     guards: Guards,
     body: Body,
     site: Option<Loc>,
@@ -191,11 +203,14 @@ impl CompiledFunction {
         if trace::active() != 0 {
             return self.function.bind(py).call(args, kwargs);
         }
-        let grad = mode::grad_enabled();
+        let (grad, places) = (mode::grad_enabled(), mode::places());
         let entries = self.lock().clone();
         for (i, entry) in entries.iter().enumerate() {
             let mut leaves = Leaves::default();
-            if entry.grad != grad || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent()) {
+            if entry.grad != grad
+                || entry.places != places
+                || !entry.matches(py, args, kwargs, &mut leaves, &mut Why::silent())
+            {
                 continue;
             }
             // No other thread counts: this one has the GIL.
@@ -311,6 +326,7 @@ impl Entry {
             }
             Body::Program { program, floats, .. } => {
                 d.set_item("graph_break", py.None())?;
+                d.set_item("device", program.device().to_string())?;
                 let stats = &program.compiled().exe.program().stats;
                 let steps = PyList::empty(py);
                 let details = program.compiled().exe.details();
@@ -418,6 +434,9 @@ impl CompiledFunction {
         if entry.grad != grad {
             return format!("gradients are now {}", if grad { "recorded" } else { "not recorded" });
         }
+        if entry.places != mode::places() {
+            return format!("the default device is now {}", mode::places().device);
+        }
         let mut why = Why::asked();
         entry.matches(py, args, kwargs, &mut Leaves::default(), &mut why);
         why.text()
@@ -432,7 +451,7 @@ impl CompiledFunction {
     ) -> PyResult<Bound<'py, PyAny>> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         source::enter(py);
-        let site = mode::loc();
+        let (site, places) = (mode::loc(), mode::places());
         let reason = self.reason(py, args, kwargs, grad);
         let start = std::time::Instant::now();
         let empty = PyDict::new(py);
@@ -446,8 +465,9 @@ impl CompiledFunction {
                 args: args_spec,
                 kwargs: kwargs_spec,
                 grad,
+                places,
                 guards: Guards::none(),
-                body: Body::Lazy(Break { reason: what.into(), loc: site.clone() }),
+                body: Body::Lazy(Break { reason: what.into(), loc: site.clone(), divided: false }),
                 site,
                 reason,
                 hits: AtomicU64::new(0),
@@ -460,7 +480,7 @@ impl CompiledFunction {
         drop(take_floats());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
         let floats = take_floats();
-        let (result, spec, tensors, guards) = match traced {
+        let Traced { result, spec, leaves: tensors, guards, refused } = match traced {
             Ok(t) => t,
             Err(e) => {
                 trace::abort();
@@ -486,6 +506,7 @@ impl CompiledFunction {
                     args: args_spec,
                     kwargs: kwargs_spec,
                     grad,
+                    places,
                     guards,
                     body: Body::Lazy(b),
                     site,
@@ -526,6 +547,7 @@ impl CompiledFunction {
             args: args_spec,
             kwargs: kwargs_spec,
             grad,
+            places,
             guards,
             body,
             site,
@@ -535,13 +557,15 @@ impl CompiledFunction {
             wide: false,
         });
         let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
-        if settled {
-            self.keep(entry);
+        match refused {
+            // The program holds for this call: what it read has not changed since.
+            Some(what) => self.run_lazily(py, entry, &what)?,
+            None if settled => self.keep(entry),
+            None => {}
         }
         Ok(out)
     }
 
-    #[allow(clippy::type_complexity, reason = "one caller takes it apart at once")]
     #[allow(clippy::too_many_arguments, reason = "the two halves of a call with their signatures")]
     fn traced<'py>(
         &self,
@@ -552,7 +576,7 @@ impl CompiledFunction {
         kwargs_spec: &Spec,
         leaves: &Leaves,
         proxies: &[Option<Tensor>],
-    ) -> PyResult<(Bound<'py, PyAny>, Spec, Leaves, Guards)> {
+    ) -> PyResult<Traced<'py>> {
         let mut stand_ins = Vec::with_capacity(proxies.len());
         for (proxy, given) in proxies.iter().zip(leaves.iter()) {
             stand_ins.push(match proxy {
@@ -564,12 +588,35 @@ impl CompiledFunction {
         let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
         let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
         let helper = py.import("torsh._compile")?;
-        let pair = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
-        let result = pair.get_item(0)?;
-        let guards = Guards::parse(&pair.get_item(1)?)?;
-        let mut found = Leaves::default();
-        let spec = describe(&result, &mut found, 0)?;
-        Ok((result, spec, found, guards))
+        let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
+        let result = found.get_item(0)?;
+        let guards = Guards::parse(&found.get_item(1)?)?;
+        let refused: Option<String> = found.get_item(2)?.extract()?;
+        if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
+            let e = torsh_ir::Error::trace(format!("the function reads {what}, which cannot be checked at each call"));
+            return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
+        }
+        let mut leaves = Leaves::default();
+        let spec = describe(&result, &mut leaves, 0)?;
+        Ok(Traced { result, spec, leaves, guards, refused })
+    }
+
+    // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
+    fn run_lazily(&self, py: Python<'_>, entry: Arc<Entry>, what: &str) -> PyResult<()> {
+        let Some(entry) = Arc::into_inner(entry) else { return Ok(()) };
+        let reason = format!("the function reads {what}, which cannot be checked at each call");
+        let text = format!(
+            "torsh.compile({}): {reason}; it runs without compilation. Pass what it needs as an argument, or keep it in \
+             tensors.",
+            self.name
+        );
+        let body = Body::Lazy(Break { reason, loc: entry.site.clone(), divided: false });
+        self.keep(Arc::new(Entry { body, guards: Guards::none(), ..entry }));
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let text = std::ffi::CString::new(text).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }
 
     fn keep(&self, entry: Arc<Entry>) {
@@ -594,7 +641,9 @@ impl CompiledFunction {
         }
         let entries = self.lock().clone();
         let (mut places, mut same) = (std::collections::HashMap::<usize, usize>::new(), 0);
-        for entry in entries.iter().filter(|e| e.grad == grad && !e.wide && matches!(e.body, Body::Program { .. })) {
+        for entry in entries.iter().filter(|e| {
+            e.grad == grad && e.places == mode::places() && !e.wide && matches!(e.body, Body::Program { .. })
+        }) {
             let (mut next, mut found) = (0, Vec::new());
             let alike = entry.args.differences(args, py, &mut next, &mut found)
                 && entry.kwargs.differences(kwargs, py, &mut next, &mut found);
@@ -633,11 +682,19 @@ impl CompiledFunction {
             return Ok(());
         }
         let at = b.loc.as_ref().map(|l| format!(" at {l}")).unwrap_or_default();
-        let text = format!(
-            "torsh.compile({}): {} needs a value{at}; the function runs piecewise for this signature. Use torsh.where \
-             to keep the choice in the graph, or fullgraph=True to make this an error.",
-            self.name, b.reason
-        );
+        let text = if b.divided {
+            format!(
+                "torsh.compile({}): {}{at}, and a program runs on one device; the function runs piecewise for this \
+                 signature. Move tensors before the call, or use fullgraph=True to make this an error.",
+                self.name, b.reason
+            )
+        } else {
+            format!(
+                "torsh.compile({}): {} needs a value{at}; the function runs piecewise for this signature. Use \
+                 torsh.where to keep the choice in the graph, or fullgraph=True to make this an error.",
+                self.name, b.reason
+            )
+        };
         let text = std::ffi::CString::new(text).unwrap_or_default();
         PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }
@@ -652,9 +709,16 @@ fn assemble<'py>(
     constants: &[Option<Py<PyAny>>],
     args: &Leaves,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let mut returned = returned.into_iter();
+    let mut first = returned.next();
+    if let (Spec::Tensor { .. }, Some(Returned::New(_))) = (spec, &first)
+        && let Some(Returned::New(t)) = first.take()
+    {
+        return Ok(wrap(py, t)?.into_bound(py).into_any());
+    }
+    let mut returned = first.into_iter().chain(returned);
     let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
     let mut originals = Leaves::default();
-    let mut returned = returned.into_iter();
     let mut objects: SmallVec<[Bound<'py, PyAny>; 4]> = SmallVec::with_capacity(constants.len());
     for (i, constant) in constants.iter().enumerate() {
         if let Some(c) = constant {
@@ -720,6 +784,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// A 0-d tensor that promotes like the Python float it holds.
 #[pyfunction]
 fn convert_float(py: Python<'_>, value: f64) -> PyResult<Py<PyTensor>> {
-    let t = convert::upload(torsh_ir::Type::scalar(torsh_ir::DType::F64), &value.to_le_bytes())?;
+    let t = convert::upload(torsh_ir::Type::scalar(torsh_ir::DType::F64), &value.to_le_bytes(), Device::Cpu)?;
     wrap(py, Tensor::new_weak(t.node()))
 }

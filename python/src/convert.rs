@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyTuple};
 use torsh_frontend::node::{Grad, NodeRef};
 use torsh_frontend::{Arg, Tensor, session, trace};
+use torsh_ir::exec::Device;
 use torsh_ir::scalar::{from_bits, to_bits};
 use torsh_ir::{DType, Scalar, Shape, Type};
 
@@ -61,7 +62,7 @@ pub fn arg(obj: &Bound<'_, PyAny>) -> PyResult<Option<Arg>> {
         return Ok(scalar(&item)?.map(Arg::Scalar));
     }
     if obj.get_type().name()?.to_str()? == "ndarray" {
-        return Ok(Some(Arg::Tensor(tensor(obj, None)?)));
+        return Ok(Some(Arg::Tensor(tensor(obj, None, Device::Cpu)?)));
     }
     Ok(None)
 }
@@ -83,25 +84,25 @@ pub fn need_tensor(obj: &Bound<'_, PyAny>, what: &str) -> PyResult<Tensor> {
 }
 
 /// `torch.tensor(data)`: always a copy.
-pub fn tensor(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
+pub fn tensor(obj: &Bound<'_, PyAny>, dtype: Option<DType>, device: Device) -> PyResult<Tensor> {
     if let Ok(t) = obj.cast::<PyTensor>() {
         let node = torsh_frontend::ops::detach(&t.get().t.node());
         let node = torsh_frontend::ops::cast(&node, dtype.unwrap_or(node.ty.dtype)).or_raise()?;
-        return Ok(Tensor::new(node));
+        return Ok(Tensor::new(torsh_frontend::ops::to_device(&node, device).or_raise()?));
     }
     let item = numpy_scalar(obj);
     if let (Some(_), Ok(d)) = (&item, obj.getattr("dtype")) {
         let own = crate::dtype::extract(&d)?;
-        return nested(item.as_ref().unwrap_or(obj), Some(dtype.unwrap_or(own)));
+        return nested(item.as_ref().unwrap_or(obj), Some(dtype.unwrap_or(own)), device);
     }
-    if let Some(found) = buffer(obj, dtype)? {
+    if let Some(found) = buffer(obj, dtype, device)? {
         return Ok(found);
     }
-    nested(obj, dtype)
+    nested(obj, dtype, device)
 }
 
 // Anything with a buffer: NumPy arrays, array.array, bytes.
-fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Option<Tensor>> {
+fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>, device: Device) -> PyResult<Option<Tensor>> {
     if scalar(obj)?.is_some() || obj.is_instance_of::<PyList>() || obj.is_instance_of::<PyTuple>() {
         return Ok(None);
     }
@@ -137,17 +138,17 @@ fn buffer(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Option<Tenso
     torsh_frontend::ops::check_size(&ty).or_raise()?;
     let bytes = view.call_method0("tobytes")?;
     let bytes = bytes.cast::<PyBytes>()?;
-    let t = upload(ty, bytes.as_bytes())?;
+    let t = upload(ty, bytes.as_bytes(), device)?;
     Ok(Some(match dtype {
         Some(d) if d != own => Tensor::new(torsh_frontend::ops::cast(&t.node(), d).or_raise()?),
         _ => t,
     }))
 }
 
-/// A tensor that holds these bytes.
-pub fn upload(ty: Type, bytes: &[u8]) -> PyResult<Tensor> {
+/// A tensor of a device that holds these bytes.
+pub fn upload(ty: Type, bytes: &[u8], device: Device) -> PyResult<Tensor> {
     let located = |e: torsh_ir::Error| e.with_loc(torsh_frontend::mode::loc());
-    let buffer = session::get().and_then(|s| s.upload(&ty, bytes)).map_err(located).or_raise()?;
+    let buffer = session::get().and_then(|s| s.upload_to(device, &ty, bytes)).map_err(located).or_raise()?;
     Ok(Tensor::new(data(ty, buffer)))
 }
 
@@ -155,7 +156,7 @@ fn data(ty: Type, buffer: torsh_ir::exec::BufferRef) -> NodeRef {
     torsh_frontend::node::Node::data(ty, buffer, Grad::None)
 }
 
-fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
+fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>, device: Device) -> PyResult<Tensor> {
     let mut shape = Vec::new();
     let mut at = obj.clone();
     while is_list(&at) {
@@ -226,7 +227,7 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>) -> PyResult<Tensor> {
     for v in values {
         bytes.extend_from_slice(&to_bits(v.to_dtype(dtype), dtype).to_le_bytes()[..size]);
     }
-    upload(ty, &bytes)
+    upload(ty, &bytes, device)
 }
 
 fn is_list(obj: &Bound<'_, PyAny>) -> bool {
@@ -281,18 +282,24 @@ pub fn with_bytes<R>(
     f: impl FnOnce(&Type, &[u8]) -> PyResult<R>,
 ) -> PyResult<R> {
     trace::before_read(t, what).or_raise()?;
+    // What the handle stands for now: other threads may give it other values meanwhile.
     let node = t.node();
     if !node.is_realised() {
-        let t = t.clone();
-        outside(py, move || torsh_frontend::realise::realise(&[t]))?;
+        let (t, node) = (t.clone(), node.clone());
+        outside(py, move || {
+            torsh_frontend::realise::realise(&[t])?;
+            trace::realised(&node)
+        })?;
     }
-    let node = t.node();
     let Some(buffer) = node.buffer() else {
         return Err(crate::errors::raise(py, &torsh_ir::Error::internal("a realised tensor has no buffer")));
     };
     match buffer.host_bytes() {
         Some(bytes) => f(&node.ty, bytes),
-        None => Err(crate::errors::raise(py, &torsh_ir::Error::device("the tensor is not in host memory"))),
+        None => {
+            let bytes = outside(py, move || session::get()?.download(&*buffer))?;
+            f(&node.ty, &bytes)
+        }
     }
 }
 

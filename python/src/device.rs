@@ -1,11 +1,19 @@
-//! `torsh.PyDevice` (alias `torsh.device`).
+//! `torsh.PyDevice` (alias `torsh.device`), and which device an argument means.
 
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, outside};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyInt};
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use torsh_ir::Error;
+use torsh_frontend::mode::{self, Places};
+use torsh_frontend::session;
 use torsh_ir::exec::Device;
+
+thread_local! {
+    // The places before each `with torsh.device(...)` that this thread is in.
+    static OUTER: RefCell<Vec<Places>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Where a tensor lives.
 #[pyclass(name = "PyDevice", module = "torsh", frozen)]
@@ -35,25 +43,49 @@ fn parse(text: &str) -> Result<(Device, Option<u32>), String> {
     }
 }
 
-/// Checks that a device given by an object is there. `None` is the CPU.
-pub fn require(obj: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    let Some(obj) = obj.filter(|o| !o.is_none()) else { return Ok(()) };
-    let kind = match obj.cast::<PyDevice>() {
-        Ok(d) => d.get().kind,
-        Err(_) => match obj.extract::<&str>() {
-            Ok(text) => parse(text).map_err(PyValueError::new_err)?.0,
-            Err(_) => return Err(PyTypeError::new_err(format!("expected a device, got {}", obj.get_type().name()?))),
-        },
-    };
-    match kind {
-        Device::Cpu => Ok(()),
-        other => {
-            crate::source::enter(obj.py());
-            Err(Error::device(format!("device {other} is not available: this build of torsh has the CPU only"))
-                .with_loc(torsh_frontend::mode::loc()))
-            .or_raise()
-        }
+/// The device that an object names, whether it is there or not: a `PyDevice`, a name, or the number of a CUDA device.
+/// `cuda` without a number is the thread's current one.
+pub fn named(obj: &Bound<'_, PyAny>) -> PyResult<Device> {
+    if let Ok(d) = obj.cast::<PyDevice>() {
+        return Ok(d.get().device());
     }
+    if obj.is_instance_of::<PyInt>() && !obj.is_instance_of::<PyBool>() {
+        return number(obj).map(Device::Cuda);
+    }
+    match obj.extract::<&str>() {
+        Ok(text) => {
+            let (kind, index) = parse(text).map_err(PyValueError::new_err)?;
+            Ok(PyDevice { kind, index }.device())
+        }
+        Err(_) => Err(PyTypeError::new_err(format!("expected a device, got {}", obj.get_type().name()?))),
+    }
+}
+
+fn number(obj: &Bound<'_, PyAny>) -> PyResult<u32> {
+    obj.extract().map_err(|_| PyValueError::new_err(format!("Invalid CUDA device ID: {obj}")))
+}
+
+/// The device that an argument means, opened; the thread's default device where none is given.
+pub fn resolve(py: Python<'_>, obj: Option<&Bound<'_, PyAny>>) -> PyResult<Device> {
+    let device = match obj.filter(|o| !o.is_none()) {
+        Some(obj) => named(obj)?,
+        None => mode::places().device,
+    };
+    if device != Device::Cpu {
+        open(py, device)?;
+    }
+    Ok(device)
+}
+
+/// Opens a device, which may take a while the first time and is then done without the GIL: another thread that opens it
+/// may want that.
+pub fn open(py: Python<'_>, device: Device) -> PyResult<()> {
+    if session::get().or_raise()?.opened(device).is_some() {
+        return Ok(());
+    }
+    crate::source::enter(py);
+    let loc = mode::loc();
+    outside(py, move || session::get()?.on(device).map(|_| ()).map_err(|e| e.with_loc(loc)))
 }
 
 #[pymethods]
@@ -64,6 +96,10 @@ impl PyDevice {
         if let Ok(d) = device.cast::<PyDevice>() {
             return Ok(PyDevice { kind: d.get().kind, index: d.get().index });
         }
+        if device.is_instance_of::<PyInt>() && !device.is_instance_of::<PyBool>() && index.is_none() {
+            let i = number(device)?;
+            return Ok(PyDevice { kind: Device::Cuda(i), index: Some(i) });
+        }
         let text: &str =
             device.extract().map_err(|_| PyTypeError::new_err(format!("expected a device name, got {device}")))?;
         let text = match index {
@@ -72,6 +108,19 @@ impl PyDevice {
         };
         let (kind, index) = parse(&text).map_err(PyValueError::new_err)?;
         Ok(PyDevice { kind, index })
+    }
+    /// Makes this the thread's default device until the block ends.
+    fn __enter__<'py>(slf: Bound<'py, Self>) -> Bound<'py, Self> {
+        let before = mode::places();
+        OUTER.with(|o| o.borrow_mut().push(before));
+        mode::set_places(Places { device: slf.get().device(), ..before });
+        slf
+    }
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, pyo3::types::PyTuple>) {
+        if let Some(before) = OUTER.with(|o| o.borrow_mut().pop()) {
+            mode::set_places(Places { device: before.device, ..mode::places() });
+        }
     }
     /// `cpu`, `cuda` or `metal`.
     #[getter]
@@ -117,9 +166,59 @@ impl PyDevice {
     }
 }
 
-/// The CPU's object.
-pub fn cpu(py: Python<'_>) -> PyResult<Py<PyDevice>> {
+impl PyDevice {
+    fn device(&self) -> Device {
+        match (self.kind, self.index) {
+            (Device::Cuda(_), None) => Device::Cuda(mode::places().cuda),
+            (kind, _) => kind,
+        }
+    }
+}
+
+/// The object of a device.
+pub fn object(py: Python<'_>, device: Device) -> PyResult<Py<PyDevice>> {
     static CPU: pyo3::sync::PyOnceLock<Py<PyDevice>> = pyo3::sync::PyOnceLock::new();
-    let d = CPU.get_or_try_init(py, || Py::new(py, PyDevice { kind: Device::Cpu, index: None }))?;
-    Ok(d.clone_ref(py))
+    let make = |index| Py::new(py, PyDevice { kind: device, index });
+    match device {
+        Device::Cpu => Ok(CPU.get_or_try_init(py, || make(None))?.clone_ref(py)),
+        Device::Cuda(i) => make(Some(i)),
+        Device::Metal => make(None),
+    }
+}
+
+/// Sets the thread's default device; None for the CPU.
+#[pyfunction]
+#[pyo3(signature = (device = None))]
+fn set_default_device(device: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let device = device.filter(|d| !d.is_none()).map_or(Ok(Device::Cpu), named)?;
+    mode::set_places(Places { device, ..mode::places() });
+    Ok(())
+}
+
+/// The device, with its number, that an argument means; the thread's default device where none is given.
+#[pyfunction]
+#[pyo3(signature = (device = None))]
+fn resolve_device(py: Python<'_>, device: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyDevice>> {
+    object(py, device.filter(|d| !d.is_none()).map_or(Ok(mode::places().device), named)?)
+}
+
+/// Whether a device other than the CPU has been opened.
+#[pyfunction]
+fn has_devices() -> bool {
+    session::others()
+}
+
+/// The thread's default device.
+#[pyfunction]
+fn get_default_device(py: Python<'_>) -> PyResult<Py<PyDevice>> {
+    object(py, mode::places().device)
+}
+
+/// Adds the class and the functions.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyDevice>()?;
+    m.add_function(wrap_pyfunction!(set_default_device, m)?)?;
+    m.add_function(wrap_pyfunction!(resolve_device, m)?)?;
+    m.add_function(wrap_pyfunction!(has_devices, m)?)?;
+    m.add_function(wrap_pyfunction!(get_default_device, m)?)
 }

@@ -112,6 +112,12 @@ fn to_dlpack(
         return Err(PyBufferError::new_err("torsh exports copies only; copy=False is not possible"));
     }
     let t = &x.get().t;
+    if t.device() != torsh_ir::exec::Device::Cpu {
+        return Err(PyBufferError::new_err(format!(
+            "a tensor on {} is not exported through DLPack; export a copy on the host: x.cpu()",
+            t.device()
+        )));
+    }
     if t.requires_grad() {
         return Err(PyBufferError::new_err("Can't export tensors that require gradient, use tensor.detach()"));
     }
@@ -183,7 +189,7 @@ fn from_dlpack(py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Py<PyTensor>>
         }
         copied?
     };
-    wrap(py, convert::upload(ty, &bytes)?)
+    wrap(py, convert::upload(ty, &bytes, torsh_ir::exec::Device::Cpu)?)
 }
 
 // SAFETY (of callers): `t` describes readable memory, as the protocol demands.

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use torsh_frontend::loan;
 use torsh_frontend::session::{self, Config, Dump};
-use torsh_ir::exec::Executor;
+use torsh_ir::exec::{Device, DeviceKind, DeviceProperties, DeviceProvider, Executor};
 use torsh_ir::interp::InterpExecutor;
-use torsh_ir::{Result, env, limits};
+use torsh_ir::{Error, Result, env, limits};
 
 use torsh_runtime::CpuExecutor;
 
@@ -21,6 +22,7 @@ pub fn init() -> Result<()> {
         if interpret { Arc::new(InterpExecutor::new()) } else { Arc::new(CpuExecutor::new()?) };
     limits::set(env::limits(limits::Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     torsh_runtime::set_interrupt_check(Some(interrupted));
+    loan::set_hooks(loan::Hooks { unlocked, interrupted });
     let config = Config {
         interpret,
         fusion: env::fusion(),
@@ -29,7 +31,30 @@ pub fn init() -> Result<()> {
         ..Config::default()
     };
     session::init(executor, config);
+    session::get()?.set_provider(Arc::new(Provider));
     Ok(())
+}
+
+/// Finds the devices of this machine other than its CPU, for which this build has no runtime.
+struct Provider;
+
+fn absent(kind: DeviceKind) -> Error {
+    Error::device(format!(
+        "no {} device is available: this build of torsh has the CPU's runtime only, so no driver was looked for",
+        kind.name()
+    ))
+}
+
+impl DeviceProvider for Provider {
+    fn count(&self, kind: DeviceKind) -> Result<u32> {
+        Err(absent(kind))
+    }
+    fn open(&self, device: Device) -> Result<Arc<dyn Executor>> {
+        Err(absent(device.kind()))
+    }
+    fn properties(&self, device: Device) -> Result<DeviceProperties> {
+        Err(absent(device.kind()))
+    }
 }
 
 /// Writes each stage of each compilation to a numbered file.
@@ -45,12 +70,13 @@ fn dump_to(dir: PathBuf) -> Dump {
     })
 }
 
+/// Lets other threads have the interpreter while this one waits for one of them.
+fn unlocked(wait: &mut (dyn FnMut() + Send)) {
+    Python::attach(|py| py.detach(|| crate::fork::inside(wait)));
+}
+
 /// Whether Ctrl-C waits to be seen. Asking takes the interpreter lock, so it is asked 20 times a second at most.
 fn interrupted() -> bool {
-    // Another thread may hold the interpreter lock and wait for one of ours.
-    if torsh_frontend::compiled::holds_locks() {
-        return false;
-    }
     const EVERY: Duration = Duration::from_millis(50);
     thread_local!(static LAST: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = Instant::now();

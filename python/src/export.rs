@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use torsh_frontend::compiled::{Ended, Export, From, To, finish, gradient_stop};
 use torsh_frontend::node::{Grad, Node};
 use torsh_frontend::{Tensor, inline, mode, ops, trace};
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::{Error, ErrorKind, Graph, text};
 use torsh_runtime::package::{self, Contents, LoadOptions, Manifest, Package, SecretKey};
 
@@ -207,7 +207,9 @@ fn write_package(
         let t = &t.bind(py).get().t;
         buffers.push(outside(py, || {
             torsh_frontend::realise::realise(std::slice::from_ref(t))?;
-            trace::realised(&t.node())
+            let node = t.node();
+            // A package holds what the host can read.
+            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
         })?);
     }
     let contents = Contents {
@@ -316,7 +318,7 @@ impl PyPackage {
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
     let graph: Graph = package.package.forward().clone();
-    let compiled = outside(py, || torsh_frontend::session::get()?.executable(graph, Vec::new()))?;
+    let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);
     d.set_item("peak_bytes", program.peak_bytes)?;

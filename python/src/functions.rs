@@ -46,16 +46,19 @@ fn attributes(op: Op, values: &Bound<'_, PyTuple>) -> PyResult<Attrs> {
     op.attrs.iter().zip(values.iter()).map(|(spec, v)| attr(spec.kind, spec.name, &v)).collect()
 }
 
-/// A strict op by name: operands have the dtypes and shapes that the op asks for.
+/// A strict op by name: operands have the dtypes and shapes that the op asks for. An op without operands is made on
+/// `device`.
 #[pyfunction]
-#[pyo3(signature = (name, tensors, attrs = None))]
+#[pyo3(signature = (name, tensors, attrs = None, device = None))]
 fn apply(
     py: Python<'_>,
     name: &str,
     tensors: &Bound<'_, PyAny>,
     attrs: Option<&Bound<'_, PyTuple>>,
+    device: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyTensor> {
     source::enter(py);
+    let device = device.filter(|d| !d.is_none()).map(|d| device::resolve(py, Some(d))).transpose()?;
     let op = ops::find(name).or_raise()?;
     let mut attrs = attributes(op, attrs.unwrap_or(&PyTuple::empty(py)))?;
     let nodes: Vec<_> = tensors.try_iter()?.map(|t| Ok(need_tensor(&t?, name)?.node())).collect::<PyResult<_>>()?;
@@ -67,7 +70,7 @@ fn apply(
             }
         }
     }
-    let node = guarded(|| ops::apply(op, &nodes, attrs)).or_raise()?;
+    let node = guarded(|| ops::apply_on(device, op, &nodes, attrs)).or_raise()?;
     convert::settle(py)?;
     Ok(Tensor::new(node).into())
 }
@@ -138,17 +141,27 @@ fn can_view(x: &Bound<'_, PyTensor>, shape: Vec<usize>) -> bool {
     x.get().t.can_view(&Shape::of(&shape))
 }
 
-/// Writes a value into `x` in place; it is cast to the dtype of `x` and broadcast to its shape.
+/// Writes a value into `x` in place; it is cast to the dtype of `x`, broadcast to its shape and, unless `here`, copied
+/// from another device.
 #[pyfunction]
-fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTensor>> {
+#[pyo3(signature = (x, value, here = false))]
+fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>, here: bool) -> PyResult<Bound<'py, PyTensor>> {
     source::enter(x.py());
     let t = &x.get().t;
     let run = |value: Arg| {
         t.check_inplace().map_err(|e| e.with_loc(mode::loc()))?;
         let value = match value {
             Arg::Tensor(v) => v,
-            Arg::Scalar(s) => Tensor::new(ops::full(s, t.dtype(), &t.shape())?),
+            Arg::Scalar(s) => Tensor::new(ops::full(s, t.dtype(), &t.shape(), t.device())?),
         };
+        if here && value.device() != t.device() {
+            return Err(torsh_ir::Error::device(format!(
+                "Expected out tensor to have device {}, but got {} instead",
+                value.device(),
+                t.device()
+            ))
+            .with_loc(mode::loc()));
+        }
         ops::store(t, &value, false)
     };
     let value = need_arg(value, "assign")?;
@@ -157,12 +170,17 @@ fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>) -> PyResult<B
     Ok(x)
 }
 
-/// The tensor itself when it is on the device already; a device that is not there is an error.
+/// The value on a device, with gradient; the tensor itself when it is there already.
 #[pyfunction]
 fn to_device<'py>(x: Bound<'py, PyTensor>, device: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTensor>> {
-    source::enter(x.py());
-    device::require(Some(device))?;
-    Ok(x)
+    let py = x.py();
+    source::enter(py);
+    let (device, t) = (device::resolve(py, Some(device))?, &x.get().t);
+    if t.device() == device {
+        return Ok(x);
+    }
+    let node = guarded(|| ops::to_device(&t.node(), device)).or_raise()?;
+    Ok(wrap(py, Tensor::new(node))?.into_bound(py))
 }
 
 /// Another handle to the same value, with gradient, sharing no memory (`clone`).
@@ -183,7 +201,7 @@ fn full(
     device: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyTensor> {
     source::enter(py);
-    device::require(device)?;
+    let device = device::resolve(py, device)?;
     let value = number(value)?.ok_or_else(|| PyTypeError::new_err("full: the value must be a number"))?;
     let dtype = match dtype.filter(|d| !d.is_none()) {
         Some(d) => dtype::extract(d)?,
@@ -202,7 +220,7 @@ fn full(
     let sizes = sizes(shape)?;
     let run = || {
         let shape = torsh_ir::ops::shape_attr(&sizes).map_err(|e| e.with_op("full").with_loc(mode::loc()))?;
-        ops::full(value, dtype, &shape)
+        ops::full(value, dtype, &shape, device)
     };
     Ok(Tensor::new(guarded(run).or_raise()?).into())
 }
@@ -217,7 +235,8 @@ fn sizes(shape: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
     shape.try_iter()?.map(|d| one(&d?)).collect()
 }
 
-/// A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy.
+/// A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy. On `device`, else where the
+/// tensor given is, else on the default device.
 #[pyfunction]
 #[pyo3(signature = (data, dtype = None, device = None, requires_grad = false))]
 fn tensor(
@@ -228,9 +247,12 @@ fn tensor(
     requires_grad: bool,
 ) -> PyResult<PyTensor> {
     source::enter(py);
-    device::require(device)?;
+    let device = match data.cast::<PyTensor>() {
+        Ok(t) if device.is_none_or(|d| d.is_none()) => t.get().t.device(),
+        _ => device::resolve(py, device)?,
+    };
     let dtype = dtype.filter(|d| !d.is_none()).map(dtype::extract).transpose()?;
-    let t = convert::tensor(data, dtype)?;
+    let t = convert::tensor(data, dtype, device)?;
     if requires_grad {
         t.set_requires_grad(true).or_raise()?;
     }

@@ -3,7 +3,7 @@
 use crate::signature::same;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static EPOCH: AtomicU64 = AtomicU64::new(1);
@@ -36,20 +36,22 @@ enum Place {
     Module(Py<PyAny>, Py<PyString>),
     // The items of a list or set, or the keys and values of a dict, in order.
     Items(Py<PyAny>),
-    // The length of a container that is too large to go through at each call.
-    Length(Py<PyAny>),
 }
 
 // Whether a container still has these items.
 fn holds(container: &Bound<'_, PyAny>, items: &Bound<'_, PyAny>) -> bool {
     let Ok(items) = items.cast::<PyTuple>() else { return false };
+    if let Ok(list) = container.cast::<PyList>() {
+        return list.len() == items.len() && list.iter().zip(items.iter_borrowed()).all(|(now, was)| same(&now, &was));
+    }
     if let Ok(dict) = container.cast::<PyDict>() {
-        return dict.len() * 2 == items.len()
-            && dict.iter().flat_map(|(k, v)| [k, v]).zip(items.iter()).all(|(now, was)| same(&now, &was));
+        let mut known = items.iter_borrowed();
+        let mut as_before = |now: &Bound<'_, PyAny>| known.next().is_some_and(|was| same(now, &was));
+        return dict.len() * 2 == items.len() && dict.iter().all(|(k, v)| as_before(&k) && as_before(&v));
     }
     let Ok(found) = container.try_iter() else { return false };
     container.len().is_ok_and(|n| n == items.len())
-        && found.zip(items.iter()).all(|(now, was)| now.is_ok_and(|now| same(&now, &was)))
+        && found.zip(items.iter_borrowed()).all(|(now, was)| now.is_ok_and(|now| same(&now, &was)))
 }
 
 /// One fact.
@@ -83,7 +85,6 @@ impl Guards {
                 "attr" => Place::Attr(holder.unbind(), name()?),
                 "module" => Place::Module(holder.unbind(), name()?),
                 "items" => Place::Items(holder.unbind()),
-                "length" => Place::Length(holder.unbind()),
                 other => return Err(PyValueError::new_err(format!("unknown guard {other}"))),
             };
             out.push(Guard { place, value: value.unbind() });
@@ -114,16 +115,13 @@ impl Guards {
                     let class = container.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default();
                     return Some(format!("the items of a {class} changed"));
                 }
-                Place::Length(container) => {
-                    container.bind(py).len().ok().and_then(|n| Some(n.into_pyobject(py).ok()?.into_any()))
-                }
             };
             let value = guard.value.bind(py);
             if !found.as_ref().is_some_and(|f| same(f, value)) {
                 let name = match &guard.place {
                     Place::Item(_, n) => format!("global {n}"),
                     Place::Cell(_) => "a closure variable".to_string(),
-                    Place::Items(_) | Place::Length(_) => "the length of a container".to_string(),
+                    Place::Items(_) => "the items of a container".to_string(),
                     Place::Attr(o, n) | Place::Module(o, n) => {
                         format!("{}.{n}", o.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default())
                     }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyInt, PyList, PySlice, PyTuple};
 use torsh_frontend::index::Index;
 use torsh_ir::DType;
+use torsh_ir::exec::Device;
 
 /// The items of a key.
 pub fn parse(key: &Bound<'_, PyAny>) -> PyResult<Vec<Index>> {
@@ -41,9 +42,9 @@ fn item(key: &Bound<'_, PyAny>) -> PyResult<Index> {
     }
     let name = key.get_type().name()?;
     if key.is_instance_of::<PyList>() || key.is_instance_of::<PyTuple>() || name == "ndarray" || name == "range" {
-        let t = convert::tensor(key, None)?;
+        let t = convert::tensor(key, None, Device::Cpu)?;
         let empty = t.shape().numel() == 0 && t.dtype().is_float();
-        let t = if empty { convert::tensor(key, Some(DType::I64))? } else { t };
+        let t = if empty { convert::tensor(key, Some(DType::I64), Device::Cpu)? } else { t };
         return Ok(Index::Tensor(t));
     }
     if key.hasattr("__index__")? {

@@ -18,6 +18,7 @@ mod memory;
 mod number;
 mod signature;
 mod source;
+mod stream;
 mod support;
 mod tensor;
 
@@ -32,7 +33,8 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     errors::register(m)?;
     executor::init().or_raise()?;
     dtype::register(m)?;
-    m.add_class::<device::PyDevice>()?;
+    device::register(m)?;
+    stream::register(m)?;
     m.add_class::<tensor::PyTensor>()?;
     functions::register(m)?;
     memory::register(m)?;

@@ -1,16 +1,30 @@
 //! Memory figures, threads, limits and the cache of executables.
 
+use crate::device;
 use crate::errors::{OrRaise, outside};
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use torsh_frontend::session;
+use torsh_ir::exec::{Device, Executor};
 use torsh_ir::limits;
 
-/// Bytes held by tensors, kept for reuse, and allowed.
+type Named<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+// The device that an argument names; the CPU where none is given.
+fn on(py: Python<'_>, device: Named<'_, '_>) -> PyResult<&'static dyn Executor> {
+    let device = match device.filter(|d| !d.is_none()) {
+        Some(d) => device::resolve(py, Some(d))?,
+        None => Device::Cpu,
+    };
+    session::get().and_then(|s| s.on(device)).or_raise()
+}
+
+/// Bytes held by tensors, kept for reuse, and allowed, on a device; the CPU where none is given.
 #[pyfunction]
-fn memory_stats(py: Python<'_>) -> PyResult<Py<PyDict>> {
-    let s = session::get().or_raise()?.executor().memory_stats();
+#[pyo3(signature = (device = None))]
+fn memory_stats(py: Python<'_>, device: Named<'_, '_>) -> PyResult<Py<PyDict>> {
+    let s = on(py, device)?.memory_stats();
     let d = PyDict::new(py);
     d.set_item("live", s.live)?;
     d.set_item("peak", s.peak)?;
@@ -23,23 +37,35 @@ fn memory_stats(py: Python<'_>) -> PyResult<Py<PyDict>> {
 
 /// Sets the peak to what is live now.
 #[pyfunction]
-fn reset_peak_memory_stats() -> PyResult<()> {
-    session::get().or_raise()?.executor().reset_peak_memory_stats();
+#[pyo3(signature = (device = None))]
+fn reset_peak_memory_stats(py: Python<'_>, device: Named<'_, '_>) -> PyResult<()> {
+    on(py, device)?.reset_peak_memory_stats();
     Ok(())
 }
 
-/// Sets the cap on tensor memory, in bytes.
+/// Sets the cap on tensor memory of a device, in bytes.
 #[pyfunction]
-fn set_memory_limit(bytes: u64) -> PyResult<()> {
-    session::get().or_raise()?.executor().set_memory_limit(bytes);
+#[pyo3(signature = (bytes, device = None))]
+fn set_memory_limit(py: Python<'_>, bytes: u64, device: Named<'_, '_>) -> PyResult<()> {
+    on(py, device)?.set_memory_limit(bytes);
     Ok(())
 }
 
-/// Returns cached memory to the system.
+/// Returns cached memory to the system, or to the device's driver.
 #[pyfunction]
-fn empty_cache() -> PyResult<()> {
-    session::get().or_raise()?.executor().empty_cache();
-    Ok(())
+#[pyo3(signature = (device = None))]
+fn empty_cache(py: Python<'_>, device: Named<'_, '_>) -> PyResult<()> {
+    let executor = on(py, device)?;
+    outside(py, move || {
+        executor.empty_cache();
+        Ok(())
+    })
+}
+
+/// Bytes of a device's memory: free, and in all.
+#[pyfunction]
+fn memory_info(py: Python<'_>, device: &Bound<'_, PyAny>) -> PyResult<(u64, u64)> {
+    on(py, Some(device))?.memory_info().or_raise()
 }
 
 /// Worker threads used by later runs.
@@ -128,7 +154,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     macro_rules! add {
         ($($f:ident)*) => { $(m.add_function(wrap_pyfunction!($f, m)?)?;)* };
     }
-    add! { memory_stats reset_peak_memory_stats set_memory_limit empty_cache get_num_threads set_num_threads get_limits
+    add! { memory_stats reset_peak_memory_stats set_memory_limit empty_cache memory_info get_num_threads set_num_threads get_limits
     set_limits cache_info clear_cache }
     Ok(())
 }

@@ -9,14 +9,15 @@ use torsh_frontend::Tensor;
 use torsh_frontend::compiled::Args;
 use torsh_frontend::trace::Leaf;
 use torsh_ir::Type;
+use torsh_ir::exec::Device;
 
 /// Containers nested deeper than this are objects like any other.
 const MAX_DEPTH: usize = 16;
 
 /// What an argument must be for a program to fit.
 pub enum Spec {
-    /// A tensor of a type; `grad`: gradients flow into it.
-    Tensor { ty: Type, grad: bool },
+    /// A tensor of a type on a device; `grad`: gradients flow into it.
+    Tensor { ty: Type, device: Device, grad: bool },
     /// A Python float; with a value when the trace needed it.
     Float(Option<f64>),
     /// None, bool, int, str: compared by type and value.
@@ -102,7 +103,7 @@ pub fn describe(obj: &Bound<'_, PyAny>, leaves: &mut Leaves, depth: usize) -> Py
     if let Ok(t) = obj.cast::<PyTensor>() {
         leaves.0.push(Given::Tensor(t.clone().unbind()));
         let t = &t.get().t;
-        return Ok(Spec::Tensor { ty: t.ty(), grad: t.requires_grad() });
+        return Ok(Spec::Tensor { ty: t.ty(), device: t.device(), grad: t.requires_grad() });
     }
     if obj.is_exact_instance_of::<PyFloat>() {
         leaves.0.push(Given::Float(obj.extract()?, obj.clone().unbind()));
@@ -187,13 +188,14 @@ pub fn fits(spec: &Spec, obj: &Bound<'_, PyAny>, leaves: &mut Leaves, why: &mut 
         items.zip(specs).all(|(o, s)| o.is_ok_and(|o| fits(s, &o, leaves, why)))
     };
     match spec {
-        Spec::Tensor { ty, grad } => {
+        Spec::Tensor { ty, device, grad } => {
             let Ok(t) = obj.cast::<PyTensor>() else {
                 return why.no(|| format!("argument was a tensor {ty}, now is no tensor"));
             };
-            if !t.get().t.is_like(ty, *grad) {
-                let now = t.get().t.ty();
+            if !t.get().t.is_like(ty, *device, *grad) {
+                let (now, place) = (t.get().t.ty(), t.get().t.device());
                 return why.no(|| match now == *ty {
+                    true if place != *device => format!("a tensor argument was on {device}, now is on {place}"),
                     true => format!("a tensor argument changed requires_grad to {}", !grad),
                     false => format!("a tensor argument was {ty}, now is {now}"),
                 });
@@ -274,7 +276,9 @@ impl Spec {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.differences(b, py, next, out))
         };
         match (self, other) {
-            (Spec::Tensor { ty: a, grad: g }, Spec::Tensor { ty: b, grad: h }) => a == b && g == h,
+            (Spec::Tensor { ty: a, device: d, grad: g }, Spec::Tensor { ty: b, device: e, grad: h }) => {
+                a == b && d == e && g == h
+            }
             (Spec::Float(_), Spec::Float(_)) => true,
             (Spec::Plain(a) | Spec::Object(a), Spec::Plain(b) | Spec::Object(b)) => {
                 let place = *next;
@@ -333,7 +337,10 @@ impl Spec {
     pub fn text(&self, py: Python<'_>) -> String {
         let list = |items: &[Spec]| items.iter().map(|s| s.text(py)).collect::<Vec<_>>().join(", ");
         match self {
-            Spec::Tensor { ty, grad } => format!("{ty}{}", if *grad { " grad" } else { "" }),
+            Spec::Tensor { ty, device, grad } => {
+                let place = if *device == Device::Cpu { String::new() } else { format!(" {device}") };
+                format!("{ty}{place}{}", if *grad { " grad" } else { "" })
+            }
             Spec::Float(None) => "float".into(),
             Spec::Float(Some(x)) => format!("float={x}"),
             Spec::Plain(v) => v.bind(py).repr().map(|r| r.to_string()).unwrap_or_default(),

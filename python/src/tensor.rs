@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 use torsh_frontend::{Arg, Tensor, grad, ops};
 use torsh_ir::Scalar;
+use torsh_ir::exec::{Device, DeviceKind};
 
 /// A multi-dimensional array of one dtype.
 #[pyclass(name = "Tensor", module = "torsh", subclass, weakref, dict, frozen)]
@@ -92,16 +93,20 @@ impl PyTensor {
         requires_grad: bool,
     ) -> PyResult<PyTensor> {
         source::enter(py);
-        device::require(device)?;
+        let own = data.and_then(|d| Some(d.cast::<PyTensor>().ok()?.get().t.device()));
+        let device = match own {
+            Some(own) if device.is_none_or(|d| d.is_none()) => own,
+            _ => device::resolve(py, device)?,
+        };
         let dtype = dtype.filter(|d| !d.is_none()).map(dtype::extract).transpose()?;
         let t = match data.filter(|d| !d.is_none()) {
             Some(d) => match d.cast::<PyTensor>() {
-                Ok(t) if dtype.is_none_or(|d| d == t.get().t.dtype()) => {
+                Ok(t) if dtype.is_none_or(|d| d == t.get().t.dtype()) && own == Some(device) => {
                     return Ok(Tensor::adopt(&t.get().t, requires_grad).or_raise()?.into());
                 }
-                _ => convert::tensor(d, dtype)?,
+                _ => convert::tensor(d, dtype, device)?,
             },
-            None => convert::tensor(PyList::empty(py).as_any(), dtype)?,
+            None => convert::tensor(PyList::empty(py).as_any(), dtype, device)?,
         };
         if requires_grad {
             t.set_requires_grad(true).or_raise()?;
@@ -148,7 +153,24 @@ impl PyTensor {
     /// Where the elements live.
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<Py<device::PyDevice>> {
-        device::cpu(py)
+        device::object(py, self.t.device())
+    }
+    /// Number of the CUDA device; -1 for the CPU.
+    fn _device_index(&self) -> i64 {
+        match self.t.device() {
+            Device::Cuda(i) => i64::from(i),
+            Device::Cpu | Device::Metal => -1,
+        }
+    }
+    /// Whether the elements live on a CUDA device.
+    #[getter]
+    fn is_cuda(&self) -> bool {
+        self.t.device().kind() == DeviceKind::Cuda
+    }
+    /// Whether the elements live on the CPU.
+    #[getter]
+    fn is_cpu(&self) -> bool {
+        self.t.device() == Device::Cpu
     }
     /// Number of dims.
     #[getter]
@@ -327,6 +349,13 @@ impl PyTensor {
                 "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.",
             ));
         }
+        let device = self.t.device();
+        if device != Device::Cpu && !force {
+            return Err(PyTypeError::new_err(format!(
+                "can't convert {device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory \
+                 first."
+            )));
+        }
         convert::numpy(py, &self.t)
     }
     #[pyo3(signature = (dtype = None, copy = None))]
@@ -352,9 +381,13 @@ impl PyTensor {
     fn __dlpack__<'py>(slf: &Bound<'py, Self>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
         slf.py().import("torsh._C")?.getattr("to_dlpack")?.call((slf,), kwargs)
     }
-    /// `(kDLCPU, 0)`.
+    /// DLPack's numbers of the device: `(1, 0)` for the CPU, `(2, i)` for a CUDA device.
     fn __dlpack_device__(&self) -> (i32, i32) {
-        (1, 0)
+        match self.t.device() {
+            Device::Cpu => (1, 0),
+            Device::Cuda(i) => (2, i as i32),
+            Device::Metal => (8, 0),
+        }
     }
     fn __bool__(&self, py: Python<'_>) -> PyResult<bool> {
         source::enter(py);
@@ -438,7 +471,7 @@ impl PyTensor {
         let items = index::parse(key)?;
         let value = match convert::arg(value)? {
             Some(v) => v,
-            None => torsh_frontend::Arg::Tensor(convert::tensor(value, None)?),
+            None => torsh_frontend::Arg::Tensor(convert::tensor(value, None, self.t.device())?),
         };
         crate::errors::guarded(|| torsh_frontend::index::set(&self.t, &items, &value)).or_raise()?;
         convert::settle(py)?;

@@ -35,6 +35,14 @@ class TorshError(Exception):
 class CompiledFunction:
     """A function that is traced once per signature and then runs as a program."""
 
+class Event:
+    """A moment of a stream."""
+    @property
+    def device(self) -> str:
+        """The device."""
+    @property
+    def handle(self) -> str:
+        """The driver's handle."""
 class ExportTrace:
     """A function as it was traced for a package."""
     @property
@@ -117,6 +125,18 @@ class PyDevice:
     def __new__(cls, name: Any, index: _int | None = None) -> Self: ...
     def __hash__(self) -> _int: ...
     def __eq__(self, other: object) -> _bool: ...
+
+class Stream:
+    """A queue of work on a device."""
+    @property
+    def device(self) -> str:
+        """The device."""
+    @property
+    def handle(self) -> str:
+        """The driver's handle."""
+    @property
+    def priority(self) -> str:
+        """Lower is more urgent."""
 
 class ExportError(TorshError):
     """An export failed."""
@@ -493,7 +513,7 @@ class Tensor:
     def contiguous(self, memory_format: Any = None) -> Any:
         """The tensor itself where it is contiguous, else a copy."""
     def copy_(self, src: Any, non_blocking: _bool = False) -> Tensor:
-        """Overwrites the values with those of `src`, broadcast and converted."""
+        """Overwrites the values with those of `src`, broadcast, converted and brought from its device."""
     def copysign(self, other: Any, *, out: Any = None) -> Tensor:
         """`|a|` with the sign bit of `b`.
 
@@ -520,10 +540,13 @@ class Tensor:
         """In-place form of `cosh`."""
     def count_nonzero(self, dim: Any = None) -> Tensor:
         """How many elements differ from zero, as int64."""
-    def cpu(self) -> Any:
-        """The tensor on the CPU."""
-    def cuda(self, device: Any = None, non_blocking: _bool = False) -> Any:
-        """The tensor on a CUDA device; DeviceError where there is none."""
+    def cpu(self, memory_format: Any = None) -> Any:
+        """The tensor on the CPU; itself where it is there."""
+    def cuda(self, device: Any = None, non_blocking: _bool = False, memory_format: Any = None) -> Any:
+        """The tensor on a CUDA device: a number, a device, or None for the current one.
+
+        Raises: DeviceError where it is not there.
+        """
     def cummax(self, dim: Any) -> Any:
         """Running (maximum, index of its last occurrence) along `dim`."""
     def cummin(self, dim: Any) -> Any:
@@ -709,6 +732,8 @@ class Tensor:
         >>> torsh.ge(torsh.tensor([1, 2, 3]), 2).tolist()
         [False, True, True]
         """
+    def get_device(self) -> _int:
+        """Number of the tensor's CUDA device; -1 for the CPU."""
     @property
     def grad(self) -> Tensor | None:
         """The gradient that `backward` has accumulated, or None."""
@@ -772,13 +797,18 @@ class Tensor:
     def is_contiguous(self, memory_format: Any = None) -> _bool:
         """Whether the elements lie in row-major order without gaps."""
     @property
+    def is_cpu(self) -> Any:
+        """Whether the elements live on the CPU."""
+    @property
     def is_cuda(self) -> _bool:
-        """Whether it lives on a CUDA device."""
+        """Whether the elements live on a CUDA device."""
     def is_floating_point(self) -> _bool:
         """Whether the dtype is a float."""
     @property
     def is_leaf(self) -> _bool:
         """Whether no recorded operation made this tensor."""
+    def is_pinned(self, device: Any = None) -> _bool:
+        """False: torsh pins no memory of tensors."""
     def is_same_size(self, other: Any) -> _bool:
         """Whether the shapes are equal."""
     @property
@@ -1084,6 +1114,8 @@ class Tensor:
         >>> torsh.permute(torsh.zeros(2, 3, 4), (2, 0, 1)).shape
         torsh.Size([4, 2, 3])
         """
+    def pin_memory(self, device: Any = None) -> Any:
+        """The tensor itself: host memory for copies to a device is the runtime's business."""
     def positive(self) -> Tensor:
         """`+x`."""
     def pow(self, other: Any, *, out: Any = None) -> Tensor:
@@ -1327,8 +1359,12 @@ class Tensor:
         """Splits at indices, or into n pieces whose sizes differ by at most one."""
     def tile(self, *dims: Any) -> Tensor:
         """`repeat` with missing leading repetitions taken as 1."""
-    def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: _bool = False, copy: _bool = False) -> Any:
-        """`x.to(dtype)`, `x.to(device)`, `x.to(device, dtype)` or `x.to(other)`; x itself where nothing changes.
+    def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: _bool = False, copy: _bool = False, memory_format: Any = None) -> Any:
+        """`x.to(dtype)`, `x.to(device)`, `x.to(device, dtype)` or `x.to(other)`; x itself where nothing changes, unless
+        `copy`. Gradients flow through. Copies between devices are asynchronous as far as the device allows, whatever
+        `non_blocking` says.
+
+        Raises: DeviceError for a device that is not there.
 
         >>> torsh.tensor([1.5]).to(torsh.int64).tolist()
         [1]
@@ -1416,10 +1452,14 @@ class Tensor:
 
 def _register(**kwargs: Any) -> Any:
     """Hands over Python objects that the core uses: `size`, the class of shapes."""
-def apply(name: Any, tensors: Any, attrs: Any = None) -> Any:
-    """A strict op by name: operands have the dtypes and shapes that the op asks for."""
-def assign(x: Any, value: Any) -> Any:
-    """Writes a value into `x` in place; it is cast to the dtype of `x` and broadcast to its shape."""
+def apply(name: Any, tensors: Any, attrs: Any = None, device: Any = None) -> Any:
+    """A strict op by name: operands have the dtypes and shapes that the op asks for. An op without operands is made on
+    `device`.
+    """
+def assign(x: Any, value: Any, here: Any = False) -> Any:
+    """Writes a value into `x` in place; it is cast to the dtype of `x`, broadcast to its shape and, unless `here`, copied
+    from another device.
+    """
 def backward(tensors: Any, grad_tensors: Any = None, retain_graph: Any = None, create_graph: Any = False, inputs: Any = None) -> None:
     """`torch.autograd.backward`."""
 def binary(name: Any, a: Any, b: Any) -> Any:
@@ -1448,8 +1488,18 @@ def clone(x: Any) -> Any:
     """Another handle to the same value, with gradient, sharing no memory (`clone`)."""
 def convert_float(value: Any) -> Any:
     """A 0-d tensor that promotes like the Python float it holds."""
-def empty_cache() -> Any:
-    """Returns cached memory to the system."""
+def current_cuda() -> Any:
+    """Number of the CUDA device that `cuda` alone means on this thread."""
+def current_stream(device: Any) -> Any:
+    """The stream on which this thread's work on a device goes."""
+def default_stream(device: Any) -> Any:
+    """The stream on which work on a device goes unless another is set."""
+def device_count(name: Any) -> Any:
+    """How many devices of a kind there are; DeviceError where that cannot be found out."""
+def device_properties(device: Any) -> Any:
+    """What a device is, as a dict."""
+def empty_cache(device: Any = None) -> Any:
+    """Returns cached memory to the system, or to the device's driver."""
 def env_table() -> Any:
     """(name, default, help) of every environment variable that torsh reads."""
 def eval(*args: Any) -> Any:
@@ -1458,10 +1508,14 @@ def from_dlpack(obj: Any) -> Any:
     """A tensor that holds a copy of what another library exports."""
 def full(shape: Any, value: Any, dtype: Any = None, device: Any = None) -> Any:
     """One number everywhere."""
+def get_default_device() -> Any:
+    """The thread's default device."""
 def get_num_threads() -> Any:
     """Worker threads used by later runs."""
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, create_graph: Any = False, allow_unused: Any = False, retain_graph: Any = None) -> Tensor | None:
     """`torch.autograd.grad`."""
+def has_devices() -> Any:
+    """Whether a device other than the CPU has been opened."""
 def has_op(name: Any) -> Any:
     """True when the registry has an op of this name."""
 def here() -> Any:
@@ -1470,12 +1524,18 @@ def index_put_(x: Any, indices: Any, value: Any, accumulate: Any = False) -> Any
     """`x.index_put_(indices, value, accumulate)`."""
 def is_grad_enabled() -> Any:
     """Whether operations record gradients on this thread."""
+def is_open(device: Any) -> Any:
+    """Whether a device has been opened."""
 def is_tracing(x: Any = None) -> Any:
     """True while a function is being traced on this thread: the value of `x` is then not known."""
 def limits() -> Any:
     """The limits in force."""
 def matmul(a: Any, b: Any) -> Any:
     """Products of vectors, matrices and stacks of matrices."""
+def memory_info(device: Any) -> Any:
+    """Bytes of a device's memory: free, and in all."""
+def memory_stats(device: Any = None) -> Any:
+    """Bytes held by tensors, kept for reuse, and allowed, on a device; the CPU where none is given."""
 def memory_id(x: Any) -> Any:
     """A number that two tensors share when they have one memory: views have that of their base."""
 def memory_stats() -> Any:
@@ -1484,30 +1544,45 @@ def module_epoch() -> Any:
     """The epoch now."""
 def nonzero(x: Any) -> Any:
     """The positions of true elements, one vector of int64 per dim."""
+def open_device(device: Any) -> Any:
+    """Opens a device."""
 def ops() -> Any:
     """Every op of the registry, as dicts."""
 def package_plan(package: Any) -> Any:
     """What the machine would compile: kernels, peak bytes, for `inspect`."""
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
+def reset_peak_memory_stats(device: Any = None) -> Any:
 def public_key(key: Any) -> Any:
     """The public key of a secret one."""
 def reset_peak_memory_stats() -> Any:
     """Sets the peak to what is live now."""
+def resolve_device(device: Any = None) -> Any:
+    """The device, with its number, that an argument means; the thread's default device where none is given."""
 def result_type(*args: Any) -> Any:
     """The dtype in which an operation on these operands is computed."""
+def set_current_cuda(index: Any) -> Any:
+    """Sets what `cuda` alone means on this thread; returns the previous number."""
+def set_default_device(device: Any = None) -> Any:
+    """Sets the thread's default device; None for the CPU."""
 def set_grad_enabled(on: Any) -> Any:
     """Sets whether operations record gradients on this thread; returns the previous setting."""
 def set_limits(values: Any) -> Any:
     """Changes limits by name."""
-def set_memory_limit(bytes: Any) -> Any:
-    """Sets the cap on tensor memory, in bytes."""
+def set_memory_limit(bytes: Any, device: Any = None) -> Any:
+    """Sets the cap on tensor memory of a device, in bytes."""
 def set_num_threads(threads: Any = None) -> Any:
     """Sets the number of worker threads; None for the default."""
+def set_stream(stream: Any) -> Any:
+    """Sets the stream on which this thread's work on the stream's device goes."""
+def synchronize(device: Any) -> Any:
+    """Waits until all work of a device is done."""
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Any:
-    """A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy."""
+    """A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy. On `device`, else where the
+    tensor given is, else on the default device.
+    """
 def to_device(x: Any, device: Any) -> Any:
-    """The tensor itself when it is on the device already; a device that is not there is an error."""
+    """The value on a device, with gradient; the tensor itself when it is there already."""
 def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:

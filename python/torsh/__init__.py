@@ -70,7 +70,7 @@ from torsh.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad
 _apply_methods(_methods)
 _C._register(size=Size, repr=_tensor_repr)
 
-_LAZY = {"autograd", "func", "limits", "nn", "optim", "random", "serialization", "utils"}
+_LAZY = {"autograd", "cuda", "func", "limits", "nn", "optim", "random", "serialization", "utils"}
 
 
 def __getattr__(name: str):
@@ -144,19 +144,37 @@ def is_floating_point(input) -> bool:
     return input.dtype.is_floating_point
 
 
-def memory_stats() -> dict:
-    """Bytes of tensor memory: live, peak, cached, limit, allocations, code."""
-    return _C.memory_stats()
+def memory_stats(device=None) -> dict:
+    """Bytes of tensor memory of a device (None: the CPU): live, peak, cached, limit, allocations, code."""
+    return _C.memory_stats(device)
 
 
-def reset_peak_memory_stats() -> None:
+def reset_peak_memory_stats(device=None) -> None:
     """Sets the peak to what is live now."""
-    _C.reset_peak_memory_stats()
+    _C.reset_peak_memory_stats(device)
 
 
-def empty_cache() -> None:
-    """Returns cached tensor memory to the system."""
-    _C.empty_cache()
+def empty_cache(device=None) -> None:
+    """Returns cached tensor memory to the system, or to the device's driver."""
+    _C.empty_cache(device)
+
+
+def set_default_device(device=None) -> None:
+    """Where this thread makes tensors for which no device is named; None for the CPU. As a block:
+    `with torsh.device("cuda"):`. Whether the device is there shows when a tensor is made.
+
+    >>> torsh.set_default_device("cpu")
+    """
+    _C.set_default_device(device)
+
+
+def get_default_device():
+    """Where this thread makes tensors for which no device is named.
+
+    >>> torsh.get_default_device()
+    device(type='cpu')
+    """
+    return _C.get_default_device()
 
 
 def set_num_threads(n) -> None:

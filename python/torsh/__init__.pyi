@@ -17,6 +17,7 @@ from torsh._C import (
     CompiledFunction as CompiledFunction,
     DTypeError as DTypeError,
     DeviceError as DeviceError,
+    Event as Event,
     ExportError as ExportError,
     ExportTrace as ExportTrace,
     InternalError as InternalError,
@@ -26,6 +27,7 @@ from torsh._C import (
     PyDType as PyDType,
     PyDevice as PyDevice,
     ShapeError as ShapeError,
+    Stream as Stream,
     Tensor as Tensor,
     TorshError as TorshError,
     TraceError as TraceError,
@@ -41,6 +43,7 @@ from torsh._C import (
     uint8 as uint8,
 )
 from torsh import autograd as autograd
+from torsh import cuda as cuda
 from torsh import func as func
 from torsh import limits as limits
 from torsh import nn as nn
@@ -401,8 +404,8 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     """
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """A tensor whose values the caller overwrites; torsh fills it with zeros, never with old memory."""
-def empty_cache() -> None:
-    """Returns cached tensor memory to the system."""
+def empty_cache(device: Any = None) -> None:
+    """Returns cached tensor memory to the system, or to the device's driver."""
 def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """See `empty`."""
 def env_help() -> None:
@@ -546,6 +549,12 @@ def ge(input: Any, other: Any, *, out: Any = None) -> Tensor:
     >>> torsh.ge(torsh.tensor([1, 2, 3]), 2).tolist()
     [False, True, True]
     """
+def get_default_device() -> Any:
+    """Where this thread makes tensors for which no device is named.
+
+    >>> torsh.get_default_device()
+    device(type='cpu')
+    """
 def get_default_dtype() -> Any:
     """The dtype of float tensors made without one: float32."""
 def get_num_threads() -> _int:
@@ -666,6 +675,10 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
+    Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
+
+    Raises: PackageError for a malformed file; nothing in it is executed. DeviceError for a `map_location` that is
+    not there.
     A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
     `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
     made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
@@ -731,7 +744,7 @@ def lt(input: Any, other: Any, *, out: Any = None) -> Tensor:
     [True, False, False]
     """
 def manual_seed(seed: _int) -> Generator:
-    """Seeds the default generator and returns it."""
+    """Seeds the default generators of all devices and returns the CPU's."""
 def masked_fill(input: Any, mask: Any, value: Any) -> Tensor:
     """`value` where `mask` holds, else `input`.
 
@@ -767,8 +780,8 @@ def mean(input: Any, dim: Any = None, keepdim: _bool = False, *, dtype: Any = No
     """
 def median(input: Any, dim: Any = None, keepdim: _bool = False) -> Any:
     """The lower median: of all elements, or (values, indices) along `dim`."""
-def memory_stats() -> dict:
-    """Bytes of tensor memory: live, peak, cached, limit, allocations, code."""
+def memory_stats(device: Any = None) -> dict:
+    """Bytes of tensor memory of a device (None: the CPU): live, peak, cached, limit, allocations, code."""
 def meshgrid(*tensors: Any, indexing: str = 'ij') -> Any:
     """Coordinate grids of 1-d tensors.
 
@@ -927,7 +940,7 @@ def remainder(input: Any, other: Any, *, out: Any = None) -> Tensor:
     """
 def repeat_interleave(input: Any, repeats: Any, dim: Any = None) -> Tensor:
     """Repeats each element `repeats` times along `dim` (flattened without dim)."""
-def reset_peak_memory_stats() -> None:
+def reset_peak_memory_stats(device: Any = None) -> None:
     """Sets the peak to what is live now."""
 def reshape(input: Any, *shape: Any) -> Tensor:
     """The same elements in another shape; one size may be -1. A view whenever possible.
@@ -973,9 +986,15 @@ def scatter_add(input: Any, dim: Any, index: Any, src: Any) -> Tensor:
 def scatter_reduce(input: Any, dim: Any, index: Any, src: Any, reduce: str, *, include_self: _bool = True) -> Tensor:
     """Scatter with "sum", "prod", "amax" or "amin"."""
 def seed() -> _int:
-    """Seeds the default generator from the operating system."""
+    """Seeds the default generators from the operating system; returns the seed."""
 def select(input: Any, dim: Any, index: Any) -> Tensor:
     """The slice at one index along `dim`, without that dim."""
+def set_default_device(device: Any = None) -> None:
+    """Where this thread makes tensors for which no device is named; None for the CPU. As a block:
+    `with torsh.device("cuda"):`. Whether the device is there shows when a tensor is made.
+
+    >>> torsh.set_default_device("cpu")
+    """
 def set_default_dtype(dtype: Any) -> None:
     """Only float32 can be the default; any other float dtype is refused, so that a program never
     computes silently in another precision than it asked for.

@@ -24,13 +24,16 @@ _ROOT = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _PLAIN = (type(None), bool, int, float, str)
 _MISSING = object()
-_MAX_CHAIN = 6
-# Containers with more items are guarded by their length alone, and so are those that come after so many items.
-_MAX_ITEMS = 1024
-_MAX_ALL_ITEMS = 16384
-_MAX_NESTING = 4
-# Frames that are looked at in one trace.
-_MAX_FRAMES = 4096
+# What a trace that goes beyond one of these has read cannot be guarded, and its function runs as lazy code: items of
+# all containers (each is looked at in each call, some nanoseconds), containers in containers, objects in containers
+# whose attributes are read, and functions with the objects that they were entered with.
+_MAX_ITEMS = 65536
+_MAX_NESTING = 32
+_MAX_ELEMENTS = 4096
+_MAX_FRAMES = 65536
+# Attributes of attributes, and names that a function gives to what it reads.
+_MAX_CHAIN = 24
+_MAX_NAMES = 1024
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -164,14 +167,23 @@ class _Collector:
         self.guards: list = []
         self.seen: set = set()
         self.entered: dict = {}
+        self.kept: list = []
         self.items = 0
         # Objects found in containers: a loop over one reads attributes of each.
         self.elements: dict = {}
+        # Why what was read cannot be guarded.
+        self.refused: str | None = None
+
+    def refuse(self, why: str) -> None:
+        self.refused = self.refused or why
 
     def first(self, key: tuple) -> bool:
         """Whether this function, entered with this object, is new; keeps both alive, so that ids stay theirs."""
         ids = tuple(map(id, key))
-        if ids in self.entered or len(self.entered) >= _MAX_FRAMES:
+        if ids in self.entered:
+            return False
+        if len(self.entered) >= _MAX_FRAMES:
+            self.refuse(f"more than {_MAX_FRAMES} functions and objects")
             return False
         self.entered[ids] = key
         return True
@@ -186,16 +198,23 @@ class _Collector:
     def container(self, value, depth: int = 0) -> None:
         """Guards what is in a container: plain items by value, all others by identity."""
         key = ("items", id(value), "")
-        if key in self.seen or depth > _MAX_NESTING:
+        if key in self.seen:
             return
         self.seen.add(key)
-        if len(value) > _MAX_ITEMS or self.items > _MAX_ALL_ITEMS:
-            self.guards.append(("length", value, "", len(value)))
-            return
         self.items += len(value)
+        if self.items > _MAX_ITEMS:
+            self.refuse(f"containers of more than {_MAX_ITEMS} items")
+            return
+        if depth > _MAX_NESTING:
+            self.refuse(f"containers nested more than {_MAX_NESTING} deep")
+            return
         held = list(value.values()) if isinstance(value, dict) else list(value)
-        both = tuple(x for pair in value.items() for x in pair) if isinstance(value, dict) else tuple(held)
-        self.guards.append(("items", value, "", both))
+        if type(value) in (tuple, frozenset):
+            # It cannot change. Kept alive, so that its id stays its own.
+            self.kept.append(value)
+        else:
+            both = tuple(x for pair in value.items() for x in pair) if isinstance(value, dict) else tuple(held)
+            self.guards.append(("items", value, "", both))
         for item in held:
             if isinstance(item, _CONTAINERS):
                 self.container(item, depth + 1)
@@ -203,8 +222,8 @@ class _Collector:
                 self.elements[id(item)] = item
 
 
-def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
-    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard.
+def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str | None]:
+    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard, and why that is not all.
 
     Values are taken when a function is entered, so that one that changes what it reads is traced again.
     """
@@ -223,7 +242,7 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list]:
         result = fn(*args, **kwargs)
     finally:
         sys.setprofile(previous)
-    return result, found.guards
+    return result, found.guards, found.refused
 
 
 def _enter(found: _Collector, frame, functions: dict) -> None:
@@ -270,7 +289,10 @@ def _follow_elements(found: _Collector, code, names) -> None:
     chains = [chain for (kind, name), chain in _reads(code) if kind == "local" and name not in names and chain]
     if not chains:
         return
-    for element in list(found.elements.values())[:_MAX_ITEMS]:
+    if len(found.elements) > _MAX_ELEMENTS:
+        found.refuse(f"more than {_MAX_ELEMENTS} objects in containers")
+        return
+    for element in list(found.elements.values()):
         for chain in chains:
             _follow(found, ("local", "element"), chain, {}, {"element": element}, {})
 
@@ -373,7 +395,7 @@ def _reads(code) -> tuple:
             out.extend((root, chain) for root, chain in _reads(inner) if root[0] != "local")
     for _ in range(3):
         for (kind, name), chain in list(out):
-            if kind != "global" and len(out) < _MAX_ITEMS:
+            if kind != "global" and len(out) < _MAX_NAMES:
                 out.extend((r, (*c, *chain)[:_MAX_CHAIN]) for r, c in alias.get(name, ()))
         out = list(dict.fromkeys(out))
     return tuple(out)

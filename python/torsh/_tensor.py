@@ -55,12 +55,17 @@ def _is_device(v) -> bool:
     )
 
 
-def to(self, *args, dtype=None, device=None, non_blocking: bool = False, copy: bool = False):
-    """`x.to(dtype)`, `x.to(device)`, `x.to(device, dtype)` or `x.to(other)`; x itself where nothing changes.
+def to(self, *args, dtype=None, device=None, non_blocking: bool = False, copy: bool = False, memory_format=None):
+    """`x.to(dtype)`, `x.to(device)`, `x.to(device, dtype)` or `x.to(other)`; x itself where nothing changes, unless
+    `copy`. Gradients flow through. Copies between devices are asynchronous as far as the device allows, whatever
+    `non_blocking` says.
+
+    Raises: DeviceError for a device that is not there.
 
     >>> torsh.tensor([1.5]).to(torsh.int64).tolist()
     [1]
     """
+    flags = 0
     for a in args:
         if isinstance(a, Tensor):
             dtype, device = a.dtype, a.device
@@ -77,12 +82,15 @@ def to(self, *args, dtype=None, device=None, non_blocking: bool = False, copy: b
                 except ValueError:
                     device = _C.PyDevice(a)
         elif isinstance(a, bool):
-            pass  # non_blocking by position
+            # By position: non_blocking, then copy.
+            copy, flags = copy or (flags == 1 and a), flags + 1
+        elif isinstance(a, int):
+            device = _C.PyDevice(a)
         elif a is not None:
             raise TypeError(f"to(): expected a dtype, a device or a Tensor, got {type(a).__name__}")
     x = self
     if device is not None:
-        x = _C.to_device(x, _C.PyDevice(device) if isinstance(device, str) else device)
+        x = _C.to_device(x, device)
     if dtype is not None:
         x = _C.cast(x, _C.PyDType(dtype))
     return _C.clone(x) if copy and x is self else x
@@ -107,16 +115,37 @@ def type_as(self, other):
     return _C.cast(self, tensor_arg(other, "type_as", "other").dtype)
 
 
-def cpu(self):
-    """The tensor on the CPU."""
-    return _C.to_device(self, _C.PyDevice("cpu"))
+def cpu(self, memory_format=None):
+    """The tensor on the CPU; itself where it is there."""
+    return _C.to_device(self, "cpu")
 
 
-def cuda(self, device=None, non_blocking: bool = False):
-    """The tensor on a CUDA device; DeviceError where there is none."""
-    if isinstance(device, int):
-        device = f"cuda:{device}"
-    return _C.to_device(self, _C.PyDevice(device or "cuda") if not isinstance(device, _C.PyDevice) else device)
+def cuda(self, device=None, non_blocking: bool = False, memory_format=None):
+    """The tensor on a CUDA device: a number, a device, or None for the current one.
+
+    Raises: DeviceError where it is not there.
+    """
+    device = _C.PyDevice("cuda" if device is None else device)
+    if device.type != "cuda":
+        raise RuntimeError(f"Invalid device, must be cuda device, got {device}")
+    return _C.to_device(self, device)
+
+
+def get_device(self) -> int:
+    """Number of the tensor's CUDA device; -1 for the CPU."""
+    return self._device_index()
+
+
+def pin_memory(self, device=None):
+    """The tensor itself: host memory for copies to a device is the runtime's business."""
+    if self.device.type != "cpu":
+        raise RuntimeError(f"cannot pin a tensor on {self.device}: only dense CPU tensors can be pinned")
+    return self
+
+
+def is_pinned(self, device=None) -> bool:
+    """False: torsh pins no memory of tensors."""
+    return False
 
 
 # -- facts -------------------------------------------------------------------------------------------------
@@ -154,7 +183,7 @@ def is_same_size(self, other) -> bool:
 
 
 def copy_(self, src, non_blocking: bool = False):
-    """Overwrites the values with those of `src`, broadcast and converted."""
+    """Overwrites the values with those of `src`, broadcast, converted and brought from its device."""
     if not isinstance(src, Tensor):
         raise TypeError(f"copy_(): argument 'src' must be Tensor, not {type(src).__name__}")
     return _C.assign(self, _C.cast(src, self.dtype))
@@ -184,7 +213,9 @@ def fill_diagonal_(self, value):
     return _C.assign(
         self,
         pointwise.where(
-            creation.eye(*self.shape, dtype=_C.bool), _C.cast(_C.full([], value, self.dtype, None), self.dtype), self
+            creation.eye(*self.shape, dtype=_C.bool, device=self.device),
+            _C.full([], value, self.dtype, self.device),
+            self,
         ),
     )
 
@@ -212,7 +243,8 @@ def random_(self, low=0, high=None, *, generator=None):
     """Overwrites with integers in [low, high); `random_(n)` is [0, n)."""
     if high is None:
         low, high = 0, low or 2 ** min(8 * self.dtype.itemsize - 1, 24)
-    return _C.assign(self, random.randint(low, high, list(self.shape), dtype=self.dtype, generator=generator))
+    drawn = random.randint(low, high, list(self.shape), dtype=self.dtype, generator=generator, device=self.device)
+    return _C.assign(self, drawn)
 
 
 def _view_setter(name):
@@ -232,29 +264,39 @@ def _view_setter(name):
 
 def new_tensor(self, data, *, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.tensor(data)` with this tensor's dtype and device."""
-    return _C.tensor(data, dtype or self.dtype, device or self.device, requires_grad)
+    return _C.tensor(data, dtype or self.dtype, self.device if device is None else device, requires_grad)
 
 
 def new_full(self, size, fill_value, *, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.full` with this tensor's dtype and device."""
     return creation.full(
-        size, fill_value, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad
+        size,
+        fill_value,
+        dtype=dtype or self.dtype,
+        device=self.device if device is None else device,
+        requires_grad=requires_grad,
     )
 
 
 def new_zeros(self, *size, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.zeros` with this tensor's dtype and device."""
-    return creation.zeros(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+    return creation.zeros(
+        *size, dtype=dtype or self.dtype, device=self.device if device is None else device, requires_grad=requires_grad
+    )
 
 
 def new_ones(self, *size, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.ones` with this tensor's dtype and device."""
-    return creation.ones(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+    return creation.ones(
+        *size, dtype=dtype or self.dtype, device=self.device if device is None else device, requires_grad=requires_grad
+    )
 
 
 def new_empty(self, *size, dtype=None, device=None, requires_grad: bool = False):
     """`torsh.empty` with this tensor's dtype and device."""
-    return creation.empty(*size, dtype=dtype or self.dtype, device=device or self.device, requires_grad=requires_grad)
+    return creation.empty(
+        *size, dtype=dtype or self.dtype, device=self.device if device is None else device, requires_grad=requires_grad
+    )
 
 
 # -- operators that Python functions provide -----------------------------------------------------------------
@@ -335,10 +377,10 @@ def apply_methods(registry_methods: dict) -> None:
     ):  # fmt: skip
         setattr(Tensor, name, _caster(name, dtype))
     own = (
-        to, type_as, cpu, cuda, is_contiguous, contiguous, is_floating_point, is_complex,
-        is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_, new_tensor, new_full,
-        new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax, log_softmax, relu, relu_,
-        where,
+        to, type_as, cpu, cuda, get_device, pin_memory, is_pinned, is_contiguous, contiguous, is_floating_point,
+        is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_,
+        new_tensor, new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax,
+        log_softmax, relu, relu_, where,
     )  # fmt: skip
     for fn in own:
         setattr(Tensor, fn.__name__, fn)
@@ -347,7 +389,6 @@ def apply_methods(registry_methods: dict) -> None:
     Tensor.nelement = Tensor.numel
     Tensor.T = property(lambda self: self.permute(tuple(reversed(range(self.ndim)))), doc="All dims reversed.")
     Tensor.mT = property(_matrix_transpose, doc="The last two dims swapped.")
-    Tensor.is_cuda = property(lambda self: self.device.type == "cuda", doc="Whether it lives on a CUDA device.")
     Tensor.is_sparse = property(lambda self: False, doc="Always false.")
 
 

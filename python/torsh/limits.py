@@ -48,10 +48,10 @@ def override(**limits: int):
         _C.set_limits(before)
 
 
-def set_memory_limit(nbytes: int) -> None:
-    """Caps the bytes of all tensors together; what is live stays."""
+def set_memory_limit(nbytes: int, device=None) -> None:
+    """Caps the bytes of all tensors of a device (None: the CPU) together; what is live stays."""
     if isinstance(nbytes, bool) or not isinstance(nbytes, int):
         raise TypeError(f"set_memory_limit(): nbytes must be int, not {type(nbytes).__name__}")
     if nbytes < 0:
         raise ValueError(f"set_memory_limit(): nbytes must be >= 0, got {nbytes}")
-    _C.set_memory_limit(nbytes)
+    _C.set_memory_limit(nbytes, device)

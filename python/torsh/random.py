@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from torsh._fn.random import Generator, default_generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+from torsh._fn.random import (
+    Generator,
+    _generators,
+    default_generator,
+    generator_of,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+)  # fmt: skip
 
 __all__ = [
     "Generator",
@@ -19,10 +29,15 @@ __all__ = [
 
 
 @contextmanager
-def fork_rng():
-    """Restores the state of the default generator on exit."""
-    state = get_rng_state()
+def fork_rng(devices=None, enabled: bool = True):
+    """Restores the states of the default generators, or of the CPU's and those of `devices` alone, on exit."""
+    if not enabled:
+        yield
+        return
+    known = [default_generator, *map(generator_of, devices)] if devices is not None else list(_generators.values())
+    states = [(g, g.get_state()) for g in known]
     try:
         yield
     finally:
-        set_rng_state(state)
+        for g, state in states:
+            g.set_state(state)

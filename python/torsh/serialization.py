@@ -136,6 +136,8 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
+    Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
+
     A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
     `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
     made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
@@ -144,6 +146,14 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
     Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
     `map_location` that is not there.
     """
+    if map_location is not None:
+        if not isinstance(map_location, (str, int, _C.PyDevice)):
+            raise TypeError(
+                f"load(): map_location must be a device, not {type(map_location).__name__}: a file does not say where "
+                "its tensors were"
+            )
+        map_location = _C.resolve_device(map_location)
+        _C.open_device(map_location)
     if weights_only is not True:
         raise ValueError("load(): torsh never unpickles; weights_only can only be True")
     if hasattr(f, "read"):
@@ -259,10 +269,10 @@ def _entry(name: str, info, bad):
 
 def _tensor(data: bytes, dtype: str, shape: list[int], bad, name: str) -> Tensor:
     if not data:
-        return _C.full(shape, 0, _C.PyDType(dtype), None)
+        return _C.full(shape, 0, _C.PyDType(dtype), "cpu")
     if dtype == "bool" and data.translate(None, b"\0\1"):
         raise bad(f"tensor {name!r} of dtype BOOL holds bytes that are neither 0 nor 1")
-    x = _C.tensor(memoryview(data).cast("B").cast(_FORMATS[dtype]), None, None, False)
+    x = _C.tensor(memoryview(data).cast("B").cast(_FORMATS[dtype]), None, "cpu", False)
     if dtype in ("float16", "bfloat16"):
         x = _C.apply("bitcast", (x,), (_C.PyDType(dtype),))
     return x.reshape(shape)

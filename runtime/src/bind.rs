@@ -121,7 +121,11 @@ impl Binding {
         self.hold(program, pool, inputs, &mut held, &mut memory.copies)?;
         for (first, buffer) in self.first_write.iter().zip(inputs) {
             let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
-            memory.in_place.push(safe && is_writable(buffer) && Arc::get_mut(buffer).is_some());
+            let taken = safe && is_writable(buffer) && Arc::get_mut(buffer).is_some();
+            if let (true, Some(own)) = (taken, buffer.as_any().downcast_ref::<CpuBuffer>()) {
+                own.changes();
+            }
+            memory.in_place.push(taken);
         }
         self.make(program, pool, &held, memory)?;
         let arena = workspace.and_then(Loan::span).unwrap_or_default();
@@ -138,6 +142,15 @@ impl Binding {
             memory.spans.push(found.ok_or_else(|| Error::internal(format!("buffer b{i} has no memory")))?);
         }
         Ok(())
+    }
+
+    /// A constant, or an input that this run leaves as it is.
+    pub fn unchanged<'a>(&'a self, id: BufId, inputs: &'a [BufferRef], memory: &Memory) -> Option<&'a CpuBuffer> {
+        match self.homes.get(id.0 as usize)? {
+            Home::Input(n) if !is_taken(&memory.in_place, *n) => inputs.get(*n)?.as_any().downcast_ref(),
+            Home::Const(buffer) => Some(buffer),
+            _ => None,
+        }
     }
 
     /// Bytes of the arena, rounded so that what follows it is aligned; `None` when there is no such number.

@@ -9,15 +9,15 @@
 
 use crate::bind::{Binding, Memory, Spans};
 use crate::executor::{Shared, interrupted};
-use crate::lib_calls::{self, Epilogue, Means, Par};
+use crate::lib_calls::{self, Epilogue, Means, PackKey, Par};
 use crate::memory::{CpuBuffer, Loan};
-use crate::sys::call::{KernelFn, Part, Span, View, views};
+use crate::sys::call::{KernelFn, Part, Span, View, reads, views};
 use crate::sys::jit::{self, Code};
 use crate::sys::slices::elements_mut;
 use crate::units::{self, OnRows, Unit};
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cpu::{Level, Options};
@@ -48,9 +48,17 @@ const CALL_NS_PER_BYTE: f64 = 2.0;
 
 /// A step, resolved.
 enum Action {
-    Kernel { kernel: usize, args: Vec<BufId> },
-    Dot(Box<DotStep>),
-    Lib { call: LibCall, args: Vec<BufId>, out: BufId },
+    Kernel {
+        kernel: usize,
+        args: Vec<BufId>,
+    },
+    /// A product, and what a packed copy of its right operand would be made from, where that may stay the same.
+    Dot(Box<DotStep>, Option<Box<PackKey>>),
+    Lib {
+        call: LibCall,
+        args: Vec<BufId>,
+        out: BufId,
+    },
 }
 
 /// A program with its machine code and constants.
@@ -70,6 +78,8 @@ pub(crate) struct CpuExecutable {
     /// The program takes long enough to ask for interrupts.
     interruptible: bool,
     seconds: f64,
+    /// Counts runs: every other one reads large operands from their ends on.
+    runs: AtomicUsize,
 }
 
 impl CpuExecutable {
@@ -117,6 +127,7 @@ impl CpuExecutable {
             other_sizing: Mutex::new(None),
             interruptible,
             seconds,
+            runs: AtomicUsize::new(0),
         })
     }
 }
@@ -190,7 +201,16 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
                 }
                 Action::Kernel { kernel: at, args: args.clone() }
             }
-            StepOp::Dot(dot) => Action::Dot(Box::new(dot.clone())),
+            StepOp::Dot(dot) => {
+                let decl = |buf: BufId| &program.buffers[buf.0 as usize];
+                let key = match decl(dot.rhs.buf).place {
+                    Place::Input(_) | Place::Const(_) => {
+                        lib_calls::pack_key(dot, decl(dot.out).ty.dtype, shared.product_level)
+                    }
+                    Place::Arena { .. } | Place::Output | Place::Donated(_) => None,
+                };
+                Action::Dot(Box::new(dot.clone()), key.map(Box::new))
+            }
             StepOp::Lib { call, args, out } => Action::Lib { call: call.clone(), args: args.clone(), out: *out },
         });
     }
@@ -238,6 +258,10 @@ fn share_memory(program: &Program, a: BufId, b: BufId) -> bool {
 /// What one run works with.
 struct Run<'a> {
     exe: &'a CpuExecutable,
+    inputs: &'a [BufferRef],
+    memory: &'a Memory,
+    /// Whether this run goes through large operands from their ends on.
+    back: bool,
     /// Memory of every buffer of the program.
     spans: &'a [Span],
     scratch: Span,
@@ -330,7 +354,7 @@ fn cost_ns(program: &Program, actions: &[Action], kernels: &[KernelFn]) -> f64 {
     let bytes = |b: &BufId| program.buffers[b.0 as usize].ty.nbytes() as f64;
     let cost = |action: &Action| match action {
         Action::Kernel { kernel, .. } => kernels[*kernel].info().cost_ns,
-        Action::Dot(dot) => {
+        Action::Dot(dot, _) => {
             let one = dot.m as f64 * dot.n as f64 * dot.k as f64;
             one * dot.batch.iter().map(|&b| b as f64).product::<f64>() / PRODUCTS_PER_NS
         }
@@ -397,7 +421,10 @@ impl Executable for CpuExecutable {
                         let info = self.code.kernels()[*kernel].info();
                         detail(info.schedule.name(), info.reason, spread.workers, info.cost_ns)
                     }
-                    Action::Dot(_) | Action::Lib { .. } => detail("library", "not generated", sizing.threads, 0.0),
+                    Action::Dot(_, Some(_)) => {
+                        detail("library", "packs its right operand once if it stays the same", sizing.threads, 0.0)
+                    }
+                    Action::Dot(..) | Action::Lib { .. } => detail("library", "not generated", sizing.threads, 0.0),
                 });
             }
         }
@@ -430,7 +457,8 @@ impl Executable for CpuExecutable {
         let mut memory = Memory::default();
         self.binding.bind(&self.program, &self.shared.pool, inputs, workspace.as_ref(), &mut memory)?;
         let overwritten = self.binding.overwritten(&memory);
-        let run = Run { exe: self, spans: &memory.spans, scratch, sizing, packed };
+        let back = self.runs.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        let run = Run { exe: self, inputs, memory: &memory, back, spans: &memory.spans, scratch, sizing, packed };
         let mut log = env::log().steps.then(String::new);
         for spread in &sizing.units {
             let steps = spread.unit.steps();
@@ -556,12 +584,12 @@ impl Run<'_> {
         match &spread.unit {
             Unit::Step(step) => match &self.exe.actions[*step] {
                 Action::Kernel { .. } => self.kernels(spread),
-                Action::Dot(dot) => self.dot(dot, None),
+                Action::Dot(dot, key) => self.dot(dot, key.as_deref(), None),
                 Action::Lib { call, args, out } => self.lib(call, args, *out),
             },
             Unit::Region(_) => self.kernels(spread),
             Unit::Chain { dot, kernels } => match &self.exe.actions[*dot] {
-                Action::Dot(dot) => self.chain(spread, dot, kernels),
+                Action::Dot(dot, key) => self.chain(spread, (dot, key.as_deref()), kernels),
                 _ => Err(Error::internal("a chain without a product")),
             },
         }
@@ -577,22 +605,27 @@ impl Run<'_> {
     }
 
     /// A product. `hook` is called with rows of its result that are complete.
-    fn dot(&self, dot: &DotStep, hook: Option<&Epilogue<'_>>) -> Result<()> {
+    fn dot(&self, dot: &DotStep, key: Option<&PackKey>, hook: Option<&Epilogue<'_>>) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
         let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
-        let mut out = self.span(dot.out)?;
-        let level = self.exe.shared.product_level;
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratch: &mut [u8] = packed.as_mut().map_or(&mut [], |p| p.bytes_mut(self.sizing.packed_bytes));
-        match views(&args, &mut out) {
-            Some((seen, out)) => match seen[..] {
-                [View::Bytes(lhs), View::Bytes(rhs)] => self.with_threads(|par| {
-                    lib_calls::dot(dot, dtype, (lhs, rhs), out, hook, &mut Means { level, scratch, par })
-                }),
-                _ => Err(overlap()),
-            },
-            None => Err(overlap()),
-        }
+        let out = self.span(dot.out)?;
+        let [lhs, rhs] = reads(&args, &out).ok_or_else(overlap)?;
+        let (level, pool, back) = (self.exe.shared.product_level, &self.exe.shared.pool, self.back);
+        let source =
+            key.and_then(|key| Some((key, self.exe.binding.unchanged(dot.rhs.buf, self.inputs, self.memory)?)));
+        self.with_threads(|par| {
+            let panels = match source {
+                Some((key, buffer)) => {
+                    buffer.packed().panels(key, pool, |to| lib_calls::pack(key, rhs, level, to, par))?
+                }
+                None => None,
+            };
+            let packed = panels.as_ref().map(|panels| panels.bytes());
+            let mut memory = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+            let scratch: &mut [u8] = memory.as_mut().map_or(&mut [], |p| p.bytes_mut(self.sizing.packed_bytes));
+            let means = &mut Means { level, scratch, par, packed, back };
+            lib_calls::dot(dot, dtype, (lhs, rhs), &out, hook, means)
+        })
     }
 
     fn lib(&self, call: &LibCall, args: &[BufId], out: BufId) -> Result<()> {
@@ -642,6 +675,12 @@ impl Run<'_> {
     }
 
     fn kernels(&self, spread: &Spread) -> Result<()> {
+        if let [(step, part)] = &spread.parts[..] {
+            // Nothing to share out.
+            let bound = self.bound(*step)?;
+            let done = self.scratch(spread, 0).is_some_and(|scratch| bound.call(part, &scratch));
+            return if done { Ok(()) } else { Err(too_small()) };
+        }
         let steps = spread.unit.steps();
         let bound = steps.clone().map(|s| self.bound(s)).collect::<Result<SmallVec<[Bound<'_>; 1]>>>()?;
         let failed = AtomicBool::new(false);
@@ -655,7 +694,7 @@ impl Run<'_> {
     }
 
     /// A product, and its kernels on each panel of rows that is complete.
-    fn chain(&self, spread: &Spread, dot: &DotStep, kernels: &[OnRows]) -> Result<()> {
+    fn chain(&self, spread: &Spread, (dot, key): (&DotStep, Option<&PackKey>), kernels: &[OnRows]) -> Result<()> {
         let mut bound = Vec::with_capacity(kernels.len());
         for on in kernels {
             bound.push((on, self.bound(on.step)?));
@@ -663,6 +702,7 @@ impl Run<'_> {
         let failed = AtomicBool::new(false);
         self.dot(
             dot,
+            key,
             Some(&|worker, rows| {
                 let run = |(on, kernel): &(&OnRows, Bound<'_>)| {
                     let own = rows.start * on.per_row..rows.end * on.per_row;

@@ -8,6 +8,7 @@ mod lib_calls;
 mod machine;
 mod memory;
 pub mod package;
+mod packed;
 pub mod sys;
 mod threads;
 mod units;

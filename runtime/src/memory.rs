@@ -2,12 +2,13 @@
 //! cap. Freed blocks are kept for reuse (fresh pages cost as much as a kernel), as long as they fit under
 //! the cap and are no more than what was live at the peak.
 
+use crate::packed::Copies;
 use crate::sys::call::Span;
 use crate::sys::map::Mapping;
 use crate::sys::mem::{ALIGN, Block};
 use std::any::Any;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use torsh_ir::exec::{Buffer, MemoryStats};
 use torsh_ir::{Error, Result};
 
@@ -22,6 +23,9 @@ type Cache = Vec<Vec<Block>>;
 struct State {
     stats: MemoryStats,
     free: Cache,
+    /// Bytes of packed operands, which are live, and the buffers that have some (see [`crate::packed`]).
+    packed: u64,
+    packers: Vec<Weak<Copies>>,
 }
 
 impl State {
@@ -69,7 +73,7 @@ impl Pool {
     /// A pool with a cap in bytes.
     pub fn new(limit: u64) -> Pool {
         let stats = MemoryStats { limit, ..MemoryStats::default() };
-        Pool(Arc::new(Mutex::new(State { stats, free: Cache::new() })))
+        Pool(Arc::new(Mutex::new(State { stats, ..State::default() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,6 +82,56 @@ impl Pool {
 
     /// A block of at least `bytes` bytes. `what` says for whom, in the error.
     pub fn take(&self, bytes: usize, what: &dyn Fn() -> String) -> Result<Loan> {
+        match self.try_take(bytes, what) {
+            Err(_) if self.give_up_packed() => self.try_take(bytes, what),
+            taken => taken,
+        }
+    }
+
+    /// A block for the packed copy of an operand, if so much memory is spare: copies take a quarter of the limit at
+    /// most, and half of it stays for others.
+    pub fn take_spare(&self, bytes: usize) -> Option<Loan> {
+        let size = size_class(bytes)?.1 as u64;
+        let mut state = self.state();
+        let MemoryStats { live, limit, .. } = state.stats;
+        if live.saturating_add(size) > limit / 2 || state.packed.saturating_add(bytes as u64) > limit / 4 {
+            return None;
+        }
+        state.packed += bytes as u64;
+        drop(state);
+        let taken = self.try_take(bytes, &|| "a packed operand".to_string());
+        if taken.is_err() {
+            self.count_packed(-(bytes as i64));
+        }
+        taken.ok()
+    }
+
+    /// Adds bytes of packed operands and takes them off again.
+    pub fn count_packed(&self, bytes: i64) {
+        let mut state = self.state();
+        state.packed = state.packed.saturating_add_signed(bytes);
+    }
+
+    /// Remembers who has packed operands, to ask for them when memory runs out.
+    pub fn remember_packed(&self, copies: &Arc<Copies>) {
+        let mut state = self.state();
+        if state.packers.len() == state.packers.capacity() {
+            state.packers.retain(|other| other.strong_count() > 0);
+        }
+        state.packers.push(Arc::downgrade(copies));
+    }
+
+    /// Gives up all packed operands; false if there were none.
+    fn give_up_packed(&self) -> bool {
+        let packers = std::mem::take(&mut self.state().packers);
+        let mut some = false;
+        for copies in packers.iter().filter_map(Weak::upgrade) {
+            some |= copies.give_up();
+        }
+        some
+    }
+
+    fn try_take(&self, bytes: usize, what: &dyn Fn() -> String) -> Result<Loan> {
         if bytes == 0 {
             return Ok(Loan { block: Block::new(0), pool: self.clone() });
         }
@@ -165,8 +219,9 @@ impl Pool {
         }
     }
 
-    /// Returns cached memory to the system.
+    /// Returns cached memory to the system, that of packed operands, too.
     pub fn empty_cache(&self) {
+        self.give_up_packed();
         let dropped = self.state().take_cache();
         drop(dropped);
     }
@@ -176,6 +231,11 @@ impl Loan {
     /// All of it, as a span.
     pub fn span(&self) -> Option<Span> {
         self.block.as_ref().and_then(|b| Span::of(b, 0..b.len()))
+    }
+
+    /// The first `len` bytes.
+    pub fn bytes(&self, len: usize) -> &[u8] {
+        self.block.as_ref().map_or(&[], |b| b.bytes(len))
     }
 
     /// The first `len` bytes, for writing.
@@ -196,6 +256,7 @@ impl Drop for Loan {
 pub struct CpuBuffer {
     home: Home,
     len: usize,
+    packed: OnceLock<Arc<Copies>>,
 }
 
 enum Home {
@@ -208,20 +269,32 @@ enum Home {
 impl CpuBuffer {
     /// A buffer of `len` bytes; what they are is unspecified until written.
     pub fn new(pool: &Pool, len: usize, what: &dyn Fn() -> String) -> Result<CpuBuffer> {
-        Ok(CpuBuffer { home: Home::Loan(pool.take(len, what)?), len })
+        Ok(CpuBuffer { home: Home::Loan(pool.take(len, what)?), len, packed: OnceLock::new() })
     }
 
     /// A copy of bytes.
     pub fn copy(pool: &Pool, bytes: &[u8], what: &dyn Fn() -> String) -> Result<CpuBuffer> {
         let mut loan = pool.take(bytes.len(), what)?;
         loan.bytes_mut(bytes.len()).copy_from_slice(bytes);
-        Ok(CpuBuffer { home: Home::Loan(loan), len: bytes.len() })
+        Ok(CpuBuffer { home: Home::Loan(loan), len: bytes.len(), packed: OnceLock::new() })
     }
 
     /// Part of a file, without a copy; `None` outside of it.
     pub(crate) fn file(file: Arc<Mapping>, range: Range<usize>) -> Option<CpuBuffer> {
         let len = file.bytes().get(range.clone())?.len();
-        Some(CpuBuffer { home: Home::File(file, range), len })
+        Some(CpuBuffer { home: Home::File(file, range), len, packed: OnceLock::new() })
+    }
+
+    /// Its packed copies.
+    pub fn packed(&self) -> &Arc<Copies> {
+        self.packed.get_or_init(Arc::default)
+    }
+
+    /// To be called by a run that will overwrite the buffer.
+    pub fn changes(&self) {
+        if let Some(copies) = self.packed.get() {
+            copies.forget();
+        }
     }
 
     /// The memory, as a span.

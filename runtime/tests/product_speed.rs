@@ -3,8 +3,11 @@
 #![allow(unsafe_code, reason = "calls the crate that is compared with")]
 
 use std::time::Instant;
-use torsh_runtime::sys::gemm::{Element, Extents, Level, Means, Operand, product, scratch_bytes};
+use torsh_runtime::sys::gemm::{
+    Element, Extents, Level, Means, Operand, prepack, prepacked_bytes, product, scratch_bytes,
+};
 use torsh_runtime::sys::par::Par;
+use torsh_runtime::sys::slices::bytes_of;
 
 /// Memory aligned to a cache line.
 struct Buffer(Vec<f32>, usize);
@@ -66,13 +69,22 @@ fn strides(rows: usize, cols: usize, turned: bool) -> (i64, i64) {
     if turned { (1, rows as i64) } else { (cols as i64, 1) }
 }
 
-fn ours<T: Element>(c: &Case, level: Level, par: &Par<'_>, x: (&[T], &[T]), out: &mut [T], scratch: &mut [u8]) {
+fn ours<T: Element>(
+    c: &Case,
+    level: Level,
+    par: &Par<'_>,
+    x: (&[T], &[T]),
+    out: &mut [T],
+    (scratch, packed, back): (&mut [u8], Option<&[u8]>, bool),
+) {
     let ((ar, ac), (br, bc)) = (strides(c.m, c.k, c.turned[0]), strides(c.k, c.n, c.turned[1]));
     let (batch, lb, rb) = ([c.batch], [(c.m * c.k) as i64], [(c.k * c.n) as i64]);
-    let e = Extents { batch: &batch, m: c.m, n: c.n, k: c.k };
-    let lhs = Operand { data: x.0, offset: 0, batch: &lb, rows: &[(c.m, ar)], cols: &[(c.k, ac)] };
-    let rhs = Operand { data: x.1, offset: 0, batch: &rb, rows: &[(c.k, br)], cols: &[(c.n, bc)] };
-    product(&e, &lhs, &rhs, out, None, &mut Means { level, scratch, par }).unwrap();
+    let batches = usize::from(c.batch > 1);
+    let (batch, lb, rb) = (&batch[..batches], &lb[..batches], &rb[..batches]);
+    let e = Extents { batch, m: c.m, n: c.n, k: c.k };
+    let lhs = Operand { data: x.0, offset: 0, batch: lb, rows: &[(c.m, ar)], cols: &[(c.k, ac)] };
+    let rhs = Operand { data: x.1, offset: 0, batch: rb, rows: &[(c.k, br)], cols: &[(c.n, bc)] };
+    product(&e, &lhs, &rhs, out, None, &mut Means { level, scratch, par, packed, back }).unwrap();
 }
 
 fn theirs(c: &Case, threads: usize, x: (&[f32], &[f32]), out: &mut [f32]) {
@@ -159,10 +171,7 @@ fn figures() {
     ];
     let pars = if std::env::var("ONE").is_ok() { 1 } else { 2 };
     let wanted = std::env::var("CASES").unwrap_or_default();
-    println!(
-        "{:>30} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  GFLOP/s",
-        "", "512 1T", "512 2T", "256 1T", "256 2T", "gemm 1T", "gemm 2T"
-    );
+    println!("{:>30} each 1T and 2T: 512 and packed before, 256 and packed before, the crate gemm; GFLOP/s", "");
     for c in cases.iter().filter(|c| c.name.contains(&wanted)) {
         let (a, b) = (Buffer::new(c.batch * c.m * c.k, 2_654_435_761), Buffer::new(c.batch * c.k * c.n, 2_246_822_519));
         let x = (a.get(), b.get());
@@ -175,7 +184,26 @@ fn figures() {
             for par in [&one, &two].into_iter().take(pars) {
                 let level = Level::of(level);
                 let mut scratch = vec![0u8; scratch_bytes::<f32>(&e, level, par.threads)];
-                let s = best(par.threads, flops, || ours(c, level, par, x, &mut out.get_mut()[..size], &mut scratch));
+                let mut back = false;
+                let s = best(par.threads, flops, || {
+                    back = !back;
+                    ours(c, level, par, x, &mut out.get_mut()[..size], (&mut scratch, None, back));
+                });
+                line += &format!(" {:>8.1}", flops / s * 1e-9);
+                if c.batch > 1 || c.n == 1 {
+                    line += &format!(" {:>8}", "");
+                    continue;
+                }
+                let bytes = prepacked_bytes::<f32>(c.k, c.n, level);
+                let mut memory = Buffer::new(bytes / size_of::<f32>(), 1);
+                let to = &mut bytes_of(memory.get_mut())[..bytes];
+                let (br, bc) = strides(c.k, c.n, c.turned[1]);
+                let rhs = Operand { data: x.1, offset: 0, batch: &[], rows: &[(c.k, br)], cols: &[(c.n, bc)] };
+                prepack(&rhs, (c.k, c.n), level, to, par).unwrap();
+                let packed = Some(&*to);
+                let s = best(par.threads, flops, || {
+                    ours(c, level, par, x, &mut out.get_mut()[..size], (&mut scratch, packed, false))
+                });
                 line += &format!(" {:>8.1}", flops / s * 1e-9);
             }
         }

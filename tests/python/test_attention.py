@@ -403,3 +403,19 @@ def test_a_triangle_of_numbers_is_added_and_hides_nothing(n):
 
     for a, b in zip(gradients(True), gradients(False), strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.compiled_only
+def test_an_explanation_says_why_small_attention_keeps_its_scores():
+    def attention(q, k, v):
+        return torsh.softmax(q @ k.transpose(-1, -2) * 0.125, dim=-1) @ v
+
+    def notes(n):
+        q = torsh.ones(2, n, 8)
+        f = torsh.compile(attention)
+        f(q, q, q)
+        return [note for note in f.explain()["programs"][0]["fusion_notes"] if "attention" in note]
+
+    (note,) = notes(32)
+    assert "32x32 scores" in note and "from 4096 scores a head on, as of 64x64" in note and __file__ in note
+    assert notes(64) == []

@@ -637,3 +637,156 @@ def test_explain_says_how_each_step_runs():
     assert kernel["schedule"] and kernel["reason"] and kernel["threads"] >= 1
     text = str(e)
     assert "+ on its rows kernel: " in text and "ms per pass: " in text and "fuse" in text
+
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+
+def test_an_item_of_a_large_container_is_never_stale():
+    numbers = [1.0] * 20_000
+    table = {f"k{i}": 1.0 for i in range(5_000)}
+    keys = set(range(3_000))
+    nested = [[[[[[[2.0]]]]]]]
+    fixed = ([3.0], *range(2_000))
+    objects = [Scaled(1.0) for _ in range(3_000)]
+
+    def f(x):
+        y = x * numbers[19_000] + table["k4321"] + len(keys) * 0 + (5.0 if 2_999 in keys else 6.0)
+        y = y * nested[0][0][0][0][0][0][0] + fixed[0][0]
+        for o in objects[2_990:]:
+            y = y * o.scale
+        return y
+
+    g = torsh.compile(f)
+    x = torsh.tensor([1.0, 2.0])
+
+    def check(misses):
+        assert g(x).tolist() == f(x).tolist()
+        assert g(x).tolist() == f(x).tolist()
+        assert g.cache_info()["misses"] == misses
+
+    check(1)
+    numbers[19_000] = 7.0
+    check(2)
+    table["k4321"] = -1.0
+    check(3)
+    keys.remove(2_999)
+    keys.add(-1)
+    check(4)
+    nested[0][0][0][0][0][0][0] = 0.5
+    check(5)
+    fixed[0][0] = 9.0
+    check(6)
+    objects[2_995].scale = 3.0
+    check(7)
+    assert not any(p["graph_break"] for p in g.explain()["programs"])
+
+
+def test_what_is_too_large_to_check_runs_without_compilation_and_is_never_stale():
+    numbers = list(range(70_000))
+    numbers[-1], numbers[65_000] = 5, 7
+    g = torsh.compile(lambda x: x * numbers[65_000] * numbers[-1])
+    x = torsh.tensor([1.0])
+    with pytest.warns(UserWarning, match="more than 65536 items"):
+        assert g(x).item() == 35.0
+    for value in (2, 3):
+        numbers[65_000] = value
+        assert g(x).item() == value * 5.0
+    assert g.cache_info()["misses"] == 1
+    assert "65536 items" in g.explain()["programs"][0]["graph_break"][0]
+    h = torsh.compile(lambda x: x * numbers[0], fullgraph=True)
+    with pytest.raises(torsh.TraceError, match="65536 items"):
+        h(x)
+    deep = [1.0]
+    for _ in range(40):
+        deep = [deep]
+    innermost = deep
+    while isinstance(innermost[0], list):
+        innermost = innermost[0]
+
+    def sink(x):
+        at = deep
+        while isinstance(at, list):
+            at = at[0]
+        return x * at
+
+    k = torsh.compile(sink)
+    with pytest.warns(UserWarning, match="nested more than"):
+        assert k(x).item() == 1.0
+    innermost[0] = 4.0
+    assert k(x).item() == 4.0
+
+
+def test_a_long_chain_of_attributes_is_guarded():
+    class Box:
+        pass
+
+    root = Box()
+    at = root
+    for _ in range(9):
+        at.a = Box()
+        at = at.a
+    at.v = 2.0
+    g = torsh.compile(lambda x: x * root.a.a.a.a.a.a.a.a.a.v)
+    x = torsh.tensor([1.0])
+    assert g(x).item() == 2.0
+    at.v = 5.0
+    assert g(x).item() == 5.0
+
+
+def test_a_captured_tensor_that_begins_or_ceases_to_require_gradients():
+    w, v = torsh.tensor([2.0]), torsh.tensor([3.0], requires_grad=True)
+    g = torsh.compile(lambda x: (x * w * v).sum())
+    x = torsh.tensor([1.0])
+    g(x).backward()
+    assert w.grad is None and v.grad.item() == 2.0
+    w.requires_grad_(True)
+    g(x).backward()
+    assert w.grad is not None and w.grad.item() == 3.0
+    v.requires_grad_(False)
+    v.grad = w.grad = None
+    g(x).backward()
+    assert v.grad is None and w.grad.item() == 3.0
+
+
+def test_state_that_takes_on_a_history_is_traced_again():
+    w = torsh.tensor([2.0], requires_grad=True)
+    state = [torsh.tensor([1.0])]
+
+    def f(x):
+        state[0].mul_(w)
+        return state[0] * x
+
+    g = torsh.compile(f)
+    x = torsh.tensor([1.0])
+    g(x)
+    y = g(x)
+    y.backward()
+    # state = w * w
+    assert y.item() == 4.0 and w.grad.item() == 4.0
+
+
+def test_values_copied_without_gradients_bring_no_history():
+    source = torsh.tensor([1.0, 2.0], requires_grad=True)
+    layer = torsh.nn.Linear(2, 2)
+    plain = torsh.zeros(2)
+
+    def f(x):
+        with torsh.no_grad():
+            layer.bias.copy_(source)
+            plain.copy_(source)
+        layer.bias.grad = layer.weight.grad = None
+        (layer(x).sum() + plain.sum() * 2.0).backward()
+
+    for run in (f, torsh.compile(f)):
+        for _ in range(2):
+            run(torsh.ones(1, 2))
+            assert source.grad is None and layer.bias.grad.tolist() == [1.0, 1.0]
+            assert not plain.requires_grad and plain.tolist() == [1.0, 2.0]
+            assert layer.bias.is_leaf and layer.bias.requires_grad
+    head = torsh.tensor([3.0, 4.0], requires_grad=True)
+    head.data.copy_(source)
+    (head * 2.0).sum().backward()
+    assert source.grad is None and head.grad.tolist() == [2.0, 2.0]

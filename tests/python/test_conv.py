@@ -203,10 +203,30 @@ def test_transposed_convolutions_are_transposed(xs, ws, kw, run, rng):
         ("maximum size for tensor at dimension 0 is 3", lambda: T(3).unfold(0, 4, 1)),
         ("expected 4D input", lambda: nn.BatchNorm2d(3)(T(2, 3))),
         ("divisible by groups", lambda: nn.Conv2d(3, 4, 3, groups=2)),
-        ("padding_mode must be 'zeros'", lambda: nn.Conv1d(3, 4, 3, padding_mode="reflect")),
+        ("padding_mode must be one of", lambda: nn.Conv1d(3, 4, 3, padding_mode="mirror")),
+        ('Only "zeros" padding mode', lambda: nn.ConvTranspose1d(3, 4, 3, padding_mode="reflect")),
+        ("at most half of kernel size", lambda: F.max_pool1d(T(1, 1, 9), 2, padding=2, dilation=3)),
+        ("at most half of kernel size", lambda: F.max_pool2d(T(1, 1, 9, 9), 3, padding=(1, 2), dilation=2)),
+        ("more than 1 value per channel", lambda: F.group_norm(T(1, 4), 4)),
+        ("more than 1 value per channel", lambda: nn.GroupNorm(4, 4).eval()(T(1, 4, 1, 1))),
+        ("at least 2 dimensions", lambda: F.dropout2d(T(3))),
+        ("Expected 2D or 3D input", lambda: F.dropout1d(T(3))),
+        ("valid sizes range from", lambda: nn.ConvTranspose1d(2, 3, 3, stride=2)(T(1, 2, 4), output_size=[11])),
+        ("must have 1 or 3 elements", lambda: nn.ConvTranspose1d(2, 3, 3, stride=2)(T(1, 2, 4), output_size=[9, 9])),
+        ("Output size is too small", lambda: F.conv_transpose2d(T(1, 2, 1, 3), T(2, 3, 2, 2), padding=(1, 0))),
+        ("size should be less than", lambda: nn.Conv1d(2, 3, 3, padding=6, padding_mode="reflect")(T(1, 2, 6))),
+        ("wrapping around more", lambda: nn.Conv1d(2, 3, 3, padding=7, padding_mode="circular")(T(1, 2, 6))),
+        ("Padding size 2 is not supported for 1D", lambda: F.pad(T(4), (1, 1), mode="reflect")),
+        ("doesn't take in value", lambda: F.pad(T(1, 4), (1, 1), mode="circular", value=1.0)),
+        ("leaves nothing", lambda: F.pad(T(1, 4), (-3, -2), mode="replicate")),
+        ("divisible by the product of kernel_size", lambda: F.fold(T(1, 17, 4), (4, 4), 3)),
+        ("match the number of windows", lambda: F.fold(T(1, 18, 5), (4, 4), 3)),
+        ("Expected 2D or 3D", lambda: F.fold(T(1, 1, 18, 4), (4, 4), 3)),
+        ("at least one", lambda: F.unfold(T(1, 1, 2, 2), 3)),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
+@pytest.mark.filterwarnings("ignore:dropout2d:UserWarning")
 def test_wrong_calls_are_refused_where_they_are_made(message, call):
     with pytest.raises((ValueError, RuntimeError), match=message):
         call()

@@ -14,6 +14,8 @@ import pytest
 import torsh
 from torsh import _C
 
+pytestmark = pytest.mark.names_devices
+
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER = re.compile(r"[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+|\d+[eE][-+]?\d+)")
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# They name no device and mix with NumPy.
+pytestmark = pytest.mark.names_devices
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

@@ -2,6 +2,7 @@
 //! compared.
 
 pub mod compare;
+pub mod far;
 pub mod filetest;
 pub mod fuzz;
 pub mod values;

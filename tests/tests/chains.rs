@@ -26,10 +26,20 @@ fn inputs(graph: &Graph) -> Vec<HostTensor> {
 
 fn run(exec: &CpuExecutor, program: &Program, inputs: &[HostTensor]) -> (Vec<Vec<u8>>, Vec<StepDetail>) {
     let exe = exec.load(Arc::new(program.clone())).expect("it loads");
-    let mut buffers: Vec<BufferRef> =
+    let buffers: Vec<BufferRef> =
         inputs.iter().map(|t| exec.upload(&t.ty, &t.to_bytes()).expect("an upload")).collect();
-    let out = exe.run(&mut buffers).expect("it runs");
-    (out.iter().map(|b| b.host_bytes().expect("host memory").to_vec()).collect(), exe.details())
+    // With buffers that are held, again with operands that may have been packed meanwhile, and with buffers given up.
+    let go = |mut buffers: Vec<BufferRef>| -> Vec<Vec<u8>> {
+        let out = exe.run(&mut buffers).expect("it runs");
+        out.iter().map(|b| b.host_bytes().expect("host memory").to_vec()).collect()
+    };
+    let first = go(buffers.clone());
+    for _ in 0..2 {
+        assert!(go(buffers.clone()) == first, "another run gives other bits");
+    }
+    let last = go(buffers);
+    assert!(last == first, "a run in place gives other bits");
+    (last, exe.details())
 }
 
 /// Compiles, runs together and apart on one to three threads, and returns the kinds of the units, a letter a step:

@@ -6,7 +6,7 @@
 use std::path::Path;
 use torsh_ir::env;
 use torsh_tests::filetest::files;
-use torsh_tests::fuzz::check::{backends, check_all};
+use torsh_tests::fuzz::check::{Backend, backends, check_all};
 use torsh_tests::fuzz::{corpus, make::make, shrink::shrink};
 
 /// Cases without `TORSH_FUZZ_CASES`: a few seconds.
@@ -14,17 +14,15 @@ const CASES: u64 = 300;
 /// Different failures that one run shrinks and shows.
 const MAX_REPORTS: usize = 8;
 
-#[test]
-fn random_graphs() {
+/// Runs graphs from `TORSH_FUZZ_SEED` on; of each, on the backends that `choose` picks of all for its seed.
+fn run(choose: fn(u64, &[Backend]) -> &[Backend]) {
     let backends = backends();
     let first = env::fuzz_seed();
     let cases = env::fuzz_cases().unwrap_or(CASES);
     let mut found: Vec<(String, String)> = Vec::new();
     for seed in first..first + cases {
         let case = make(seed);
-        // One backend a case, in turn; the corpus runs on all.
-        let at = (seed % backends.len() as u64) as usize;
-        let backends = &backends[at..=at];
+        let backends = choose(seed, &backends);
         let Err((case, failure)) = check_all(&case, backends) else { continue };
         let key = format!("{}: {}", failure.stage, failure.message.chars().take(40).collect::<String>());
         if found.len() < MAX_REPORTS && found.iter().all(|(k, _)| *k != key) {
@@ -35,6 +33,21 @@ fn random_graphs() {
     }
     let reports: Vec<&str> = found.iter().map(|(_, report)| report.as_str()).collect();
     assert!(reports.is_empty(), "{}", reports.join("\n"));
+}
+
+#[test]
+fn random_graphs() {
+    // One backend a case, in turn; the corpus runs on all.
+    run(|seed, all| {
+        let at = (seed % all.len() as u64) as usize;
+        &all[at..=at]
+    });
+}
+
+#[test]
+#[ignore = "a minute: every level and schedule for each graph"]
+fn random_graphs_everywhere() {
+    run(|_, all| all);
 }
 
 #[test]

@@ -104,8 +104,9 @@ fn attrs(sample: &Sample, dtype: DType) -> Attrs {
         .collect()
 }
 
-/// Runs part `shard` of `shards` of the matrix; returns how many cases ran.
-fn run(shard: usize, shards: usize) -> usize {
+/// Runs part `shard` of `shards` of the matrix, each case on the backends that `choose` picks of all for its number;
+/// returns how many cases ran.
+fn run(shard: usize, shards: usize, choose: fn(&[Backend], usize) -> &[Backend]) -> usize {
     let backends = backends();
     assert!(backends.iter().any(|b| b.executor.target().isa != "interpreter"), "no CPU backend");
     let (mut cases, mut failures) = (0, Vec::new());
@@ -114,7 +115,7 @@ fn run(shard: usize, shards: usize) -> usize {
             for (i, sample) in (def.samples)().iter().enumerate() {
                 for layout in layouts(def, i) {
                     cases += 1;
-                    if let Err(e) = one(def, sample, dtype, *layout, pick(&backends, cases)) {
+                    if let Err(e) = one(def, sample, dtype, *layout, choose(&backends, cases)) {
                         failures.push(format!("{} of {dtype}, sample {i}, {layout:?}: {e}", def.name));
                     }
                 }
@@ -154,19 +155,25 @@ fn one(def: &'static OpDef, sample: &Sample, dtype: DType, layout: Layout, backe
 
 #[test]
 fn matrix_0() {
-    assert!(run(0, 4) > 500);
+    assert!(run(0, 4, pick) > 500);
 }
 #[test]
 fn matrix_1() {
-    assert!(run(1, 4) > 500);
+    assert!(run(1, 4, pick) > 500);
 }
 #[test]
 fn matrix_2() {
-    assert!(run(2, 4) > 500);
+    assert!(run(2, 4, pick) > 500);
 }
 #[test]
 fn matrix_3() {
-    assert!(run(3, 4) > 500);
+    assert!(run(3, 4, pick) > 500);
+}
+
+#[test]
+#[ignore = "minutes: every level and schedule for each case"]
+fn matrix_everywhere() {
+    assert!(run(0, 1, |all, _| all) > 2000);
 }
 
 #[test]

@@ -1,64 +1,165 @@
 //! One run of a program: its inputs are gathered, memory is lent, and the outputs go where the function put them.
 
-use super::{Args, Buffers, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write};
-use crate::node::{Grad, Node, NodeRef, Operands, lock};
-use crate::session::Compiled;
-use crate::tensor::{State, Tensor, ViewOf, tick};
-use crate::trace::{self, LENDING, Source, buffer_of};
+use super::{
+    Args, Buffers, Ids, Input, Operand, Program, ResultSpec, Results, Returned, Role, Root, Slot, Target, Write,
+};
+use crate::loan;
+use crate::node::{self, Grad, Node, NodeRef, Operands, lock};
+use crate::session::{self, Compiled};
+use crate::tensor::{Tensor, ViewOf, note_retyped, retyped, tick};
+use crate::trace::{self, Source, buffer_of};
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, MutexGuard};
-use torsh_ir::exec::{BufferRef, Outputs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use torsh_ir::exec::{BufferRef, Device, Outputs};
 use torsh_ir::{Error, Graph, Result, Type};
 
-/// A handle that lends its memory, and what is written there.
-type Owner<'a> = (Cow<'a, Tensor>, &'a Write);
-
-/// A handle locked for the duration of a run because its memory is lent to the program.
-struct Lent<'a> {
-    write: &'a Write,
-    guard: MutexGuard<'a, State>,
-    taken: bool,
+/// Memory on loan to a run, taken from a handle.
+struct Lent {
+    input: usize,
+    output: usize,
+    // Data without a buffer; the handle has it, and whoever has looked at the handle since.
+    node: NodeRef,
+    // The handle and its node before, where that is another one.
+    before: Option<(Tensor, NodeRef)>,
 }
 
-/// The inputs of a run with the handles that lend them. What is still lent when this goes, on an error or a
-/// panic, returns to its owner.
-struct Lending<'a> {
-    lent: Vec<Lent<'a>>,
-    inputs: Buffers,
+/// The inputs of a run, some of them on loan. What is still lent when this goes, on an error or a panic, returns to
+/// its owner: the run has changed none of it.
+struct Lending {
+    lent: Vec<Lent>,
+    // By input, until all are found.
+    found: Vec<Option<BufferRef>>,
+    inputs: Vec<BufferRef>,
+    running: bool,
 }
 
-impl<'a> Lending<'a> {
-    /// The run has succeeded: the owners get new values, the old memory is the program's.
-    fn settle(mut self) -> Vec<Lent<'a>> {
-        drop(std::mem::take(&mut self.inputs));
-        if !self.lent.is_empty() {
-            LENDING.with(|l| l.set(false));
-        }
-        std::mem::take(&mut self.lent)
+impl Lending {
+    fn new(inputs: usize, lenders: usize) -> Lending {
+        let (lent, found) = (Vec::with_capacity(lenders), Vec::with_capacity(inputs));
+        Lending { lent, found, inputs: Vec::new(), running: false }
     }
-}
 
-impl Drop for Lending<'_> {
-    fn drop(&mut self) {
-        if self.lent.is_empty() {
-            return;
+    /// Everything is there.
+    fn begin(&mut self) -> Result<()> {
+        if self.found.iter().any(Option::is_none) {
+            return Err(Error::internal("an input of a program is missing"));
         }
-        LENDING.with(|l| l.set(false));
-        for l in self.lent.iter().filter(|l| l.taken) {
-            if let Some(buffer) = l.write.donated.and_then(|i| self.inputs.get(i)) {
-                l.guard.node.set_buffer(buffer.clone());
+        // In the memory that the list has.
+        let found: Option<Vec<BufferRef>> = std::mem::take(&mut self.found).into_iter().collect();
+        self.inputs = found.unwrap_or_default();
+        self.running = true;
+        loan::begin();
+        Ok(())
+    }
+
+    /// The run has succeeded: what was lent gets the new values.
+    fn settle(mut self, lends: &[Option<usize>], outputs: &[BufferRef]) {
+        for (buffer, at) in std::mem::take(&mut self.inputs).into_iter().zip(lends) {
+            let Some(lent) = at.and_then(|at| self.lent.get(at)) else { continue };
+            let new = &outputs[lent.output];
+            // In place, as a rule: the reference that is there is handed on.
+            lent.node.give(if Arc::ptr_eq(new, &buffer) { buffer } else { new.clone() });
+        }
+        self.end();
+    }
+
+    /// Nothing has been written: what was lent returns.
+    fn give_back(&mut self) {
+        for Lent { input, node, before, .. } in &self.lent {
+            let found = self.found.get_mut(*input).and_then(Option::take);
+            let Some(buffer) = found.or_else(|| self.inputs.get(*input).cloned()) else { continue };
+            if let Some((owner, old)) = before {
+                old.give(buffer.clone());
+                let mut state = owner.lock();
+                if Arc::ptr_eq(&state.node, node) {
+                    state.node = old.clone();
+                    note_retyped();
+                }
             }
+            node.give(buffer);
+        }
+        self.inputs.clear();
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if !self.lent.is_empty() {
+            self.lent.clear();
+            loan::ended();
+        }
+        if std::mem::take(&mut self.running) {
+            loan::end();
         }
     }
+}
+
+impl Drop for Lending {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Takes the memory of a handle and leaves it with a node that has none; nothing when there is none to take yet.
+fn offer(
+    owner: &Tensor,
+    device: Device,
+    write: &Write,
+    version: u64,
+    found: &mut [Option<BufferRef>],
+) -> Result<Option<Lent>> {
+    let input = write.donated.filter(|&i| i < found.len()).ok_or_else(|| Error::internal("nothing to lend"))?;
+    let mut state = owner.lock();
+    if state.view.is_some() || state.node.device != device || state.node.ty != write.ty {
+        return Err(changed());
+    }
+    if !state.node.is_realised() {
+        return Ok(None);
+    }
+    let same_role = match (&write.role, &state.node.grad) {
+        (Role::None, Grad::None) => true,
+        (Role::Leaf(a), Grad::Leaf(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    let stays = same_role && state.node.is_data() && state.node.retain.get().is_none();
+    // Nobody else has the node, so that nobody else can come to have its buffer. What a gradient may need is shared.
+    let recorded = matches!(state.node.grad, Grad::Op | Grad::Foreign);
+    let own = if recorded { None } else { Arc::get_mut(&mut state.node).and_then(Node::take_own_buffer) };
+    let before = if own.is_some() && stays { None } else { Some(state.node.clone()) };
+    found[input] = own.or_else(|| state.node.buffer());
+    if before.is_some() {
+        let grad = match &write.role {
+            Role::Leaf(slot) => Grad::Leaf(slot.clone()),
+            Role::FreshLeaf => Grad::Leaf(Arc::default()),
+            Role::None | Role::History(_) => Grad::None,
+        };
+        let retyped = !grad.is_like(&state.node.grad);
+        state.node = Node::lent(write.ty.clone(), device, grad);
+        if retyped {
+            note_retyped();
+        }
+    }
+    state.version = version;
+    let before = before.map(|old| (owner.clone(), old));
+    Ok(Some(Lent { input, output: write.output, node: state.node.clone(), before }))
+}
+
+/// Another thread was quicker than the checks of a call.
+fn changed() -> Error {
+    Error::runtime(
+        "another thread changed the shape, dtype, device or place of a tensor while a function that updates it began",
+    )
 }
 
 impl Program {
     /// The level-1 graph.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+    /// The device that it runs on.
+    pub fn device(&self) -> Device {
+        self.device
     }
     /// The executable and how long it took to make.
     pub fn compiled(&self) -> &Arc<Compiled> {
@@ -101,7 +202,7 @@ impl Program {
             return Some("a captured view is now a view of something else");
         }
         if self.reads_grads {
-            let mut gradients: HashSet<u64> = HashSet::new();
+            let mut gradients: Ids = Ids::default();
             for grad in self.gradients() {
                 // One tensor in two places has one input in a trace that knows of it, and two here.
                 if !gradients.insert(grad.id()) || self.handles.contains(&grad.id()) {
@@ -109,20 +210,31 @@ impl Program {
                 }
             }
         }
-        let is = |t: &Tensor, ty: &Type| {
+        let is = |t: &Tensor, input: &Input| {
             let state = t.lock();
-            state.view.is_none() && state.node.ty == *ty
+            state.view.is_none()
+                && state.node.device == input.device
+                && state.node.ty == input.ty
+                && state.node.grad.is_like(&input.grad)
         };
-        for input in &self.inputs {
+        // Handles that were looked at once are looked at again only after some handle has changed.
+        let now = retyped();
+        let known = self.checked.load(Ordering::Relaxed) == now;
+        // Gradients may be other tensors at each call.
+        let inputs: &[Input] = if known && !self.reads_grads { &[] } else { &self.inputs };
+        for input in inputs {
             let fits = match &input.source {
-                Source::Handle(t) => is(t, &input.ty),
-                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, &input.ty)),
+                Source::Handle(t) => known || is(t, input),
+                Source::Grad(slot) => lock(&slot.grad).as_ref().is_some_and(|g| is(g, input)),
                 Source::Arg(_) | Source::Float(_) | Source::Captured(_) | Source::Fixed(_) => true,
             };
             if !fits {
-                return Some("a captured tensor changed its shape, dtype or place");
+                return Some(
+                    "a captured tensor changed its shape, dtype, device, place or whether it requires gradients",
+                );
             }
         }
+        self.checked.store(now, Ordering::Relaxed);
         None
     }
 
@@ -141,11 +253,11 @@ impl Program {
             return false;
         }
         let captured = if self.writes_args { &self.captured } else { &self.written };
-        let gradients: HashSet<u64> =
-            if self.reads_grads { self.gradients().map(|g| g.root().id()).collect() } else { HashSet::new() };
+        let gradients: Ids =
+            if self.reads_grads { self.gradients().map(|g| g.root_id()).collect() } else { Ids::default() };
         let mut roots: SmallVec<[u64; 8]> = SmallVec::new();
         for t in (0..leaves.count()).filter_map(|i| leaves.tensor(i)) {
-            let root = t.root().id();
+            let root = t.root_id();
             if captured.contains(&root) || gradients.contains(&root) {
                 return true;
             }
@@ -171,50 +283,43 @@ impl Program {
         self.attempt(leaves, captured, false)
     }
 
+    // A panic below is the caller's to catch; what is on loan then returns to its owners.
     fn attempt(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Results>> {
-        let history_inputs = self.history_inputs(leaves, captured, wait)?;
-        let owners;
-        let mut lending = Lending { lent: Vec::new(), inputs: Buffers::new() };
-        if self.lending {
-            let mut buffers: Vec<Option<BufferRef>> = Vec::with_capacity(self.inputs.len());
-            for (input, &lent) in self.inputs.iter().zip(&self.lends) {
-                let buffer = if lent { None } else { self.buffer(input, leaves, captured, wait)? };
-                if buffer.is_none() && !lent {
-                    return Ok(None);
-                }
-                buffers.push(buffer);
+        if self.lenders.is_empty() {
+            let mut inputs = Buffers::new();
+            inputs.reserve(self.inputs.len());
+            for input in &self.inputs {
+                let Some(buffer) = self.input(input, leaves, captured, wait)? else { return Ok(None) };
+                inputs.push(buffer);
             }
-            let Some(found) = self.owners(wait)? else { return Ok(None) };
-            owners = found;
-            if !self.lend(&owners, buffers, wait, &mut lending)? {
+            if self.plain {
+                return Ok(Some(self.fresh_results(self.compiled.exe.run(&mut inputs)?)));
+            }
+            let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
+            let outputs = self.compiled.exe.run(&mut inputs)?;
+            return self.finish(leaves, &history_inputs, &outputs).map(Some);
+        }
+        let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
+        let mut lending = Lending::new(self.inputs.len(), self.lenders.len());
+        for (input, lent) in self.inputs.iter().zip(&self.lends) {
+            let buffer = if lent.is_some() { None } else { self.input(input, leaves, captured, wait)? };
+            if buffer.is_none() && lent.is_none() {
                 return Ok(None);
             }
-        } else {
-            lending.inputs.reserve(self.inputs.len());
-            for input in &self.inputs {
-                let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
-                lending.inputs.push(buffer);
-            }
+            lending.found.push(buffer);
         }
-        let Some(history_inputs) = history_inputs else { return Ok(None) };
-        let ran = catch_unwind(AssertUnwindSafe(|| self.compiled.exe.run(&mut lending.inputs)))
-            .unwrap_or_else(|_| Err(Error::internal("panic while a program ran")));
-        let outputs = ran?;
-        if self.plain {
-            drop(lending);
-            return Ok(Some(self.fresh_results(outputs)));
+        if !self.lend(wait, &mut lending)? {
+            return Ok(None);
         }
-        let mut lent = lending.settle();
-        let history = self.replay(&history_inputs);
-        for l in &mut lent {
-            self.renew(&mut l.guard.node, l.write, &outputs, &history);
-            l.guard.version = tick();
-        }
-        drop(lent);
-        self.effects(leaves, &outputs, &history)?;
-        let results: Result<Results> =
-            self.results.iter().map(|r| self.returned(r, leaves, &outputs, &history)).collect();
-        results.map(Some)
+        let outputs = self.compiled.exe.run(&mut lending.inputs)?;
+        lending.settle(&self.lends, &outputs);
+        self.finish(leaves, &history_inputs, &outputs).map(Some)
+    }
+
+    fn finish(&self, leaves: &dyn Args, history_inputs: &[NodeRef], outputs: &[BufferRef]) -> Result<Results> {
+        let history = self.replay(history_inputs);
+        self.effects(leaves, outputs, &history)?;
+        self.results.iter().map(|r| self.returned(r, leaves, outputs, &history)).collect()
     }
 
     // The results of a program that does nothing but compute them.
@@ -228,6 +333,16 @@ impl Program {
             }
         }
         results
+    }
+
+    // The buffer of an input on the program's device; `None` as below.
+    fn input(&self, input: &Input, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<BufferRef>> {
+        match self.buffer(input, leaves, captured, wait)? {
+            Some(buffer) if input.device != self.device => {
+                session::get()?.copy(&input.ty, &buffer, self.device).map(Some)
+            }
+            found => Ok(found),
+        }
     }
 
     // The buffer of an input; `None` when it must be waited for and the caller will not.
@@ -255,87 +370,40 @@ impl Program {
         }
     }
 
-    // The handles that lend memory, in the order in which every thread locks them.
-    fn owners(&self, wait: bool) -> Result<Option<Vec<Owner<'_>>>> {
-        let mut owners = Vec::with_capacity(self.writes.len());
-        for w in self.writes.iter().filter(|w| w.donated.is_some()) {
-            let owner = match &w.target {
-                Target::Handle(t) => Some(Cow::Borrowed(t)),
-                Target::GradInPlace(Slot::Fixed(slot)) => lock(&slot.grad).clone().map(Cow::Owned),
-                _ => None,
+    // Takes the memory of every handle that lends it. Nothing is held while something is waited for; false when it
+    // would have to be and the caller will not.
+    fn lend(&self, wait: bool, lending: &mut Lending) -> Result<bool> {
+        // Those who derive a view from now on derive it from what the run will give.
+        let version = tick();
+        let mut at = 0;
+        while let Some(&write) = self.lenders.get(at) {
+            let write = &self.writes[write];
+            let owner = match &write.target {
+                Target::Handle(t) => Cow::Borrowed(t),
+                Target::GradInPlace(Slot::Fixed(slot)) => match lock(&slot.grad).clone() {
+                    Some(gradient) => Cow::Owned(gradient),
+                    None => return Err(changed()),
+                },
+                _ => return Err(Error::internal("a donated input has no owner")),
             };
-            let owner = owner.ok_or_else(|| Error::internal("a donated input has no owner"))?;
-            // Pending values are computed before anything is locked.
-            if !owner.is_ready() {
-                if !wait {
-                    return Ok(None);
-                }
-                buffer_of(&owner)?;
+            if let Some(lent) = offer(&owner, self.device, write, version, &mut lending.found)? {
+                lending.lent.push(lent);
+                at += 1;
+                continue;
             }
-            owners.push((owner, w));
-        }
-        owners.sort_by_key(|(t, _)| t.id());
-        Ok(Some(owners))
-    }
-
-    // Takes the memory of the owners that alone hold it; `buffers` has the inputs that nobody lends. False when an
-    // owner is locked and the caller will not wait.
-    fn lend<'a>(
-        &self,
-        owners: &'a [Owner<'a>],
-        mut buffers: Vec<Option<BufferRef>>,
-        wait: bool,
-        lending: &mut Lending<'a>,
-    ) -> Result<bool> {
-        // A second look at the same handle would wait for the first for ever.
-        if owners.windows(2).any(|pair| pair[0].0.same(&pair[1].0)) {
-            return Err(Error::internal("a tensor lends its memory twice"));
-        }
-        let mut lent: Vec<Lent<'a>> = Vec::with_capacity(owners.len());
-        for (owner, write) in owners {
-            let guard = match owner.try_lock() {
-                Some(guard) => guard,
-                None if wait => owner.lock(),
-                None => return Ok(false),
-            };
-            lent.push(Lent { write, guard, taken: false });
-        }
-        // Nothing is taken before everything is known to be there.
-        let place = |w: &Write| w.donated.filter(|&i| i < buffers.len());
-        let wanted = buffers.iter().filter(|b| b.is_none()).count();
-        let there = lent.iter().all(|l| place(l.write).is_some() && l.guard.node.is_realised());
-        if !there || wanted != lent.len() || buffers.len() != self.inputs.len() {
-            return Err(Error::internal("a captured tensor lost its value"));
-        }
-        for l in &mut lent {
-            let alone = Arc::get_mut(&mut l.guard.node).and_then(Node::take_own_buffer);
-            l.taken = alone.is_some();
-            let buffer = alone.or_else(|| l.guard.node.buffer());
-            if let Some(place) = l.write.donated.and_then(|i| buffers.get_mut(i)) {
-                *place = buffer;
+            let node = owner.lock().node.clone();
+            if lending.lent.iter().any(|lent| Arc::ptr_eq(&lent.node, &node)) {
+                return Err(changed());
             }
+            lending.give_back();
+            if !wait {
+                return Ok(false);
+            }
+            buffer_of(&owner)?;
+            at = 0;
         }
-        LENDING.with(|l| l.set(!lent.is_empty()));
-        lending.lent = lent;
-        lending.inputs = buffers.into_iter().flatten().collect();
+        lending.begin()?;
         Ok(true)
-    }
-
-    // Gives a handle that was lent its new value: in the node that it has when that is nobody else's.
-    fn renew(&self, node: &mut NodeRef, write: &Write, outputs: &[BufferRef], history: &[NodeRef]) {
-        let buffer = &outputs[write.output];
-        if let Some(own) = Arc::get_mut(node)
-            && own.ty == write.ty
-            && match (&write.role, &own.grad) {
-                (Role::None, Grad::None) => true,
-                (Role::Leaf(a), Grad::Leaf(b)) => Arc::ptr_eq(a, b),
-                _ => false,
-            }
-            && own.exchange(buffer)
-        {
-            return;
-        }
-        *node = self.value(&write.ty, &write.role, buffer, history);
     }
 
     fn history_inputs(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Vec<NodeRef>>> {
@@ -367,7 +435,8 @@ impl Program {
                 .collect();
             let records = r.records && operands.iter().any(|o| o.requires_grad());
             let grad = if records { Grad::Op } else { Grad::None };
-            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), operands, r.loc.clone(), grad));
+            let device = node::place(r.op, &r.attrs, operands.first().map_or(self.device, |o| o.device));
+            made.push(Node::new(r.op, r.attrs.clone(), r.ty.clone(), device, operands, r.loc.clone(), grad));
         }
         made
     }

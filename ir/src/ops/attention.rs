@@ -80,6 +80,33 @@ impl Options {
 /// The distance of two random numbers in `0..1`.
 const UNIT: f32 = 1.0 / (1 << 24) as f32;
 
+/// Why an attention keeps its score matrix.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It computes in f64.
+    DType,
+    /// It has no elements.
+    Empty,
+    /// It has fewer than [`MIN_ROWS`] queries or keys.
+    FewRows,
+    /// It has fewer than [`ONE_PASS_SCORES`] scores a head.
+    FewScores,
+    /// It has rows of more than [`MAX_DEPTH`] elements.
+    LongRows,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::DType => write!(f, "only f32 and 16-bit floats are computed in one pass"),
+            Refusal::Empty => write!(f, "it is empty"),
+            Refusal::FewRows => write!(f, "one pass pays from {MIN_ROWS} queries and keys on"),
+            Refusal::FewScores => write!(f, "one pass pays from {ONE_PASS_SCORES} scores a head on, as of 64x64"),
+            Refusal::LongRows => write!(f, "one pass takes rows of at most {MAX_DEPTH} elements"),
+        }
+    }
+}
+
 /// Sizes of an attention.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -110,12 +137,24 @@ impl Sizes {
 
     /// Whether the one-pass ops take it.
     pub fn one_pass(&self, dtype: DType) -> bool {
-        dtype.compute() == DType::F32
-            && self.batch > 0
-            && self.queries.min(self.keys) >= MIN_ROWS
-            && self.queries.saturating_mul(self.keys) >= ONE_PASS_SCORES
-            && (1..=MAX_DEPTH).contains(&self.depth)
-            && (1..=MAX_DEPTH).contains(&self.width)
+        self.refusal(dtype).is_none()
+    }
+
+    /// Why the one-pass ops do not take it.
+    pub fn refusal(&self, dtype: DType) -> Option<Refusal> {
+        if dtype.compute() != DType::F32 {
+            return Some(Refusal::DType);
+        }
+        if self.batch == 0 || self.depth == 0 || self.width == 0 {
+            return Some(Refusal::Empty);
+        }
+        if self.queries.min(self.keys) < MIN_ROWS {
+            return Some(Refusal::FewRows);
+        }
+        if self.queries.saturating_mul(self.keys) < ONE_PASS_SCORES {
+            return Some(Refusal::FewScores);
+        }
+        (self.depth.max(self.width) > MAX_DEPTH).then_some(Refusal::LongRows)
     }
 }
 
@@ -281,10 +320,17 @@ pub(super) struct Head {
     pub s: Vec<f64>,
     /// Weights.
     pub p: Vec<f64>,
-    /// What dropout multiplies each by.
-    pub keep: Vec<f64>,
+    /// What dropout multiplies each by; 0 drops it.
+    keep: Vec<f64>,
     /// Per row.
     pub lse: Vec<f64>,
+}
+
+impl Head {
+    /// What dropout makes of `x` at weight `i`: 0 where that is dropped, also of NaN.
+    pub fn drop(&self, i: usize, x: f64) -> f64 {
+        if self.keep[i] == 0.0 { 0.0 } else { x * self.keep[i] }
+    }
 }
 
 /// A function from row and column to a number.

@@ -76,7 +76,7 @@ fn eval(c: &EvalCall<'_>) -> Result<HostTensor> {
             let dp: Vec<f64> = (0..s.keys)
                 .map(|j| {
                     let v = (b * s.keys + j) * s.width;
-                    (0..s.width).map(|w| ct(w) * at(2, v + w)).sum::<f64>() * h.keep[i * s.keys + j]
+                    h.drop(i * s.keys + j, (0..s.width).map(|w| ct(w) * at(2, v + w)).sum())
                 })
                 .collect();
             let out_at = (b * s.queries + i) * s.width;
@@ -90,7 +90,7 @@ fn eval(c: &EvalCall<'_>) -> Result<HostTensor> {
                 }
                 let v = (b * s.keys + j) * s.width;
                 for w in 0..s.width {
-                    out[v_at + v + w] += p[j] * h.keep[i * s.keys + j] * ct(w);
+                    out[v_at + v + w] += h.drop(i * s.keys + j, p[j]) * ct(w);
                 }
             }
         }

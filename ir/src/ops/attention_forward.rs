@@ -81,7 +81,7 @@ fn eval(c: &EvalCall<'_>) -> Result<HostTensor> {
             for w in 0..s.width {
                 let terms = (0..s.keys).map(|j| {
                     let p = i * s.keys + j;
-                    h.p[p] * h.keep[p] * c.x[2].get((b * s.keys + j) * s.width + w).as_f64()
+                    h.drop(p, h.p[p]) * c.x[2].get((b * s.keys + j) * s.width + w).as_f64()
                 });
                 out.set((b * s.queries + i) * s.width + w, Scalar::Float(terms.sum()));
             }

@@ -145,3 +145,27 @@ fn the_gradient_of_a_plain_composition_takes_one_pass() {
     assert_eq!(text.matches("= attention_grad ").count(), 1, "{text}");
     assert!(!text.contains("softmax") && !text.contains(" dot "), "{text}");
 }
+
+#[test]
+fn notes_say_which_attentions_keep_their_scores_and_why() {
+    assert_eq!(notes(&plain(Spelling::Scaled, S)), [""; 0]);
+    let expected = "attention of 64 queries and 63 keys keeps its 64x63 scores: one pass pays from 4096 scores a head on, \
+                    as of 64x64";
+    assert_eq!(notes(&plain(Spelling::Causal, 63)), [expected]);
+    assert_eq!(notes(&plain(Spelling::Scaled, 64)), [""; 0]);
+    assert!(notes(&plain(Spelling::Scaled, 8))[0].ends_with("one pass pays from 16 queries and keys on"));
+    let mut g = plain(Spelling::Scaled, S);
+    let softmax = g.ids().find(|&id| g.node(id).op.name == "softmax").unwrap();
+    g.set_outputs(vec![g.outputs()[0], softmax]);
+    assert!(notes(&g)[0].ends_with("its weights are read by something else"));
+    let program = compile(&plain(Spelling::Causal, 63), &Compile { fusion: true, ..Compile::default() }).unwrap();
+    assert!(program.stats.fusion_notes.contains(&expected.to_string()));
+    // Attention by name, too small by itself.
+    let b = Builder::new(Graph::new());
+    let q = b.input(f32s(&[2, 20, 4]));
+    let o = Options { scale: 0.5, causal: false, dropout: 0.0, mask: false, safe: false };
+    let out = b.op("scaled_dot_product_attention", &[q, q, q], &o.attrs()).id();
+    let mut g = b.finish().unwrap();
+    g.set_outputs(vec![out]);
+    assert!(notes(&g)[0].starts_with("attention of 20 queries and 20 keys keeps its 20x20 scores"));
+}

@@ -108,11 +108,12 @@ def to_float(x: Tensor) -> Tensor:
 def store(x: Tensor, value: Tensor) -> Tensor:
     """Writes a result into `x`, as in-place methods and `out=` do; refuses to narrow its kind (float to int).
 
-    Raises: RuntimeError for a dtype that cannot be cast, ShapeError for a shape that does not broadcast to x's.
+    Raises: RuntimeError for a dtype that cannot be cast, ShapeError for a shape that does not broadcast to x's,
+    DeviceError for a result on another device.
     """
     if value.dtype != x.dtype and not _C.can_cast(value.dtype, x.dtype):
         raise RuntimeError(f"result type {value.dtype.name} can't be cast to the desired output type {x.dtype.name}")
-    return _C.assign(x, value)
+    return _C.assign(x, value, True)
 
 
 def int_range(x: Tensor) -> tuple[int, int]:

@@ -114,12 +114,12 @@ def scaled_dot_product_attention(
         operands.append(mask.expand([*batch, rows, keys]))
     operands[:3] = [x.expand([*batch, *x.shape[-2:]]) for x in operands[:3]]
     if p > 0.0:
-        state = _random.default_generator._state
+        state = _random.generator_of(q.device)._state
         operands.append(_C.clone(state))
     factor = 1.0 / math.sqrt(depth) if scale is None and depth else 1.0 if scale is None else scale
     factor = float(number_arg(factor, _NAME, "scale"))
     out = _C.apply(_NAME, tuple(operands), (factor, bool(is_causal), p, attn_mask is not None, True))
     if p > 0.0:
         drawn = math.prod(batch) * rows * keys
-        _C.assign(state, state + _C.tensor([0, drawn], _C.int64, None, False))
+        _C.assign(state, state + _C.tensor([0, drawn], _C.int64, q.device, False))
     return out

@@ -51,7 +51,7 @@ def from_numpy(array) -> Tensor:
     """A tensor with a copy of a NumPy array's elements and its dtype."""
     if type(array).__module__.split(".")[0] != "numpy":
         raise TypeError(f"from_numpy(): expected np.ndarray (got {type(array).__name__})")
-    return _C.tensor(array, None, None, False)
+    return _C.tensor(array, None, "cpu", False)
 
 
 def full(*args, dtype=None, device=None, requires_grad: bool = False, **kwargs) -> Tensor:
@@ -105,7 +105,9 @@ def full_like(input, fill_value, *, dtype=None, device=None, requires_grad: bool
     """`fill_value` everywhere, in the shape and (unless given) dtype of `input`."""
     tensor_arg(input, "full_like")
     value = number_arg(fill_value, "full_like", "fill_value")
-    x = _C.full(list(input.shape), value, input.dtype if dtype is None else dtype, device or input.device)
+    x = _C.full(
+        list(input.shape), value, input.dtype if dtype is None else dtype, input.device if device is None else device
+    )
     return _finish(x, requires_grad)
 
 
@@ -164,9 +166,7 @@ def _ramp(n: int, start, step, dtype, device) -> Tensor:
     if work == _C.float32:
         # Positions and products in float64, so that each element is rounded once.
         work = _C.float64
-    x = _C.apply("iota", (), (0, work, [n]))
-    if device is not None:
-        x = x.to(device)
+    x = _C.apply("iota", (), (0, work, [n]), device)
     if step != 1:
         x = x * step
     if start != 0:
@@ -187,9 +187,7 @@ def linspace(start, end, steps, *, dtype=None, device=None, requires_grad: bool 
     dtype = _C.PyDType(_default_dtype if dtype is None else dtype)
     if n == 1:
         return _finish(_C.full([1], start, dtype, device), requires_grad)
-    i = _C.apply("iota", (), (0, _C.float64, [n]))
-    if device is not None:
-        i = i.to(device)
+    i = _C.apply("iota", (), (0, _C.float64, [n]), device)
     step = (float(end) - float(start)) / max(n - 1, 1)
     lower = i * step + float(start)
     upper = float(end) - (float(n - 1) - i) * step
@@ -214,9 +212,7 @@ def eye(n, m=None, *, dtype=None, device=None, requires_grad: bool = False) -> T
     if n < 0 or m < 0:
         raise ShapeError(f"eye(): sizes must be >= 0, got n={n}, m={m}")
     dtype = _C.PyDType(_default_dtype if dtype is None else dtype)
-    x = _C.apply("iota", (), (0, _C.int64, [n, m])) == _C.apply("iota", (), (1, _C.int64, [n, m]))
-    if device is not None:
-        x = x.to(device)
+    x = _C.apply("iota", (), (0, _C.int64, [n, m]), device) == _C.apply("iota", (), (1, _C.int64, [n, m]), device)
     return _finish(_C.cast(x, dtype), requires_grad)
 
 

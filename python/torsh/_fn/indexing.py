@@ -233,7 +233,7 @@ def nonzero(input, *, as_tuple: bool = False):
     if as_tuple:
         return tuple(columns)
     if not x.ndim:
-        return _C.full([columns[0].shape[0], 0], 0, _C.int64, None)
+        return _C.full([columns[0].shape[0], 0], 0, _C.int64, x.device)
     from .shape import stack
 
     return stack(columns, 1)

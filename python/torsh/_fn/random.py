@@ -12,8 +12,15 @@ from . import creation
 from ._args import DTypeError, Tensor, int_arg, is_float, number_arg, sizes_arg, tensor_arg
 
 
+def _seed_arg(seed) -> int:
+    seed = int_arg(seed, "manual_seed", "seed")
+    if not -(2**63) <= seed < 2**64:
+        raise RuntimeError(f"manual_seed(): Overflow when unpacking long: {seed} does not fit in 64 bits")
+    return seed & (2**64 - 1)
+
+
 class Generator:
-    """A stream of random numbers.
+    """A stream of random numbers for tensors of one device; the numbers are the same on every device.
 
     >>> g = torsh.Generator().manual_seed(0)
     >>> torsh.equal(torsh.rand(3, generator=g), torsh.rand(3, generator=torsh.Generator().manual_seed(0)))
@@ -21,18 +28,15 @@ class Generator:
     """
 
     def __init__(self, device="cpu"):
-        self.device = _C.PyDevice(device) if isinstance(device, str) else device
+        self.device = _C.resolve_device(device)
         self._seed = 67280421310721
-        self._state = _C.tensor([self._seed, 0], _C.int64, None, False)
+        self._state = _C.tensor([self._seed, 0], _C.int64, self.device, False)
 
     def manual_seed(self, seed: int) -> Generator:
         """Starts the stream of `seed` (taken modulo 2^64) from its beginning."""
-        seed = int_arg(seed, "manual_seed", "seed")
-        if not -(2**63) <= seed < 2**64:
-            raise RuntimeError(f"manual_seed(): Overflow when unpacking long: {seed} does not fit in 64 bits")
-        self._seed = seed & (2**64 - 1)
+        self._seed = _seed_arg(seed)
         signed = self._seed - 2**64 if self._seed >= 2**63 else self._seed
-        _C.assign(self._state, _C.tensor([signed, 0], _C.int64, None, False))
+        _C.assign(self._state, _C.tensor([signed, 0], _C.int64, self.device, False))
         return self
 
     def seed(self) -> int:
@@ -46,8 +50,8 @@ class Generator:
         return self._seed
 
     def get_state(self) -> Tensor:
-        """A copy of the state: int64 [seed, offset]."""
-        return _C.clone(self._state)
+        """A copy of the state on the CPU: int64 [seed, offset]."""
+        return _C.to_device(_C.clone(self._state), "cpu")
 
     def set_state(self, state: Tensor) -> None:
         """Restores a state taken with `get_state`."""
@@ -60,15 +64,42 @@ class Generator:
 
 default_generator = Generator()
 
+# The default generators of devices that have been asked for numbers, and the seed of those to come.
+_generators: dict = {default_generator.device: default_generator}
+_first_seed = default_generator.initial_seed()
+
+
+def generator_of(device) -> Generator:
+    """The default generator of a device."""
+    device = _C.resolve_device(device)
+    found = _generators.get(device)
+    if found is None:
+        found = _generators[device] = Generator(device).manual_seed(_first_seed)
+    return found
+
+
+def seed_devices(seed: int) -> None:
+    """Seeds the default generators of all devices but the CPU, now or when they are first used."""
+    global _first_seed
+    seed = _seed_arg(seed)
+    for device, generator in _generators.items():
+        if device.type != "cpu":
+            generator.manual_seed(seed)
+    _first_seed = seed
+
 
 def manual_seed(seed: int) -> Generator:
-    """Seeds the default generator and returns it."""
-    return default_generator.manual_seed(seed)
+    """Seeds the default generators of all devices and returns the CPU's."""
+    default_generator.manual_seed(seed)
+    seed_devices(seed)
+    return default_generator
 
 
 def seed() -> int:
-    """Seeds the default generator from the operating system."""
-    return default_generator.seed()
+    """Seeds the default generators from the operating system; returns the seed."""
+    s = default_generator.seed()
+    seed_devices(s)
+    return s
 
 
 def initial_seed() -> int:
@@ -86,29 +117,38 @@ def set_rng_state(state: Tensor) -> None:
     default_generator.set_state(state)
 
 
-def _bits(shape: list[int], generator, fn: str) -> Tensor:
+def pick(generator, device, fn: str) -> Generator:
+    """The generator given, which must be one of the device, or the device's own."""
+    if generator is None:
+        return generator_of(device)
+    if not isinstance(generator, Generator):
+        raise TypeError(f"{fn}(): argument 'generator' must be torsh.Generator, not {type(generator).__name__}")
+    if generator.device != (device := _C.resolve_device(device)):
+        raise RuntimeError(f"{fn}(): Expected a '{device}' device type for generator but found '{generator.device}'")
+    return generator
+
+
+def _bits(shape: list[int], generator, fn: str, device) -> Tensor:
     """int32 words of the stream, one an element in row-major order."""
-    g = default_generator if generator is None else generator
-    if not isinstance(g, Generator):
-        raise TypeError(f"{fn}(): argument 'generator' must be torsh.Generator, not {type(g).__name__}")
+    g = pick(generator, device, fn)
     state = g._state
     n = math.prod(shape)
     seed, offset = state[0], state[1]
-    pos = _C.apply("iota", (), (0, _C.int64, [n]))
+    pos = _C.apply("iota", (), (0, _C.int64, [n]), g.device)
     counter = pos + offset
     words = _C.apply("philox", (seed.expand(n), counter), ())
-    _C.assign(state, state + _C.tensor([0, n], _C.int64, None, False))
+    _C.assign(state, state + _C.tensor([0, n], _C.int64, g.device, False))
     return words.reshape(shape)
 
 
-def _unit(shape, generator, dtype, fn: str) -> Tensor:
+def _unit(shape, generator, dtype, fn: str, device) -> Tensor:
     """Uniform in [0, 1): multiples of 2^-24 (2^-53 for float64, from two words)."""
     if dtype == _C.float64:
-        w = _C.cast(_bits([2, *shape], generator, fn), _C.int64)
+        w = _C.cast(_bits([2, *shape], generator, fn, device), _C.int64)
         hi, lo = (w[0] >> 5) & 0x7FFFFFF, (w[1] >> 6) & 0x3FFFFFF
         return (_C.cast(hi, _C.float64) * 67108864.0 + _C.cast(lo, _C.float64)) * (1.0 / 9007199254740992.0)
     bits = 24 if dtype == _C.float32 else 11 if dtype == _C.float16 else 8
-    w = (_bits(shape, generator, fn) >> (32 - bits)) & ((1 << bits) - 1)
+    w = (_bits(shape, generator, fn, device) >> (32 - bits)) & ((1 << bits) - 1)
     return _C.cast(_C.cast(w, _C.float32) * (2.0**-bits), dtype)
 
 
@@ -119,22 +159,20 @@ def _float_dtype(dtype, fn: str):
     return d
 
 
-def _place(x: Tensor, device, requires_grad: bool) -> Tensor:
-    if device is not None:
-        x = x.to(device)
+def _finish(x: Tensor, requires_grad: bool) -> Tensor:
     return x.requires_grad_() if requires_grad else x
 
 
 def rand(*size, generator=None, dtype=None, device=None, requires_grad: bool = False) -> Tensor:
     """Uniform numbers in [0, 1)."""
     d = _float_dtype(dtype, "rand")
-    return _place(_unit(sizes_arg(size, "rand"), generator, d, "rand"), device, requires_grad)
+    return _finish(_unit(sizes_arg(size, "rand"), generator, d, "rand", device), requires_grad)
 
 
-def _normal(shape, generator, dtype, fn: str) -> Tensor:
+def _normal(shape, generator, dtype, fn: str, device) -> Tensor:
     # Box-Muller: sqrt(-2 log u1) cos(2 pi u2), u1 in (0, 1].
     work = _C.float64 if dtype == _C.float64 else _C.float32
-    u = _unit([2, *shape], generator, work, fn)
+    u = _unit([2, *shape], generator, work, fn, device)
     r = (-2.0 * _C.unary("log", 1.0 - u[0])).sqrt()
     return _C.cast(r * _C.unary("cos", u[1] * (2.0 * math.pi)), dtype)
 
@@ -142,7 +180,7 @@ def _normal(shape, generator, dtype, fn: str) -> Tensor:
 def randn(*size, generator=None, dtype=None, device=None, requires_grad: bool = False) -> Tensor:
     """Standard normal numbers (Box and Muller, 1958)."""
     d = _float_dtype(dtype, "randn")
-    return _place(_normal(sizes_arg(size, "randn"), generator, d, "randn"), device, requires_grad)
+    return _finish(_normal(sizes_arg(size, "randn"), generator, d, "randn", device), requires_grad)
 
 
 def rand_like(input, *, dtype=None, generator=None, requires_grad: bool = False) -> Tensor:
@@ -170,6 +208,8 @@ def normal(mean=0.0, std=1.0, size=None, *, generator=None, dtype=None, device=N
         if not shapes:
             raise TypeError("normal(): size is needed when mean and std are numbers")
         size = broadcast_shapes(*shapes)
+        if device is None:
+            device = next(v.device for v in (mean, std) if isinstance(v, Tensor))
     if not isinstance(std, Tensor) and number_arg(std, "normal", "std") < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
     return randn(list(size), generator=generator, dtype=dtype, device=device) * std + mean
@@ -192,14 +232,14 @@ def randint(*args, generator=None, dtype=None, device=None, requires_grad: bool 
     if not isinstance(size, (list, tuple)):
         raise TypeError(f"randint(): argument 'size' must be tuple of ints, not {type(size).__name__}")
     shape = sizes_arg((list(size),), "randint")
-    w = _C.cast(_bits([2, *shape], generator, "randint"), _C.int64)
+    w = _C.cast(_bits([2, *shape], generator, "randint", device), _C.int64)
     # 63 uniform bits, then the remainder.
     u = ((w[0] & 0x7FFFFFFF) << 32) | (w[1] & 0xFFFFFFFF)
     span = high - low
     if span < 2**63:
         u = u % span
     x = _C.cast(u + low, _C.PyDType(_C.int64 if dtype is None else dtype))
-    return _place(x, device, requires_grad)
+    return _finish(x, requires_grad)
 
 
 def randint_like(input, *args, dtype=None, generator=None) -> Tensor:
@@ -213,10 +253,10 @@ def randperm(n, *, generator=None, dtype=None, device=None) -> Tensor:
     n = int_arg(n, "randperm", "n")
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got {n}")
-    w = _C.cast(_bits([2, n], generator, "randperm"), _C.int64)
+    w = _C.cast(_bits([2, n], generator, "randperm", device), _C.int64)
     keys = ((w[0] & 0x7FFFFFFF) << 32) | (w[1] & 0xFFFFFFFF)
     x = _C.apply("argsort", (keys,), (0, False))
-    return _place(x if dtype is None else _C.cast(x, _C.PyDType(dtype)), device, False)
+    return x if dtype is None else _C.cast(x, _C.PyDType(dtype))
 
 
 def bernoulli(input, p=None, *, generator=None) -> Tensor:
@@ -228,7 +268,7 @@ def bernoulli(input, p=None, *, generator=None) -> Tensor:
         p = _C.cast(x, _C.float32)
     elif not isinstance(p, Tensor) and not 0 <= number_arg(p, "bernoulli", "p") <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
-    return _C.cast(_unit(list(x.shape), generator, _C.float32, "bernoulli") < p, x.dtype)
+    return _C.cast(_unit(list(x.shape), generator, _C.float32, "bernoulli", x.device) < p, x.dtype)
 
 
 def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False, *, generator=None) -> Tensor:
@@ -246,7 +286,7 @@ def dropout(input, p: float = 0.5, training: bool = True, inplace: bool = False,
     if p == 1.0:
         y = x * 0.0
     else:
-        keep = _unit(list(x.shape), generator, _C.float32, "dropout") >= p
+        keep = _unit(list(x.shape), generator, _C.float32, "dropout", x.device) >= p
         y = _C.where(keep, x * (1.0 / (1.0 - p)), 0.0)
     return _C.assign(x, y) if inplace else y
 
@@ -272,13 +312,13 @@ def multinomial(input, num_samples: int, replacement: bool = False, *, generator
     rows = _C.cast(x.reshape(-1, k), _C.float64)
     if replacement:
         c = rows.cumsum(1)
-        u = _unit([rows.shape[0], n], generator, _C.float64, "multinomial") * c[:, -1:]
+        u = _unit([rows.shape[0], n], generator, _C.float64, "multinomial", x.device) * c[:, -1:]
         out = _C.cast(c.unsqueeze(1) <= u.unsqueeze(2), _C.int64).sum(2)
         # A draw never lands on a trailing category of weight zero.
         last = k - 1 - _C.apply("argmax", (_C.cast(rows > 0, _C.int64).flip(1),), ([1],))
         out = _C.binary("minimum", out, last)
     else:
-        u = 1.0 - _unit(list(rows.shape), generator, _C.float64, "multinomial")
+        u = 1.0 - _unit(list(rows.shape), generator, _C.float64, "multinomial", x.device)
         keys = _C.unary("log", rows) - _C.unary("log", -_C.unary("log", u))
         out = _C.apply("argsort", (keys,), (1, True)).narrow(1, 0, n)
     return out.reshape([n]) if x.ndim == 1 else out

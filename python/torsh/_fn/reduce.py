@@ -173,7 +173,7 @@ def _arg(op: str, input, dim, keepdim: bool) -> Tensor:
         return flat.reshape([1] * x.ndim if keepdim else [])
     d = dim_arg(dim, x.ndim, op)
     if x.ndim == 0:
-        return _C.full([], 0, _C.int64, None)
+        return _C.full([], 0, _C.int64, x.device)
     _nonempty(x, [d], op)
     return _drop(_C.apply(op, (x,), ([d],)), [d], keepdim)
 
@@ -212,7 +212,7 @@ def _extreme(arg_op, cls, pairwise, amm, input, args, kwargs):
         return amm(x)
     d = dim_arg(dim, x.ndim, fn)
     if x.ndim == 0:
-        return cls(_C.clone(x), _C.full([], 0, _C.int64, None))
+        return cls(_C.clone(x), _C.full([], 0, _C.int64, x.device))
     _nonempty(x, [d], fn)
     index = _C.apply(arg_op, (x,), ([d],))
     values = _C.apply("gather", (x, index), (d,))
@@ -319,10 +319,10 @@ def _cum_extreme(op: str, cls, input, dim):
     x = tensor_arg(input, op)
     d = dim_arg(dim, x.ndim, op)
     if x.ndim == 0:
-        return cls(_C.clone(x), _C.full([], 0, _C.int64, None))
+        return cls(_C.clone(x), _C.full([], 0, _C.int64, x.device))
     values = _C.apply(op, (x,), (d,))
     # The index of the last element that equals the running extreme (a NaN equals a NaN).
-    pos = _C.apply("iota", (), (d, _C.int64, list(x.shape)))
+    pos = _C.apply("iota", (), (d, _C.int64, list(x.shape)), x.device)
     hit = x == values
     if is_float(x):
         hit = hit | ((x != x) & (values != values))
@@ -352,7 +352,7 @@ def median(input, dim=None, keepdim: bool = False):
         return _C.where(any(flat != flat), float("nan"), v) if is_float(x) else v
     d = dim_arg(dim, x.ndim, "median")
     if x.ndim == 0:
-        return median_result(_C.clone(x), _C.full([], 0, _C.int64, None))
+        return median_result(_C.clone(x), _C.full([], 0, _C.int64, x.device))
     _nonempty(x, [d], "median")
     order = sorting.argsort(x, d, stable=True)
     n = x.shape[d]

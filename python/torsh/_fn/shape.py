@@ -527,17 +527,23 @@ def repeat_interleave(input, repeats, dim=None) -> Tensor:
 
 
 def pad(input, pad, mode: str = "constant", value=None) -> Tensor:
-    """Pads with a constant; `pad` lists (low, high) from the last dim on; negative entries crop.
+    """Pads with a constant, or with what the input has: mode "reflect" mirrors it without its border, "replicate"
+    repeats the border, "circular" goes on at the other end. `pad` lists (low, high) from the last dim on; negative
+    entries crop. All modes but "constant" pad the last 1 to 3 dims, behind one dim or two.
+
+    Raises: ShapeError where an input is too small for the mode.
 
     >>> torsh.nn.functional.pad(torsh.tensor([1, 2]), (1, 0)).tolist()
     [0, 1, 2]
+    >>> torsh.nn.functional.pad(torsh.tensor([[1, 2, 3]]), (2, 1), mode="reflect").tolist()
+    [[3, 2, 1, 2, 3, 2]]
     """
     x = tensor_arg(input, "pad")
-    if mode != "constant":
-        raise ValueError(f"pad(): mode {mode!r} is not supported; supported: 'constant'")
     pads = [int_arg(p, "pad", "pad") for p in pad]
     if len(pads) % 2 or len(pads) > 2 * x.ndim:
         raise ShapeError(f"pad(): pad must hold an even number of sizes, at most {2 * x.ndim}, got {pads}")
+    if mode != "constant":
+        return _pad_with_own(x, pads, mode, value)
     lo, hi = [0] * x.ndim, [0] * x.ndim
     for i in range(len(pads) // 2):
         d = x.ndim - 1 - i
@@ -551,6 +557,55 @@ def pad(input, pad, mode: str = "constant", value=None) -> Tensor:
             x = slice_dim(x, d, start, stop)
     lo, hi = [builtin_max(0, v) for v in lo], [builtin_max(0, v) for v in hi]
     return _C.apply("pad", (x,), (lo, hi, 0 if value is None else value))
+
+
+def _pad_with_own(x: Tensor, pads: list[int], mode: str, value) -> Tensor:
+    if mode not in ("reflect", "replicate", "circular"):
+        raise NotImplementedError(f"Unrecognised padding mode {mode}")
+    if value is not None:
+        raise RuntimeError(f'Padding mode "{mode}" doesn\'t take in value argument')
+    n = len(pads) // 2
+    if n not in (1, 2, 3) or x.ndim - n not in (1, 2):
+        raise NotImplementedError(
+            f"Padding size {len(pads)} is not supported for {x.ndim}D input tensor. Supported combinations for "
+            "non-constant padding: 2D or 3D input: padding size = 2, 3D or 4D input: padding size = 4, 4D or 5D input: "
+            "padding size = 6"
+        )
+    if 0 in x.shape[x.ndim - n :]:
+        raise ShapeError(f"pad(): expected non-empty dims to pad, but got input of size {list(x.shape)}")
+    for i in range(n):
+        x = _pad_dim(x, x.ndim - 1 - i, pads[2 * i], pads[2 * i + 1], mode)
+    return x
+
+
+def _pad_dim(x: Tensor, d: int, lo: int, hi: int, mode: str) -> Tensor:
+    n = x.shape[d]
+    if n + lo + hi < 1 or -lo >= n or -hi >= n:
+        raise ShapeError(f"pad(): padding ({lo}, {hi}) leaves nothing of dimension {d} of size {n}")
+    if mode == "circular":
+        # Cropped first: what is left goes round.
+        x = slice_dim(x, d, builtin_max(0, -lo), n - builtin_max(0, -hi))
+        lo, hi, n = builtin_max(0, lo), builtin_max(0, hi), x.shape[d]
+        if lo > n or hi > n:
+            raise ShapeError("Padding value causes wrapping around more than once.")
+        low, high = slice_dim(x, d, n - lo, n), slice_dim(x, d, 0, hi)
+    elif mode == "reflect":
+        if lo >= n or hi >= n:
+            raise ShapeError(
+                f"Padding size should be less than the corresponding input dimension, but got: padding ({lo}, {hi}) at "
+                f"dimension {d} of input {list(x.shape)}"
+            )
+        low = flip(slice_dim(x, d, 1, 1 + builtin_max(0, lo)), d)
+        high = flip(slice_dim(x, d, n - 1 - builtin_max(0, hi), n - 1), d)
+    else:
+        size = [*x.shape]
+        low, high = (
+            slice_dim(x, d, at, at + 1).expand([*size[:d], builtin_max(0, p), *size[d + 1 :]])
+            for at, p in ((0, lo), (n - 1, hi))
+        )
+    parts = [p for p in (low, x, high) if p.shape[d]]
+    y = cat(parts, d) if len(parts) > 1 else x
+    return slice_dim(y, d, builtin_max(0, -lo), y.shape[d] - builtin_max(0, -hi)) if lo < 0 or hi < 0 else y
 
 
 def atleast_1d(input) -> Tensor:
@@ -587,7 +642,7 @@ def diagonal(input, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     length = builtin_max(0, builtin_min(n + builtin_min(k, 0), m - builtin_max(k, 0)))
     start = k if k >= 0 else -k * m
     flat = x.reshape([*x.shape[:-2], n * m])
-    index = _C.apply("iota", (), (0, _C.int64, [length])) * (m + 1) + (start if length else 0)
+    index = _C.apply("iota", (), (0, _C.int64, [length]), x.device) * (m + 1) + (start if length else 0)
     return _C.apply("take", (flat, index), (flat.ndim - 1,))
 
 
@@ -600,7 +655,7 @@ def diag(input, diagonal: int = 0) -> Tensor:
     if x.ndim != 1:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {x.ndim}D")
     n = x.shape[0] + abs(k)
-    i, j = _C.apply("iota", (), (0, _C.int64, [n, n])), _C.apply("iota", (), (1, _C.int64, [n, n]))
+    i, j = (_C.apply("iota", (), (d, _C.int64, [n, n]), x.device) for d in (0, 1))
     padded = pad(x, (k, 0) if k >= 0 else (0, -k))
     return _C.where(j - i == k, padded.reshape(1, n).expand(n, n), _C.cast(i * 0, x.dtype))
 

@@ -22,7 +22,7 @@ def argsort(input, dim: int = -1, descending: bool = False, *, stable: bool = Tr
     x = tensor_arg(input, "argsort")
     d = dim_arg(dim, x.ndim, "argsort")
     if x.ndim == 0:
-        return _C.full([], 0, _C.int64, None)
+        return _C.full([], 0, _C.int64, x.device)
     return _C.apply("argsort", (x,), (d, bool(descending)))
 
 
@@ -53,7 +53,7 @@ def topk(input, k, dim: int = -1, largest: bool = True, sorted: bool = True):
     if not 0 <= k <= n:
         raise RuntimeError(f"topk(): selected index k out of range: k={k}, size {n} at dimension {d}")
     if x.ndim == 0:
-        return topk_result(_C.clone(x), _C.full([], 0, _C.int64, None))
+        return topk_result(_C.clone(x), _C.full([], 0, _C.int64, x.device))
     index = argsort(x, d, largest).narrow(d, 0, k)
     return topk_result(_C.apply("gather", (x, index), (d,)), index)
 
@@ -67,7 +67,7 @@ def kthvalue(input, k, dim: int = -1, keepdim: bool = False):
     if not 1 <= k <= n:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {d}: k={k}, size {n}")
     if x.ndim == 0:
-        return kthvalue_result(_C.clone(x), _C.full([], 0, _C.int64, None))
+        return kthvalue_result(_C.clone(x), _C.full([], 0, _C.int64, x.device))
     index = argsort(x, d).narrow(d, k - 1, 1)
     values = _C.apply("gather", (x, index), (d,))
     if not keepdim:

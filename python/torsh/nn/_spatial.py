@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 from torsh import _C
+from torsh._dtype_info import iinfo
 from torsh._fn._args import (
     DTypeError,
     ShapeError,
@@ -23,7 +25,7 @@ from torsh.autograd import no_grad
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "avg_pool1d",
     "avg_pool2d", "batch_norm", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "dropout1d", "dropout2d",
-    "group_norm", "instance_norm", "max_pool1d", "max_pool2d", "unfold",
+    "group_norm", "instance_norm", "max_pool1d", "max_pool2d",
 ]  # fmt: skip
 
 
@@ -204,21 +206,6 @@ def conv_transpose2d(
     )
 
 
-def unfold(input, kernel_size, dilation=1, padding=0, stride=1) -> Tensor:
-    """The windows of images as columns: input [N, C, H, W] or [C, H, W], result [N, C KH KW, windows].
-
-    >>> torsh.nn.functional.unfold(torsh.ones(1, 2, 4, 4), 3).shape
-    torsh.Size([1, 18, 4])
-    """
-    x, batched = _batched(tensor_arg(input, "unfold"), 2, "unfold")
-    kernel, dilation = _tuple(kernel_size, 2, "unfold", "kernel_size", 1), _tuple(dilation, 2, "unfold", "dilation", 1)
-    p, stride = _tuple(padding, 2, "unfold", "padding", 0), _tuple(stride, 2, "unfold", "stride", 1)
-    x = _C.apply("pad", (x,), ([0, 0, *p], [0, 0, *p], 0))
-    y = _C.apply("windows", (x,), ([2, 3], kernel, stride, dilation)).permute(0, 1, 4, 5, 2, 3)
-    y = y.reshape([y.shape[0], y.shape[1] * kernel[0] * kernel[1], y.shape[4] * y.shape[5]])
-    return y if batched else y.squeeze(0)
-
-
 # -- pooling -----------------------------------------------------------------------------------------------
 
 
@@ -242,6 +229,11 @@ def _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     x = _pooled(input, n, fn)
     kernel, stride, padding = _pool_args(kernel_size, stride, padding, n, fn)
     dilation = _tuple(dilation, n, fn, "dilation", 1)
+    if any(p > k // 2 for p, k in zip(padding, kernel, strict=True)):
+        raise ShapeError(
+            f"{fn}(): pad should be at least 0 and at most half of kernel size, but got pad={padding} and "
+            f"kernel_size={kernel}"
+        )
     attrs = (kernel, stride, padding, dilation, bool_arg(ceil_mode, fn, "ceil_mode"))
     y = _C.apply("max_pool", (x,), attrs)
     if not bool_arg(return_indices, fn, "return_indices"):
@@ -250,7 +242,7 @@ def _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_i
     flat, weight, shape = 0, 1, list(y.shape)
     for d in reversed(range(n)):
         axis = x.ndim - n + d
-        begin = _C.apply("iota", (), (axis, _C.int64, shape)) * stride[d] - padding[d]
+        begin = _C.apply("iota", (), (axis, _C.int64, shape), x.device) * stride[d] - padding[d]
         flat = flat + (begin + (at % kernel[d]) * dilation[d]) * weight
         at = at // kernel[d]
         weight *= x.shape[axis]
@@ -286,7 +278,7 @@ def _avg_pool(input, kernel_size, stride, padding, ceil_mode, count_include_pad,
     if divisor is not None:
         divisor = int_arg(divisor, fn, "divisor_override")
         if divisor == 0:
-            raise ValueError("divisor must be not zero")
+            raise RuntimeError("divisor must be not zero")
     flags = bool_arg(ceil_mode, fn, "ceil_mode"), bool_arg(count_include_pad, fn, "count_include_pad")
     y = _C.apply("avg_pool", (x,), (kernel, stride, padding, *flags, 0 if divisor is None else abs(divisor)))
     return -y if divisor is not None and divisor < 0 else y
@@ -346,6 +338,9 @@ def _adaptive(input, output_size, n: int, fn: str, fold) -> Tensor:
     sizes = output_size if isinstance(output_size, (list, tuple)) else [output_size] * n
     if len(sizes) != n:
         raise ShapeError(f"{fn}(): 'output_size' should contain exactly {n} values, but got {list(sizes)}")
+    if output_size is None or n == 1 and sizes[0] is None:
+        # A size of None stands for one dim among others.
+        raise TypeError(f"{fn}(): argument 'output_size' must be int or tuple of ints, not NoneType")
     sizes = [x.shape[x.ndim - n + d] if s is None else int_arg(s, fn, "output_size") for d, s in enumerate(sizes)]
     if any(s < 0 for s in sizes):
         raise ShapeError(f"{fn}(): elements of output_size must be greater than or equal to 0, but got {sizes}")
@@ -391,28 +386,44 @@ def adaptive_avg_pool2d(input, output_size) -> Tensor:
 
 
 def _adaptive_max(input, output_size, return_indices, n: int, fn: str):
-    if return_indices:
-        raise NotImplementedError(f"{fn}(): return_indices=True is not supported")
+    return_indices = bool_arg(return_indices, fn, "return_indices")
 
     def fold(x, sizes):
         first = x.ndim - n
         if 0 in sizes:
-            return _C.full([*x.shape[:first], *sizes], 0, x.dtype, x.device)
+            shape = [*x.shape[:first], *sizes]
+            y = _C.full(shape, 0, x.dtype, x.device)
+            return (y, _C.full(shape, 0, _C.int64, x.device)) if return_indices else y
         kernel = [x.shape[first + d] // s if x.shape[first + d] % s == 0 else 0 for d, s in enumerate(sizes)]
         if all(kernel):
-            return _C.apply("max_pool", (x,), (kernel, kernel, [0] * n, [1] * n, False))
-        for d, size in enumerate(sizes):
-            # The last element is repeated where a window is shorter: a maximum does not mind.
-            axis = first + d
-            windows, member = _ragged(x, axis, size)
-            shown = [*x.shape[:axis], size, windows.shape[axis + 1], *x.shape[axis + 1 :]]
-            low = windows.narrow(axis + 1, 0, 1).expand(shown)
-            windows = _C.where(member, windows, low).movedim(axis + 1, -1)
-            position = _C.apply("max_pool_position", (windows.detach(),), _last(windows))
-            x = _C.apply("gather", (windows, _C.cast(position, _C.int64)), (windows.ndim - 1,)).squeeze(-1)
-        return x
+            return _max_pool(x, kernel, kernel, [0] * n, [1] * n, False, return_indices, n, fn)
+        flat, lengths = None, list(x.shape)
+        # The last dim first: of equal elements the first in row-major order counts.
+        for d in reversed(range(n)):
+            x, at, pick = _adaptive_max_dim(x, first + d, sizes[d])
+            # Which element of the input each maximum is, counted along the dims that are done.
+            weight = math.prod(lengths[first + d + 1 :])
+            flat = at * weight if flat is None else at * weight + pick(flat)
+        return (x, flat) if return_indices else x
 
     return _adaptive(input, output_size, n, fn, fold)
+
+
+def _adaptive_max_dim(x: Tensor, axis: int, size: int):
+    """Maxima of the windows along one dim, where in that dim each is, and a function that picks the elements of
+    another tensor at those places."""
+    length = x.shape[axis]
+    windows, member = _ragged(x, axis, size)
+    low = -math.inf if x.is_floating_point() else iinfo(x.dtype).min
+    windows = _C.where(member, windows, _C.full([], low, x.dtype, x.device)).movedim(axis + 1, -1)
+    position = _C.apply("max_pool_position", (windows.detach(),), _last(windows))
+    position = _C.cast(position, _C.int64)
+
+    def take(windows):
+        return _C.apply("gather", (windows, position), (windows.ndim - 1,)).squeeze(-1)
+
+    begins = (arange(size, device=x.device) * length // size).reshape([size] + [1] * (x.ndim - axis - 1))
+    return take(windows), position.squeeze(-1) + begins, lambda y: take(_ragged(y, axis, size)[0].movedim(axis + 1, -1))
 
 
 def _last(x: Tensor):
@@ -420,8 +431,9 @@ def _last(x: Tensor):
     return [x.shape[-1]], [x.shape[-1]], [0], [1], False
 
 
-def adaptive_max_pool1d(input, output_size, return_indices: bool = False) -> Tensor:
-    """Maxima of the windows of `adaptive_avg_pool1d`.
+def adaptive_max_pool1d(input, output_size, return_indices: bool = False):
+    """Maxima of the windows of `adaptive_avg_pool1d`. With `return_indices` also their positions, int64: of equal
+    elements the first.
 
     >>> torsh.nn.functional.adaptive_max_pool1d(torsh.tensor([[1.0, 2.0, 3.0]]), 2).tolist()
     [[2.0, 3.0]]
@@ -429,8 +441,8 @@ def adaptive_max_pool1d(input, output_size, return_indices: bool = False) -> Ten
     return _adaptive_max(input, output_size, return_indices, 1, "adaptive_max_pool1d")
 
 
-def adaptive_max_pool2d(input, output_size, return_indices: bool = False) -> Tensor:
-    """Maxima of the windows of `adaptive_avg_pool2d`.
+def adaptive_max_pool2d(input, output_size, return_indices: bool = False):
+    """Maxima of the windows of `adaptive_avg_pool2d`. Positions count along both dims, row by row.
 
     >>> torsh.nn.functional.adaptive_max_pool2d(torsh.ones(2, 3, 7, 5), (3, None)).shape
     torsh.Size([2, 3, 3, 5])
@@ -545,6 +557,8 @@ def group_norm(input, num_groups: int, weight=None, bias=None, eps: float = 1e-5
     """Channels in groups of neighbours, each group of each image brought to mean 0 and variance 1, then scaled per
     channel (Wu and He, 2018).
 
+    Raises: ValueError for one image with one value per group.
+
     >>> torsh.nn.functional.group_norm(torsh.tensor([[1.0, 3.0, 5.0, 9.0]]), 2, eps=0.0).tolist()
     [[-1.0, 1.0, -1.0, 1.0]]
     """
@@ -556,6 +570,9 @@ def group_norm(input, num_groups: int, weight=None, bias=None, eps: float = 1e-5
             f"{list(x.shape)} and num_groups={groups}"
         )
     _channel_vectors(x, "group_norm", weight=weight, bias=bias)
+    if x.shape[0] * (x.shape[1] // groups) * math.prod(x.shape[2:]) == 1:
+        # In evaluation too, as in PyTorch: nothing would be left of the input.
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(x.shape)}")
     if x.numel() == 0:
         return _affine(x, weight, bias)
     rows = x.reshape([x.shape[0], groups, x.numel() // (x.shape[0] * groups)])
@@ -567,14 +584,31 @@ def _feature_dropout(input, p, training, inplace, n: int, fn: str) -> Tensor:
     x, p = tensor_arg(input, fn), float(number_arg(p, fn, "p"))
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if x.ndim not in (n + 1, n + 2):
-        raise ShapeError(f"{fn}(): expected a {n + 1}D or {n + 2}D input, but got input of size {list(x.shape)}")
+    if n == 1 and x.ndim not in (2, 3):
+        raise ShapeError(f"{fn}(): Expected 2D or 3D input, but received a {x.ndim}D input")
+    if n == 2 and x.ndim != 4:
+        warnings.warn(_odd_dropout2d(x.ndim), UserWarning, stacklevel=3)
     if not training or p == 0.0:
         return x
-    shape = [*x.shape[: x.ndim - n]] + [1] * n
-    keep = _unit(shape, None, _C.float32, fn) >= p
+    if x.ndim < 2:
+        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+    channels = 1 if n == 1 and x.ndim == 2 else 2
+    shape = [*x.shape[:channels]] + [1] * (x.ndim - channels)
+    keep = _unit(shape, None, _C.float32, fn, x.device) >= p
     y = x * 0.0 if p == 1.0 else _C.where(keep, x * (1.0 / (1.0 - p)), 0.0)
     return _C.assign(x, y) if inplace else y
+
+
+def _odd_dropout2d(ndim: int) -> str:
+    if ndim == 3:
+        return (
+            "dropout2d: a 3-D input is taken for (N, C, L), as PyTorch does for now, and not for (C, H, W); use "
+            "dropout1d for (N, C, L), or add a dim of images in front"
+        )
+    return (
+        f"dropout2d: received a {ndim}-D input, which PyTorch calls deprecated; the first two dims are taken for "
+        "images and channels. Use dropout for single elements"
+    )
 
 
 def dropout1d(input, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -583,6 +617,6 @@ def dropout1d(input, p: float = 0.5, training: bool = True, inplace: bool = Fals
 
 
 def dropout2d(input, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zeroes whole channels of [N, C, H, W] or [C, H, W] with probability `p` and scales the others by
-    `1 / (1 - p)`."""
+    """Zeroes whole channels of [N, C, H, W] with probability `p` and scales the others by `1 / (1 - p)`. Of other
+    inputs the first two dims count as [N, C], with a warning, as in PyTorch."""
     return _feature_dropout(input, p, training, inplace, 2, "dropout2d")

@@ -18,7 +18,7 @@ def _added(mask, name: str, dtype):
     """A mask of `MultiheadAttention` (bool: true hides) as numbers to add to the scores."""
     mask = tensor_arg(mask, "MultiheadAttention", name)
     if mask.dtype == _C.bool:
-        return _C.where(mask, float("-inf"), creation.zeros(list(mask.shape), dtype=dtype))
+        return _C.where(mask, float("-inf"), creation.zeros(list(mask.shape), dtype=dtype, device=mask.device))
     if not mask.dtype.is_floating_point:
         raise AssertionError(f"only bool and floating types of {name} are supported")
     return mask

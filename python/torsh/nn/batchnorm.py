@@ -33,7 +33,7 @@ class _Norm(Module):
         self.register_buffer("running_mean", creation.zeros(n, device=device, dtype=dtype) if stats else None)
         self.register_buffer("running_var", creation.ones(n, device=device, dtype=dtype) if stats else None)
         self.register_buffer(
-            "num_batches_tracked", _C.full([], 0, _C.int64, None if device is None else _C.PyDevice(device))
+            "num_batches_tracked", _C.full([], 0, _C.int64, device)
             if stats else None,
         )  # fmt: skip
         self.reset_parameters()

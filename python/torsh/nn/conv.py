@@ -10,6 +10,8 @@ from torsh.nn import _spatial, init
 from torsh.nn import functional as F
 from torsh.nn.module import Module, Parameter
 
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 
 class _ConvNd(Module):
     """What the convolutions have in common; `n` spatial dims."""
@@ -34,8 +36,10 @@ class _ConvNd(Module):
             raise ValueError("in_channels must be divisible by groups")
         if out_channels < 0 or out_channels % groups:
             raise ValueError("out_channels must be divisible by groups")
-        if padding_mode != "zeros":
-            raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}: pad the input instead")
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {_PADDING_MODES}, but got padding_mode={padding_mode!r}")
+        if self.transposed and padding_mode != "zeros":
+            raise ValueError(f'Only "zeros" padding mode is supported for {name}')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = tuple(_spatial._tuple(kernel_size, n, name, "kernel_size", 1))
         self.stride = tuple(_spatial._tuple(stride, n, name, "stride", 1))
@@ -79,6 +83,8 @@ class _ConvNd(Module):
             parts.append(f"groups={self.groups}")
         if self.bias is None:
             parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode}")
         return ", ".join(parts)
 
 
@@ -102,6 +108,19 @@ class _Conv(_ConvNd):
             dtype,
         )  # fmt: skip
 
+    def _padded(self, input):
+        """The input and how much padding the convolution itself is left to do."""
+        if self.padding_mode == "zeros":
+            return input, self.padding
+        pads = []
+        for d in reversed(range(self.n)):
+            if isinstance(self.padding, str):
+                total = self.dilation[d] * (self.kernel_size[d] - 1) if self.padding == "same" else 0
+                pads += [total // 2, total - total // 2]
+            else:
+                pads += [self.padding[d]] * 2
+        return F.pad(input, pads, mode=self.padding_mode), 0
+
 
 class Conv1d(_Conv):
     """`functional.conv1d` with weight [out_channels, in_channels / groups, K] and bias [out_channels], both uniform in
@@ -114,7 +133,8 @@ class Conv1d(_Conv):
     n = 1
 
     def forward(self, input):
-        return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        input, padding = self._padded(input)
+        return F.conv1d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class Conv2d(_Conv):
@@ -128,7 +148,8 @@ class Conv2d(_Conv):
     n = 2
 
     def forward(self, input):
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        input, padding = self._padded(input)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class _ConvTranspose(_ConvNd):
@@ -156,9 +177,36 @@ class _ConvTranspose(_ConvNd):
             padding_mode, device, dtype,
         )  # fmt: skip
 
+    def _output_padding(self, input, output_size):
+        """What makes the result of the size that is asked for: several sizes have the same input."""
+        if output_size is None:
+            return self.output_padding
+        n, name = self.n, type(self).__name__
+        wanted = [int_arg(s, name, "output_size") for s in output_size]
+        if len(wanted) == input.ndim:
+            wanted = wanted[input.ndim - n :]
+        if len(wanted) != n:
+            raise ValueError(
+                f"{name}: for {input.ndim}D input, output_size must have {n} or {input.ndim} elements (got "
+                f"{len(wanted)})"
+            )
+        sizes = list(input.shape[input.ndim - n :])
+        low = [
+            (sizes[d] - 1) * self.stride[d] - 2 * self.padding[d] + self.dilation[d] * (self.kernel_size[d] - 1) + 1
+            for d in range(n)
+        ]
+        high = [low[d] + self.stride[d] - 1 for d in range(n)]
+        if any(not a <= s <= b for a, s, b in zip(low, wanted, high, strict=True)):
+            raise ValueError(
+                f"requested an output size of {wanted}, but valid sizes range from {low} to {high} (for an input of "
+                f"{sizes})"
+            )
+        return [s - a for s, a in zip(wanted, low, strict=True)]
+
 
 class ConvTranspose1d(_ConvTranspose):
-    """`functional.conv_transpose1d` with weight [in_channels, out_channels / groups, K].
+    """`functional.conv_transpose1d` with weight [in_channels, out_channels / groups, K]. A call may give the
+    `output_size` that it wants, of those that the stride allows.
 
     >>> torsh.nn.ConvTranspose1d(2, 4, 3, stride=2)(torsh.ones(5, 2, 8)).shape
     torsh.Size([5, 4, 17])
@@ -166,9 +214,10 @@ class ConvTranspose1d(_ConvTranspose):
 
     n = 1
 
-    def forward(self, input):
+    def forward(self, input, output_size=None):
+        extra = self._output_padding(input, output_size)
         return F.conv_transpose1d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
 
@@ -181,7 +230,8 @@ class ConvTranspose2d(_ConvTranspose):
 
     n = 2
 
-    def forward(self, input):
+    def forward(self, input, output_size=None):
+        extra = self._output_padding(input, output_size)
         return F.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )

@@ -23,11 +23,12 @@ from torsh._fn.attention import scaled_dot_product_attention
 from torsh._fn.indexing import one_hot
 from torsh._fn.random import dropout
 from torsh._fn.shape import broadcast_tensors, pad
-from torsh.nn import _spatial
+from torsh.nn import _spatial, _windows
 from torsh.nn._spatial import *  # noqa: F403
+from torsh.nn._windows import *  # noqa: F403
 
 __all__ = [
-    *_spatial.__all__,
+    *_spatial.__all__, *_windows.__all__,
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "bilinear", "celu", "cosine_similarity",
     "cross_entropy", "dropout",
     "elu", "embedding", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
@@ -231,7 +232,7 @@ def embedding(input, weight, padding_idx=None) -> Tensor:
         p = int_arg(padding_idx, "embedding", "padding_idx")
         if not -w.shape[0] <= p < w.shape[0]:
             raise ValueError(f"embedding(): padding_idx {p} must be within the {w.shape[0]} rows")
-        row = _C.apply("iota", (), (0, _C.int64, [w.shape[0]])) == p % w.shape[0]
+        row = _C.apply("iota", (), (0, _C.int64, [w.shape[0]]), w.device) == p % w.shape[0]
         w = _C.where(row.unsqueeze(1), w.detach(), w)
     flat = _C.cast(i, _C.int64).reshape([i.numel()])
     return _C.apply("take", (w, flat), (0,)).reshape([*i.shape, w.shape[1]])

@@ -349,7 +349,10 @@ class Module:
         return self
 
     def to(self, *args, **kwargs):
-        """Moves and converts parameters and buffers; a dtype applies to float tensors only."""
+        """Moves and converts parameters and buffers; a dtype applies to float tensors only. Gradients go with them.
+
+        Raises: DeviceError for a device that is not there; nothing has moved then.
+        """
         device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
         kwargs.pop("non_blocking", None)
         if kwargs:
@@ -366,6 +369,11 @@ class Module:
                     dtype = _C.PyDType(a)
                 except ValueError:
                     device = a
+            elif isinstance(a, int) and not isinstance(a, bool):
+                device = a
+        if device is not None:
+            device = _C.resolve_device(device)
+            _C.open_device(device)
         if dtype is not None:
             dtype = _C.PyDType(dtype)
             if not dtype.is_floating_point:
@@ -394,7 +402,10 @@ class Module:
 
     def cuda(self, device=None):
         """All tensors to a CUDA device; DeviceError where there is none."""
-        return self.to(device="cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+        device = _C.PyDevice("cuda" if device is None else device)
+        if device.type != "cuda":
+            raise RuntimeError(f"Invalid device, must be cuda device, got {device}")
+        return self.to(device=device)
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -448,7 +459,7 @@ class Module:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
         for mine, new in pairs:
             new = new.detach()
-            mine.data = new if assign else _C.clone(_C.cast(new, mine.dtype))
+            mine.data = new if assign else _C.to_device(_C.clone(_C.cast(new, mine.dtype)), mine.device)
         return _IncompatibleKeys(missing, unexpected)
 
     # -- text ----------------------------------------------------------------------------------------------

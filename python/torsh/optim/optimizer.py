@@ -76,6 +76,8 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         with no_grad():
+            if _C.has_devices():
+                self._follow()
             for group in self.param_groups:
                 lr = group["lr"]
                 if isinstance(lr, float):
@@ -88,6 +90,13 @@ class Optimizer:
                         grad = -grad
                     self._update(p, grad, self.state[p], group, lr)
         return loss
+
+    def _follow(self) -> None:
+        """Brings the state of parameters that have moved to their device."""
+        for p, state in self.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.device != p.device:
+                    state[key] = _C.to_device(value, p.device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops (or zeroes) the gradients."""
@@ -138,7 +147,9 @@ class Optimizer:
                     if isinstance(old, Tensor):
                         old.copy_(value)
                     else:
-                        self.state[p][key] = value.clone() if isinstance(value, Tensor) else value
+                        self.state[p][key] = (
+                            _C.to_device(value.clone(), p.device) if isinstance(value, Tensor) else value
+                        )
         for s, g in zip(saved, self.param_groups, strict=False):
             g.update({k: v for k, v in s.items() if k != "params"})
 

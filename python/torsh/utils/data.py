@@ -103,6 +103,10 @@ class ConcatDataset(Dataset):
         return self.cumulative_sizes[-1]
 
 
+def _device(generator):
+    return "cpu" if generator is None else generator.device
+
+
 def random_split(dataset, lengths: Sequence, generator=None) -> list[Subset]:
     """Disjoint random subsets of the given lengths, which sum to the size of the data set, or fractions, which sum to 1
     (what is left over by rounding goes to the first ones, one each).
@@ -124,7 +128,7 @@ def random_split(dataset, lengths: Sequence, generator=None) -> list[Subset]:
         raise ValueError(
             f"Sum of input lengths does not equal the length of the input dataset: {lengths} for {n} samples"
         )
-    order = randperm(n, generator=generator).tolist()
+    order = randperm(n, generator=generator, device=_device(generator)).tolist()
     ends = list(accumulate(lengths))
     return [Subset(dataset, order[e - k : e]) for e, k in zip(ends, lengths, strict=True)]
 
@@ -163,10 +167,12 @@ class RandomSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         n, k = len(self.data_source), self.num_samples
         if self.replacement:
-            yield from randint(0, n, (k,), generator=self.generator).tolist() if k else ()
+            yield from (
+                randint(0, n, (k,), generator=self.generator, device=_device(self.generator)).tolist() if k else ()
+            )
             return
         while k > 0:
-            yield from islice(randperm(n, generator=self.generator).tolist(), k)
+            yield from islice(randperm(n, generator=self.generator, device=_device(self.generator)).tolist(), k)
             k -= n
 
     def __len__(self) -> int:
@@ -291,7 +297,7 @@ class DataLoader:
                 source, rows = source.dataset, [source.indices[i] for i in rows]
             if type(source) is TensorDataset:
                 # One gather for the batch instead of one slice for each sample.
-                index = _C.tensor(rows, _C.int64, None, False)
+                index = _C.tensor(rows, _C.int64, "cpu", False)
                 return [t[index] for t in source.tensors]
         return self.collate_fn([self.dataset[i] for i in indices])
 

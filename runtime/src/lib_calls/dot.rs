@@ -1,10 +1,12 @@
 //! Matrix products: the extents and strides of a step for [`crate::sys::gemm`].
 
+use crate::sys::call::Span;
 use crate::sys::gemm::{self, Element, Extents, Level, Means, Operand};
-use crate::sys::slices::{Bool, elements, elements_mut};
+use crate::sys::par::Par;
+use crate::sys::slices::{Bool, elements};
 use half::{bf16, f16};
 use std::ops::Range;
-use torsh_ir::program::{DotOperand, DotStep, digits};
+use torsh_ir::program::{Digits, DotOperand, DotStep, digits};
 use torsh_ir::{DType, Result};
 
 /// Called as `(worker, rows)` by the thread that has completed these rows of the result, seen as one matrix of
@@ -29,13 +31,13 @@ macro_rules! by_dtype {
     };
 }
 
-/// Runs a product on the bytes of its buffers (left, right), all of dtype `dtype`, with as much scratch memory
-/// as [`scratch`] asks for.
+/// Runs a product on the bytes of its operands (left, right), all of dtype `dtype`, with as much scratch memory
+/// as [`scratch`] asks for. The run that calls owns `out`.
 pub(crate) fn dot(
     step: &DotStep,
     dtype: DType,
     operands: (&[u8], &[u8]),
-    out: &mut [u8],
+    out: &Span,
     epilogue: Option<&Epilogue<'_>>,
     means: &mut Means<'_>,
 ) -> Result<()> {
@@ -49,6 +51,57 @@ pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize
         gemm::scratch_bytes::<T>(&extents(step), level, threads)
     }
     by_dtype!(dtype, bytes(&flatten(step), level, threads))
+}
+
+/// More rows than these spend little of their time on packing the right operand.
+const MOST_ROWS: usize = 512;
+/// Bytes of the smallest right operand that is worth a packed copy: those whose rows lie side by side are multiplied
+/// where they are up to a size (see `gemm::plan`).
+const LEAST_BYTES: usize = 1 << 10;
+const LEAST_BYTES_OF_ROWS: usize = 64 << 10;
+
+/// What a packed right operand was made from: two products with the same key read the same panels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PackKey {
+    dtype: DType,
+    k: usize,
+    n: usize,
+    offset: i64,
+    rows: Digits,
+    cols: Digits,
+    /// Bytes of the panels.
+    pub bytes: usize,
+}
+
+/// The key of the right operand of a product, where a packed copy pays if the operand stays the same: rows are few,
+/// so that packing takes a good part of the time, but more than one, which is faster multiplied without.
+pub(crate) fn pack_key(step: &DotStep, dtype: DType, level: Level) -> Option<PackKey> {
+    fn bytes<T: Element>(k: usize, n: usize, level: Level) -> usize {
+        gemm::prepacked_bytes::<T>(k, n, level)
+    }
+    let s = flatten(step);
+    let bytes = by_dtype!(dtype, bytes(s.k, s.n, level));
+    let least = if s.rhs.cols == digits([(s.n, 1)]) { LEAST_BYTES_OF_ROWS } else { LEAST_BYTES };
+    let worth = s.batch.is_empty() && (2..=MOST_ROWS).contains(&s.m) && s.n > 1 && s.k > 0;
+    (worth && (least..usize::MAX).contains(&bytes)).then(|| PackKey {
+        dtype,
+        k: s.k,
+        n: s.n,
+        offset: s.rhs.offset,
+        rows: s.rhs.rows,
+        cols: s.rhs.cols,
+        bytes,
+    })
+}
+
+/// Packs the right operand of a key to so many bytes as the key says.
+pub(crate) fn pack(key: &PackKey, rhs: &[u8], level: Level, to: &mut [u8], par: &Par<'_>) -> Result<()> {
+    fn run<T: Element>(key: &PackKey, rhs: &[u8], level: Level, to: &mut [u8], par: &Par<'_>) -> Result<()> {
+        let (rows, cols) = (&key.rows, &key.cols);
+        let rhs = Operand { data: elements::<T>(rhs)?, offset: key.offset, batch: &[], rows, cols };
+        gemm::prepack(&rhs, (key.k, key.n), level, to, par)
+    }
+    by_dtype!(key.dtype, run(key, rhs, level, to, par))
 }
 
 /// Takes batch axes along which the right operand is the same into the rows, as one more digit: one large
@@ -74,22 +127,21 @@ fn extents(step: &DotStep) -> Extents<'_> {
 fn product<T: Element>(
     step: &DotStep,
     (lhs, rhs): (&[u8], &[u8]),
-    out: &mut [u8],
+    out: &Span,
     epilogue: Option<&Epilogue<'_>>,
     means: &mut Means<'_>,
 ) -> Result<()> {
     let (l, r) = (&step.lhs, &step.rhs);
     let lhs = operand(elements::<T>(lhs)?, l);
     let rhs = operand(elements::<T>(rhs)?, r);
-    let out = elements_mut::<T>(out)?;
     let e = extents(step);
     match epilogue {
-        None => gemm::product(&e, &lhs, &rhs, out, None, means),
+        None => gemm::product_at(&e, &lhs, &rhs, out, None, means),
         Some(call) => {
             let hook = |worker: usize, batch: usize, rows: Range<usize>| {
                 call(worker, batch * e.m + rows.start..batch * e.m + rows.end);
             };
-            gemm::product(&e, &lhs, &rhs, out, Some(&hook), means)
+            gemm::product_at(&e, &lhs, &rhs, out, Some(&hook), means)
         }
     }
 }

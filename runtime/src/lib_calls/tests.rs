@@ -1,6 +1,7 @@
 //! Library calls against the interpreter, serial and on threads.
 
 use super::{Arg, Level, Means, Par, dot, run, scratch};
+use crate::sys::call::Span;
 use crate::sys::par::SERIAL;
 use torsh_ir::interp::{HostTensor, run_program};
 use torsh_ir::program::{
@@ -67,7 +68,11 @@ fn multiply(
 ) -> torsh_ir::Result<()> {
     let level = Level::of(crate::sys::prims::detect()?);
     let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads)];
-    dot(step, dtype, operands, out, None, &mut Means { level, scratch: &mut memory, par })
+    let means = &mut Means { level, scratch: &mut memory, par, packed: None, back: false };
+    let mut block = crate::sys::mem::Block::new(out.len()).expect("memory");
+    dot(step, dtype, operands, &Span::of(&block, 0..out.len()).expect("all of it"), None, means)?;
+    out.copy_from_slice(block.bytes_mut(out.len()));
+    Ok(())
 }
 
 /// Bytes aligned as buffers are.

@@ -1,8 +1,10 @@
 //! Calls of compiled kernels, and the spans of memory that they work on.
 
 use super::mem::{ALIGN, Block};
+use super::slices::{Plain, count};
 use std::ops::Range;
 use torsh_codegen::cpu::Emitted;
+use torsh_ir::Result;
 
 /// A span of memory that a run may read, and write if it owns it. Only a run holds spans, and only while it
 /// holds what they point into.
@@ -64,6 +66,24 @@ impl Span {
         self.len > 0 && other.len > 0 && a < b.saturating_add(other.len) && b < a.saturating_add(self.len)
     }
 
+    /// True when it shares a byte with a slice.
+    pub(super) fn touches<T>(&self, slice: &[T]) -> bool {
+        self.overlaps(&Span { ptr: slice.as_ptr().cast_mut().cast(), len: size_of_val(slice) })
+    }
+
+    /// The first of its elements, and how many there are.
+    pub(super) fn elements<T: Plain>(&self) -> Result<(*mut T, usize)> {
+        if self.len == 0 {
+            return Ok((std::ptr::NonNull::dangling().as_ptr(), 0));
+        }
+        Ok((self.ptr.cast(), count::<T>(self.ptr as usize, self.len)?))
+    }
+
+    /// The memory of a slice, to be used for as long as it is borrowed.
+    pub(super) fn of_slice<T: Plain>(slice: &mut [T]) -> Span {
+        Span { ptr: slice.as_mut_ptr().cast(), len: size_of_val(slice) }
+    }
+
     /// Copies all bytes of `from`, which must be as long and either disjoint or the same.
     pub fn copy_from(&self, from: &Span) -> bool {
         if self.len != from.len {
@@ -102,6 +122,17 @@ pub fn views<'a>(args: &'a [Span], out: &'a mut Span) -> Option<(Vec<View<'a>>, 
     // SAFETY: as above; the run owns `out`, and no slice made here overlaps it.
     let out = unsafe { std::slice::from_raw_parts_mut(out.ptr, out.len) };
     Some((seen, out))
+}
+
+/// Spans that a call reads while it writes `out`, as slices. `None` when one of them overlaps `out`. The run that calls
+/// holds all of them, and whatever else writes meanwhile (kernels on the rows of a product) writes none of them.
+pub fn reads<'a, const N: usize>(args: &'a [Span; N], out: &Span) -> Option<[&'a [u8]; N]> {
+    if args.iter().any(|arg| arg.overlaps(out)) {
+        return None;
+    }
+    // SAFETY: each span points to so many initialised bytes for as long as the run holds them, and nothing writes them
+    // meanwhile: neither the call, since `out` is disjoint, nor what runs beside it.
+    Some(args.each_ref().map(|arg| unsafe { std::slice::from_raw_parts(arg.ptr, arg.len) }))
 }
 
 type Entry = unsafe extern "C" fn(*const *mut u8, u64, u64, u64, u64, *mut u8);

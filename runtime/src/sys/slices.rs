@@ -22,7 +22,8 @@ plain!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 f16 bf16 Bool);
 #[repr(transparent)]
 pub struct Bool(pub u8);
 
-fn count<T>(address: usize, bytes: usize) -> Result<usize> {
+/// How many elements so many bytes at an address are.
+pub(super) fn count<T>(address: usize, bytes: usize) -> Result<usize> {
     if !address.is_multiple_of(align_of::<T>()) || !bytes.is_multiple_of(size_of::<T>()) {
         return Err(Error::internal(format!(
             "{bytes} bytes at {address:#x} are not elements of {} bytes",

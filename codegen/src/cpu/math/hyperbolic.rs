@@ -2,7 +2,7 @@
 
 use super::super::lanes::Lanes;
 use super::exp::quarter_exp;
-use super::log::log1p_plus;
+use super::log::{More, log1p_plus};
 use super::{below, poly, with_sign};
 
 /// Above this, asinh x and acosh x are ln 2x.
@@ -16,7 +16,7 @@ fn quarters<L: Lanes>(l: &mut L, a: L::F) -> (L::F, L::F) {
     (u, l.div(c, u))
 }
 
-/// Hyperbolic sine.
+/// Hyperbolic sine. Within 1.62 ulp.
 #[inline(always)]
 pub fn sinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
@@ -32,7 +32,7 @@ pub fn sinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     with_sign(l, y, x)
 }
 
-/// Hyperbolic cosine.
+/// Hyperbolic cosine. Within 1.35 ulp.
 #[inline(always)]
 pub fn cosh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
@@ -41,16 +41,17 @@ pub fn cosh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     l.add(y, y)
 }
 
-/// `ln(1 + w)`, or `ln 2a` where `a` is large.
+/// `ln(1 + w + lost)`, or `ln 2a` where `a` is large.
 #[inline(always)]
-fn log_sum<L: Lanes>(l: &mut L, w: L::F, a: L::F) -> L::F {
+fn log_sum<L: Lanes>(l: &mut L, w: L::F, lost: Option<L::F>, a: L::F) -> L::F {
     let small = below(l, a, LARGE);
     let (zero, one) = (l.f(0.0), l.f(1.0));
     let (w, k) = (l.select(small, w, a), l.select(small, zero, one));
-    log1p_plus(l, w, Some(k))
+    let lost = lost.map(|lost| l.select(small, lost, zero));
+    log1p_plus(l, w, Some(More { k, lost }))
 }
 
-/// Inverse hyperbolic sine: `ln(1 + w)`, `w = |x| + x^2 / (1 + sqrt(1 + x^2))`.
+/// Inverse hyperbolic sine: `ln(1 + w)`, `w = |x| + x^2 / (1 + sqrt(1 + x^2))`. Within 1.86 ulp.
 #[inline(always)]
 pub fn asinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
@@ -61,32 +62,38 @@ pub fn asinh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let d = l.add(d, one);
     let q = l.div(z, d);
     let w = l.add(q, a);
-    let y = log_sum(l, w, a);
+    let y = log_sum(l, w, None, a);
     with_sign(l, y, x)
 }
 
-/// Inverse hyperbolic cosine: `ln(1 + w)`, `w = t + sqrt(t^2 + 2 t)`, `t = x - 1`.
+/// Inverse hyperbolic cosine: `ln(1 + w)`, `w = t + sqrt(t^2 + 2 t)`, `t = x - 1`. Within 2.00 ulp.
 #[inline(always)]
 pub fn acosh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let one = l.f(1.0);
     let t = l.sub(x, one);
     let twice = l.add(t, t);
     let w = l.fma(t, t, twice);
-    let w = l.sqrt(w);
-    let w = l.add(w, t);
-    let y = log_sum(l, w, x);
+    let root = l.sqrt(w);
+    let w = l.add(root, t);
+    let lost = l.sub(w, root);
+    let lost = l.sub(t, lost);
+    let y = log_sum(l, w, Some(lost), x);
     let outside = l.lt(x, one);
     let nan = l.f(f32::NAN);
     l.select(outside, nan, y)
 }
 
-/// Inverse hyperbolic tangent: `ln(1 + 2 |x| / (1 - |x|)) / 2`.
+/// Inverse hyperbolic tangent: `ln(1 + 2 |x| / (1 - |x|)) / 2`. Within 1.88 ulp.
 #[inline(always)]
 pub fn atanh<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let a = l.abs(x);
     let (one, half) = (l.f(1.0), l.f(0.5));
     let (n, d) = (l.add(a, a), l.sub(one, a));
+    // As n + n / d |x|, where only the sum's rounding counts while |x| is small. Below -2 where |x| > 1.
     let q = l.div(n, d);
+    let sum = l.fma(q, a, n);
+    let outside = below(l, d, 0.0);
+    let q = l.select(outside, q, sum);
     let y = log1p_plus(l, q, None);
     let y = l.mul(y, half);
     // NaN where |x| > 1, of either sign.

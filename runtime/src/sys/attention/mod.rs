@@ -202,6 +202,9 @@ macro_rules! kernels {
             $($name: unsafe fn($($ty),*),)*
         }
         kernels!(@level portable, PORTABLE, simd::Portable, 4, 1, false, [], $($name($($arg: $ty),*);)*);
+        #[cfg(target_arch = "aarch64")]
+        kernels!(@level neon, NEON, simd::Neon, 4, 1, true, [#[target_feature(enable = "neon")]],
+            $($name($($arg: $ty),*);)*);
         #[cfg(target_arch = "x86_64")]
         kernels!(@level avx2, AVX2, simd::Avx2, 4, 1, true, [#[target_feature(enable = "avx2,fma")]],
             $($name($($arg: $ty),*);)*);
@@ -259,10 +262,12 @@ kernels! {
 /// are shorter than the others leave what was there.
 pub fn transpose(rows: [&[f32]; 4], factor: f32, to: &mut [f32], at: usize, width: usize) {
     let n = rows.iter().map(|r| r.len()).min().unwrap_or(0);
-    let mut d = 0;
+    #[cfg(not(target_arch = "x86_64"))]
+    let d = 0;
     #[cfg(target_arch = "x86_64")]
-    {
+    let d = {
         use std::arch::x86_64::*;
+        let mut d = 0;
         let whole = n / 4 * 4;
         let end = whole.saturating_sub(1).checked_mul(width).and_then(|i| i.checked_add(at.checked_add(4)?));
         if whole > 0 && end.is_some_and(|end| end <= to.len()) {
@@ -281,7 +286,8 @@ pub fn transpose(rows: [&[f32]; 4], factor: f32, to: &mut [f32], at: usize, widt
                 d += 4;
             }
         }
-    }
+        d
+    };
     if d == n {
         return;
     }
@@ -296,6 +302,8 @@ impl Kernels {
     /// The kernels of a level of [`super::prims::LEVELS`]; the portable ones where this CPU lacks it.
     pub fn of(level: &str) -> &'static Kernels {
         match level {
+            #[cfg(target_arch = "aarch64")]
+            "neon" => &NEON,
             #[cfg(target_arch = "x86_64")]
             "avx2" if super::prims::supported(level) => &AVX2,
             #[cfg(target_arch = "x86_64")]

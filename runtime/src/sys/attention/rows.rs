@@ -96,7 +96,8 @@ pub fn weights<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, top: &[f
 pub fn weights_of<const FMA: bool>(s: &mut [f32], row: usize, cols: usize, lse: &[f32]) {
     for (s, &lse) in s.chunks_mut(row).zip(lse) {
         for x in s[..cols].chunks_exact_mut(LANES) {
-            x.iter_mut().for_each(|x| *x = exp::<FMA>(*x - lse));
+            // No weight exceeds 1 where `lse` is that of the scores; of any other one it may overflow, to infinity.
+            x.iter_mut().for_each(|x| *x = exp::<FMA>(if *x - lse > 89.0 { 89.0 } else { *x - lse }));
         }
     }
 }
@@ -166,6 +167,7 @@ mod tests {
         }
         assert!(worst < 2.0, "{worst}");
         assert_eq!((exp::<true>(0.0), exp::<true>(f32::NEG_INFINITY), exp::<true>(-88.0)), (1.0, 0.0, 0.0));
+        assert_eq!((exp::<true>(89.0), exp::<false>(89.0)), (f32::INFINITY, f32::INFINITY));
         let odd = [f32::NAN, f32::from_bits(0x7fc0_0001), f32::from_bits(0xff80_0001)];
         assert!(odd.iter().all(|&x| exp::<true>(x).is_nan()));
     }

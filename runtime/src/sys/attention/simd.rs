@@ -131,3 +131,51 @@ mod x86 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Simd;
+    use std::arch::aarch64::*;
+
+    pub struct Neon;
+
+    impl Simd for Neon {
+        type V = float32x4x4_t;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            // SAFETY: NEON by the contract.
+            let v = unsafe { vdupq_n_f32(x) };
+            float32x4x4_t(v, v, v, v)
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            // SAFETY: 16 numbers by the contract.
+            unsafe { vld1q_f32_x4(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            // SAFETY: 16 numbers by the contract.
+            unsafe { vst1q_f32_x4(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: NEON by the contract.
+            unsafe { float32x4x4_t(vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1), vmulq_f32(a.2, b.2), vmulq_f32(a.3, b.3)) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: NEON by the contract.
+            unsafe {
+                float32x4x4_t(
+                    vfmaq_f32(c.0, a.0, b.0),
+                    vfmaq_f32(c.1, a.1, b.1),
+                    vfmaq_f32(c.2, a.2, b.2),
+                    vfmaq_f32(c.3, a.3, b.3),
+                )
+            }
+        }
+    }
+}

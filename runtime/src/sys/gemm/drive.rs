@@ -1,8 +1,9 @@
 //! The loops around the microkernel: units of work, packing, and the hook for finished rows.
 
-use super::kernels::{Depth, Element, Kernels, Lines, Tile};
+use super::kernels::{Depth, Element, Kernels, Lines, Row, Tile};
+use super::lanes::{MAX_LANES, Number};
 use super::operand::{Operand, Side};
-use super::plan::{CLAIM, KC, Plan, Source};
+use super::plan::{ALONG_COLS, CLAIM, KC, PIECES, Plan, Source};
 use super::{Extents, Rows};
 use crate::sys::par::{Par, SERIAL, Shared};
 use std::ops::Range;
@@ -16,12 +17,17 @@ pub(super) struct Job<'a, T: Element> {
     pub lhs: Operand<'a, T>,
     pub rhs: Operand<'a, T>,
     pub sides: Sides,
+    /// Panels of the right operand, as many as [`super::prepacked_bytes`] says, where the plan asks for them.
+    pub packed: &'a [T::Acc],
+    /// Begins at the end of the right operand where it reads it once: what the last product read last may still be in
+    /// the cache.
+    pub back: bool,
     pub out: Shared<T>,
     pub scratch: Shared<u8>,
     pub hook: Option<&'a Rows<'a>>,
     /// The result is seen as its transpose: a column as a row.
     pub swapped: bool,
-    /// A tile was met for which there is no microkernel, and left as it was.
+    /// A tile was met for which there is no microkernel, or a row that cannot be computed as planned; they are as they were.
     pub missing: AtomicBool,
 }
 
@@ -48,6 +54,8 @@ struct Unit {
     /// Columns of the block for which the right operand is packed at the time.
     block: Range<usize>,
     cols: Range<usize>,
+    /// The worker's last unit was of the same rows.
+    ready: bool,
 }
 
 /// States of a shared panel.
@@ -92,6 +100,7 @@ impl<T: Element> Job<'_, T> {
             let units = plan.panels * groups;
             let next = AtomicUsize::new(0);
             par.for_each(workers.min(units), &|worker| {
+                let mut ready = None;
                 loop {
                     let unit = next.fetch_add(1, Ordering::Relaxed);
                     if unit >= units {
@@ -101,7 +110,8 @@ impl<T: Element> Job<'_, T> {
                     let first = block.start + group * plan.group_cols;
                     let cols = first..(first + plan.group_cols).min(block.end);
                     let worker = alone.unwrap_or(worker);
-                    self.unit(&Unit { batch, worker, rows: self.rows(panel), block: block.clone(), cols });
+                    let ready = ready.replace(panel) == Some(panel);
+                    self.unit(&Unit { batch, worker, rows: self.rows(panel), block: block.clone(), cols, ready });
                 }
             });
         }
@@ -131,11 +141,101 @@ impl<T: Element> Job<'_, T> {
         let k = self.e.k;
         let strips = Strips::new(u.rows.len(), self.kernels.rows);
         let memory = self.scratch.0.wrapping_add(self.plan.worker_at(u.worker));
-        let a = memory.cast::<T::Acc>();
+        let all = memory.cast::<T::Acc>();
         let (c, c_row) = self.result(u, memory);
+        if self.plan.whole && !u.ready {
+            for k0 in (0..k).step_by(KC) {
+                self.pack_rows(u, k0, KC.min(k - k0), &strips, all.wrapping_add(k0 * u.rows.len()));
+            }
+        }
+        match self.plan.source {
+            Source::Along => self.along(u, all, memory.wrapping_add(self.plan.strip).cast(), c),
+            Source::Down => self.down(u, all, c),
+            _ => self.tiles(u, &strips, memory, (c, c_row)),
+        }
+        if let Some(round) = self.kernels.round {
+            for (i, row) in u.rows.clone().enumerate() {
+                let to = self.out.0.wrapping_add((u.batch * self.e.m + row) * self.e.n + u.cols.start);
+                // SAFETY: `cols` sums of this row were stored above; the elements of `out` are this unit's.
+                unsafe { round(c.wrapping_add(i * c_row), to, u.cols.len()) }
+            }
+        }
+        if let Some(hook) = self.hook
+            && !self.rows_complete_late()
+            && u.cols.end == self.e.n
+        {
+            hook(u.worker, u.batch, u.rows.clone());
+        }
+    }
+
+    /// A unit of one row, all of whose numbers are at `x`: the right operand is read along its rows.
+    fn along(&self, u: &Unit, x: *const T::Acc, sums: *mut T::Acc, c: *mut T::Acc) {
+        let Some(b_row) = self.sides.rhs_rows.stride() else {
+            // The plan asks for this only where there is one (`Right::Rows`).
+            self.missing.store(true, Ordering::Relaxed);
+            return;
+        };
+        let matrix = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize);
+        let k = self.e.k;
+        let pieces = k.div_ceil(KC);
+        let apart = pieces <= PIECES;
+        for first in u.cols.clone().step_by(ALONG_COLS) {
+            let cols = ALONG_COLS.min(u.cols.end - first);
+            let c = c.wrapping_add(first - u.cols.start);
+            for i in 0..pieces {
+                let piece = if apart && self.back { pieces - 1 - i } else { i };
+                let (k0, place) = (piece * KC, if apart { piece } else { 0 });
+                let b = matrix.wrapping_offset(k0 as isize * b_row).wrapping_add(first);
+                let sums = sums.wrapping_add(place * cols);
+                let row = Row { x: x.wrapping_add(k0), k: KC.min(k - k0), b, lines: &[], next: 0, b_row, cols, sums };
+                // SAFETY: `x` holds all `k` numbers (`unit`), `Operand::check` has bounded the rows and columns, which
+                // lie side by side (`Right::Rows`), and the worker has `PIECES` times `cols` sums (`Plan::lay_out`).
+                unsafe { (self.kernels.along)(&row) }
+                if !apart {
+                    // SAFETY: the sums were stored just now; `c` as below.
+                    unsafe { total(c, sums, cols, piece == 0) }
+                }
+            }
+            for piece in (0..pieces).take_while(|_| apart) {
+                // SAFETY: all pieces were stored above; the columns of the result, or of the worker's own sums, belong
+                // to this unit (`result`).
+                unsafe { total(c, sums.wrapping_add(piece * cols), cols, piece == 0) }
+            }
+        }
+    }
+
+    /// A unit of one row, all of whose numbers are at `x`: the right operand is read down its columns.
+    fn down(&self, u: &Unit, x: *const T::Acc, c: *mut T::Acc) {
+        let lanes = self.kernels.lanes;
+        let b = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize);
+        let (k, groups) = (self.e.k, u.cols.len().div_ceil(lanes));
+        let next = self.sides.rhs_cols.stride().map_or(0, |col| col * lanes as isize);
+        for i in 0..groups {
+            let (group, next) = if self.back { (groups - 1 - i, -next) } else { (i, next) };
+            let first = u.cols.start + group * lanes;
+            let mut lines = [0; MAX_LANES];
+            let lines = &mut lines[..lanes.min(u.cols.end - first)];
+            self.sides.rhs_cols.offsets(first, lines);
+            let sums = c.wrapping_add(group * lanes);
+            let row = Row { x, k, b, lines, next, b_row: 0, cols: lines.len(), sums };
+            // SAFETY: `x` holds all `k` numbers (`unit`), `Operand::check` has bounded the columns, whose elements lie
+            // side by side (`Right::Columns`); these columns of the result, or of the worker's own sums, belong to
+            // this unit (`result`).
+            unsafe { (self.kernels.down)(&row) }
+        }
+    }
+
+    /// A unit, tile by tile.
+    fn tiles(&self, u: &Unit, strips: &Strips, memory: *mut u8, (c, c_row): (*mut T::Acc, usize)) {
+        let k = self.e.k;
         for k0 in (0..k).step_by(KC) {
             let depth = KC.min(k - k0);
-            self.pack_rows(u, k0, depth, &strips, a);
+            let mut a = memory.cast::<T::Acc>();
+            if self.plan.whole {
+                a = a.wrapping_add(k0 * u.rows.len());
+            } else {
+                self.pack_rows(u, k0, depth, strips, a);
+            }
             self.each_panel(u, k0, depth, memory, &mut |cols, (b, b_row, next), vectors| {
                 // The tiles of a panel ask for the next one together.
                 let soon_step = if next.is_some() { b_row.div_ceil(strips.count()) } else { 0 };
@@ -161,19 +261,6 @@ impl<T: Element> Job<'_, T> {
                     }
                 }
             });
-        }
-        if let Some(round) = self.kernels.round {
-            for (i, row) in u.rows.clone().enumerate() {
-                let to = self.out.0.wrapping_add((u.batch * self.e.m + row) * self.e.n + u.cols.start);
-                // SAFETY: `cols` sums of this row were stored above; the elements of `out` are this unit's.
-                unsafe { round(c.wrapping_add(i * c_row), to, u.cols.len()) }
-            }
-        }
-        if let Some(hook) = self.hook
-            && !self.rows_complete_late()
-            && u.cols.end == self.e.n
-        {
-            hook(u.worker, u.batch, u.rows.clone());
         }
     }
 
@@ -223,6 +310,12 @@ impl<T: Element> Job<'_, T> {
                 tiles(cols, (b.wrapping_add(i * step + k0 * row), row, Some(next)), vectors);
             }
         };
+        if self.plan.source == Source::Packed {
+            // Groups begin with whole panels; nothing is written through this pointer.
+            let b = self.packed.as_ptr().wrapping_add(u.cols.start * self.e.k).cast_mut();
+            panels(u.cols.clone(), b, k0, width * self.e.k, tiles);
+            return;
+        }
         if self.plan.source == Source::Shared {
             // Groups consist of whole panels (`Plan::new`), and a claim may reach into the next group.
             let (zero, end) = (u.cols.start - u.block.start, u.cols.end - u.block.start);
@@ -259,43 +352,22 @@ impl<T: Element> Job<'_, T> {
         }
     }
 
-    /// Packs `depth` rows from `k0` on of some columns of the right operand, to panels `step` numbers apart,
-    /// each filled up with zeros to whole vectors. The rows come behind `before` others in each panel.
+    /// See [`Packing::panels`].
     fn pack_panels(
         &self,
         u: &Unit,
         cols: &Range<usize>,
-        (k0, depth): (usize, usize),
+        piece: (usize, usize),
         dst: *mut T::Acc,
         step: usize,
         before: usize,
     ) {
-        let mut table = [0; KC];
-        let (along, shift) = run_of(&self.sides.rhs_rows, k0, &mut table[..depth]);
-        let src = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize + shift);
-        let mut lines = [0; CLAIM * MAX_PANEL];
-        let lines = &mut lines[..cols.len()];
-        self.sides.rhs_cols.offsets(cols.start, lines);
-        let panel = self.plan.panel;
-        let next = self.sides.rhs_cols.stride().map_or(0, |col| col * self.kernels.lanes as isize);
-        // Whole panels, and the narrower last one, whose rows are shorter.
-        let (whole, rest) = lines.split_at(lines.len() / panel * panel);
-        for (lines, width, dst) in [
-            (whole, panel, dst.wrapping_add(before * panel)),
-            (
-                rest,
-                rest.len().next_multiple_of(self.kernels.lanes),
-                dst.wrapping_add(whole.len() / panel * step + before * rest.len().next_multiple_of(self.kernels.lanes)),
-            ),
-        ] {
-            if !lines.is_empty() {
-                let x = Lines { src, lines, depth: along, k: depth, dst, panel, panel_step: step, last: width, next };
-                // SAFETY: `Operand::check` has bounded every element of these rows and columns; `dst` is the
-                // worker's strip, or a piece of shared panels that this worker alone has claimed, of `depth`
-                // rows of each panel.
-                unsafe { (self.kernels.pack)(&x) }
-            }
-        }
+        let Sides { rhs_rows: rows, rhs_cols: cols_side, .. } = &self.sides;
+        let src = self.rhs.data.as_ptr().wrapping_offset(self.rhs.at(self.e.batch, u.batch) as isize);
+        let packing = Packing { kernels: &self.kernels, src, rows, cols: cols_side, panel: self.plan.panel };
+        // SAFETY: `Operand::check` has bounded every element of these rows and columns; `dst` is the worker's strip, or
+        // a piece of shared panels that this worker alone has claimed, of `depth` rows of each panel.
+        unsafe { packing.panels(cols, piece, dst, step, before) }
     }
 
     /// The panels of claim `i` of the block, packed by whoever comes first.
@@ -334,6 +406,70 @@ impl<T: Element> Job<'_, T> {
         let at = self.plan.shared_at(worker) + self.plan.flags + i.min(self.plan.flag_count - 1);
         // SAFETY: inside the scratch memory (`Plan::lay_out`), where nothing else touches the flags.
         unsafe { AtomicU8::from_ptr(self.scratch.0.wrapping_add(at)) }
+    }
+}
+
+/// Adds `n` sums to the result, or puts them there.
+///
+/// # Safety
+/// The sums are readable and the numbers at `c` belong to the caller alone; they do not overlap.
+unsafe fn total<A: Number>(c: *mut A, sums: *const A, n: usize, first: bool) {
+    // SAFETY: the caller's promise.
+    let (c, sums) = unsafe { (std::slice::from_raw_parts_mut(c, n), std::slice::from_raw_parts(sums, n)) };
+    if first {
+        c.copy_from_slice(sums);
+    } else {
+        c.iter_mut().zip(sums).for_each(|(c, &sum)| *c = A::add(*c, sum));
+    }
+}
+
+/// A right operand to be packed into panels.
+pub(super) struct Packing<'a, T: Element> {
+    pub kernels: &'a Kernels<T, T::Acc>,
+    /// The first element of its matrix.
+    pub src: *const T,
+    pub rows: &'a Side,
+    pub cols: &'a Side,
+    /// Columns of a panel.
+    pub panel: usize,
+}
+
+impl<T: Element> Packing<'_, T> {
+    /// Packs `depth` rows from `k0` on of some columns, to panels `step` numbers apart, each filled up with zeros to
+    /// whole vectors. The rows come behind `before` others in each panel.
+    ///
+    /// # Safety
+    /// The elements are readable; `depth` rows behind `before` others of each panel at `dst` belong to the caller
+    /// alone. There are no more columns than [`CLAIM`] panels of any level have.
+    pub unsafe fn panels(
+        &self,
+        cols: &Range<usize>,
+        (k0, depth): (usize, usize),
+        dst: *mut T::Acc,
+        step: usize,
+        before: usize,
+    ) {
+        let mut table = [0; KC];
+        let (along, shift) = run_of(self.rows, k0, &mut table[..depth]);
+        let src = self.src.wrapping_offset(shift);
+        let mut lines = [0; CLAIM * MAX_PANEL];
+        let lines = &mut lines[..cols.len()];
+        self.cols.offsets(cols.start, lines);
+        let (panel, lanes) = (self.panel, self.kernels.lanes);
+        let next = self.cols.stride().map_or(0, |col| col * lanes as isize);
+        // Whole panels, and the narrower last one, whose rows are shorter.
+        let (whole, rest) = lines.split_at(lines.len() / panel * panel);
+        let last = rest.len().next_multiple_of(lanes);
+        for (lines, width, dst) in [
+            (whole, panel, dst.wrapping_add(before * panel)),
+            (rest, last, dst.wrapping_add(whole.len() / panel * step + before * last)),
+        ] {
+            if !lines.is_empty() {
+                let x = Lines { src, lines, depth: along, k: depth, dst, panel, panel_step: step, last: width, next };
+                // SAFETY: the caller's promise; `lines` are these columns, `depth` these rows.
+                unsafe { (self.kernels.pack)(&x) }
+            }
+        }
     }
 }
 

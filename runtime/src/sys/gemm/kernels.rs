@@ -3,6 +3,9 @@
 #![allow(clippy::needless_range_loop, reason = "indices of loops over registers, which are unrolled")]
 
 use super::lanes::{Array, Lanes, MAX_LANES, Number, Reads, Widen};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::plan::KC;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use crate::sys::slices::Bool;
@@ -111,6 +114,123 @@ pub type Pack<T, A> = unsafe fn(&Lines<'_, T, A>);
 /// # Safety
 /// `n` numbers are readable and `n` elements writable, which do not overlap. The instruction set exists.
 pub type Round<T, A> = unsafe fn(*const A, *mut T, usize);
+
+/// A row of numbers times a matrix that is read where it is.
+pub struct Row<'a, T, A> {
+    /// The numbers, `k` of them.
+    pub x: *const A,
+    /// Length of the sums.
+    pub k: usize,
+    /// The first element of the matrix.
+    pub b: *const T,
+    /// Offset of each column from there, as many as a vector has lanes at most, for [`Kernels::down`].
+    pub lines: &'a [isize],
+    /// From a column to the one that takes its place in the next call, which is asked for meanwhile; any address
+    /// will do.
+    pub next: isize,
+    /// From one row to the next, for [`Kernels::along`], whose columns lie side by side.
+    pub b_row: isize,
+    /// Columns.
+    pub cols: usize,
+    /// The sums.
+    pub sums: *mut A,
+}
+
+/// Computes the sums of a row: along the rows of a matrix, all columns of some rows at a time, or down its columns.
+///
+/// # Safety
+/// `x` holds `k` numbers; element `p` of column `j < cols` is readable, at `b + p * b_row + j` and at
+/// `b + lines[j] + p` respectively; the `cols` sums belong to the caller alone. The instruction set exists.
+pub type RowTimes<T, A> = unsafe fn(&Row<'_, T, A>);
+
+/// Rows of the matrix that are added to the sums at a time.
+const TOGETHER: usize = 8;
+
+/// A row times a matrix whose rows lie side by side: the matrix is read as one stream, or as few, and the sums stay in
+/// the first-level cache. The sums are one piece (see [`super::plan`]).
+#[inline(always)]
+unsafe fn along<L: Reads<T>, T: Widen<L::E>>(r: &Row<'_, T, L::E>) {
+    let whole = r.k / TOGETHER * TOGETHER;
+    // SAFETY: same contract, for some of the rows.
+    unsafe {
+        for p in (0..whole).step_by(TOGETHER) {
+            some_rows::<L, T, TOGETHER>(r, p);
+        }
+        for p in whole..r.k {
+            some_rows::<L, T, 1>(r, p);
+        }
+    }
+}
+
+/// Rows `p .. p + R` of [`along`].
+#[inline(always)]
+unsafe fn some_rows<L: Reads<T>, T: Widen<L::E>, const R: usize>(r: &Row<'_, T, L::E>, p: usize) {
+    // SAFETY: `p + R <= k`, and each access is to an element of these rows or to a sum (`RowTimes`).
+    unsafe {
+        let mut x = [L::zero(); R];
+        for i in 0..R {
+            x[i] = L::splat(r.x.add(p + i));
+        }
+        let b = r.b.wrapping_offset(p as isize * r.b_row);
+        let whole = r.cols / L::W * L::W;
+        for j in (0..whole).step_by(L::W) {
+            let to = r.sums.add(j);
+            let mut sum = if p == 0 { L::zero() } else { L::load(to) };
+            for i in 0..R {
+                sum = L::mac(x[i], L::read(b.wrapping_offset(i as isize * r.b_row).add(j)), sum);
+            }
+            L::store(to, sum);
+        }
+        let rest = r.cols - whole;
+        if rest > 0 {
+            let to = r.sums.add(whole);
+            let mut sum = if p == 0 { L::zero() } else { L::load_n(to, rest) };
+            for i in 0..R {
+                sum = L::mac(x[i], L::read_n(b.wrapping_offset(i as isize * r.b_row).add(whole), rest), sum);
+            }
+            L::store_n(to, sum, rest);
+        }
+    }
+}
+
+/// A row times at most `W` columns, each of which lies side by side: squares of it are transposed in registers. The
+/// sums are cut into pieces here.
+#[inline(always)]
+unsafe fn down<L: Reads<T>, T: Widen<L::E>>(r: &Row<'_, T, L::E>) {
+    // SAFETY: each access is to an element of these columns, to a number or to a sum (`RowTimes`).
+    unsafe {
+        let mut all = L::zero();
+        for piece in (0..r.k).step_by(KC) {
+            let end = r.k.min(piece + KC);
+            let mut sum = L::zero();
+            for p in (piece..end).step_by(L::W) {
+                let len = L::W.min(end - p);
+                let mut m = [L::zero(); MAX_LANES];
+                for i in 0..L::W {
+                    if i < r.lines.len() {
+                        let from = r.b.wrapping_offset(r.lines[i]).wrapping_add(p);
+                        L::prefetch_later(from.wrapping_offset(r.next));
+                        m[i] = if len == L::W { L::read(from) } else { L::read_n(from, len) };
+                    }
+                }
+                L::transpose(&mut m);
+                if len == L::W {
+                    for i in 0..L::W {
+                        sum = L::mac(L::splat(r.x.add(p + i)), m[i], sum);
+                    }
+                } else {
+                    for i in 0..L::W {
+                        if i < len {
+                            sum = L::mac(L::splat(r.x.add(p + i)), m[i], sum);
+                        }
+                    }
+                }
+            }
+            all = if piece == 0 { sum } else { L::add(all, sum) };
+        }
+        L::store_n(r.sums, all, r.lines.len());
+    }
+}
 
 /// The microkernel. `R * V` vectors of sums stay in registers; each step of the sums loads `V` vectors and
 /// broadcasts `R` numbers.
@@ -367,6 +487,10 @@ pub struct Kernels<T, A> {
     pub wide: fn(usize) -> usize,
     /// Packing.
     pub pack: Pack<T, A>,
+    /// A row times a matrix along its rows.
+    pub along: RowTimes<T, A>,
+    /// A row times a matrix down its columns.
+    pub down: RowTimes<T, A>,
     /// Rounding, if `T` is not `A`.
     pub round: Option<Round<T, A>>,
 }
@@ -398,6 +522,22 @@ macro_rules! kernels {
                 // SAFETY: same contract; the features of this function are those of the vectors.
                 unsafe { pack::<$lanes, T>(x) }
             }
+            $(#[$feature])?
+            unsafe fn rows<T: Widen<$a>>(x: &Row<'_, T, $a>)
+            where
+                $lanes: Reads<T>,
+            {
+                // SAFETY: same contract; the features of this function are those of the vectors.
+                unsafe { along::<$lanes, T>(x) }
+            }
+            $(#[$feature])?
+            unsafe fn columns<T: Widen<$a>>(x: &Row<'_, T, $a>)
+            where
+                $lanes: Reads<T>,
+            {
+                // SAFETY: same contract; the features of this function are those of the vectors.
+                unsafe { down::<$lanes, T>(x) }
+            }
             fn chosen(rows: usize, vectors: usize) -> Option<Micro<$a>> {
                 match (rows, vectors) {
                     $(($r, 1) => Some(tile::<$r, 1>),)*
@@ -417,8 +557,17 @@ macro_rules! kernels {
             where
                 $lanes: Reads<T>,
             {
-                let rows = [$($r),*].len();
-                Kernels { rows, lanes: <$lanes>::W, vectors: 2, micro: chosen, wide, pack: lines::<T>, round }
+                Kernels {
+                    rows: [$($r),*].len(),
+                    lanes: <$lanes>::W,
+                    vectors: 2,
+                    micro: chosen,
+                    wide,
+                    pack: lines::<T>,
+                    along: rows::<T>,
+                    down: columns::<T>,
+                    round,
+                }
             }
         }
     };
@@ -446,6 +595,14 @@ kernels!(avx512_f32 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512
 kernels!(avx512_f64 [#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]] x86::F64x8, f64,
     rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
     more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
+#[cfg(target_arch = "aarch64")]
+kernels!(neon_f32 [#[target_feature(enable = "neon")]] neon::F32x4, f32,
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
+#[cfg(target_arch = "aarch64")]
+kernels!(neon_f64 [#[target_feature(enable = "neon")]] neon::F64x2, f64,
+    rows [1 2 3 4 5 6 7 8 9 10 11 12], wide [1 x 8, 2 x 8, 3 x 4, 4 x 4, 5 x 4, 6 x 4],
+    more [1 x 3, 1 x 4, 1 x 5, 1 x 6, 1 x 7, 2 x 3, 2 x 4, 2 x 5, 2 x 6, 2 x 7]);
 
 /// An instruction set that this CPU has.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -454,6 +611,8 @@ pub struct Level(Set);
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum Set {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -471,6 +630,10 @@ impl Level {
                 _ => {}
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if name == "neon" {
+            return Level(Set::Neon);
+        }
         let _ = name;
         Level(Set::Portable)
     }
@@ -487,7 +650,7 @@ pub trait Element: Widen<Self::Acc> {
 }
 
 macro_rules! floats {
-    ($($t:ident: $a:ident $zero:expr, $portable:ident $avx2:ident $avx512:ident, $round:expr;)*) => { $(impl Element for $t {
+    ($($t:ident: $a:ident $zero:expr, $portable:ident $neon:ident $avx2:ident $avx512:ident, $round:expr;)*) => { $(impl Element for $t {
         type Acc = $a;
         const NOTHING: $t = $zero;
         fn kernels(level: Level) -> Kernels<$t, $a> {
@@ -495,6 +658,8 @@ macro_rules! floats {
             let round = round(level.0);
             match level.0 {
                 Set::Portable => $portable::of(round),
+                #[cfg(target_arch = "aarch64")]
+                Set::Neon => $neon::of(round),
                 #[cfg(target_arch = "x86_64")]
                 Set::Avx2 => $avx2::of(round),
                 #[cfg(target_arch = "x86_64")]
@@ -504,17 +669,21 @@ macro_rules! floats {
     })* };
 }
 floats! {
-    f32: f32 0.0, portable_f32 avx2_f32 avx512_f32, |_| None;
-    f64: f64 0.0, portable_f64 avx2_f64 avx512_f64, |_| None;
-    f16: f32 f16::ZERO, portable_f32 avx2_f32 avx512_f32, |set| Some(match set {
+    f32: f32 0.0, portable_f32 neon_f32 avx2_f32 avx512_f32, |_| None;
+    f64: f64 0.0, portable_f64 neon_f64 avx2_f64 avx512_f64, |_| None;
+    f16: f32 f16::ZERO, portable_f32 neon_f32 avx2_f32 avx512_f32, |set| Some(match set {
         Set::Portable => round_f16,
+        #[cfg(target_arch = "aarch64")]
+        Set::Neon => round_f16,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::round_f16_avx2,
         #[cfg(target_arch = "x86_64")]
         Set::Avx512 => x86::round_f16_avx512,
     });
-    bf16: f32 bf16::ZERO, portable_f32 avx2_f32 avx512_f32, |set| Some(match set {
+    bf16: f32 bf16::ZERO, portable_f32 neon_f32 avx2_f32 avx512_f32, |set| Some(match set {
         Set::Portable => round_bf16,
+        #[cfg(target_arch = "aarch64")]
+        Set::Neon => round_bf16,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::round_bf16_avx2,
         #[cfg(target_arch = "x86_64")]

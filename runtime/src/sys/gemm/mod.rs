@@ -4,13 +4,15 @@
 //!
 //! * [`operand`]: what operands look like.
 //! * [`plan`]: how a product is cut for threads and caches.
-//! * [`lanes`], [`x86`]: vectors of the instruction sets.
+//! * [`lanes`], `x86`, `neon`: vectors of the instruction sets.
 //! * [`kernels`]: the inner loops.
 //! * [`drive`]: the loops around them.
 
 mod drive;
 mod kernels;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod operand;
 mod plan;
 #[cfg(test)]
@@ -22,17 +24,19 @@ pub use kernels::{Element, Level};
 pub use lanes::{Number, Widen};
 pub use operand::{Digits, Operand};
 
+use super::call::Span;
 use super::par::{Par, Shared};
-use drive::{Job, Sides};
+use super::slices::{elements, elements_mut};
+use drive::{Job, Packing, Sides};
 use kernels::Kernels;
 use operand::Side;
-use plan::{Plan, Shape};
+use plan::{CLAIM, KC, Plan, Right, Shape};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use torsh_ir::{Error, Result};
 
 /// Extents of a product. No batch axes is one matrix.
-#[derive(Copy, Clone)]
+#[derive(Copy, Clone, Debug)]
 pub struct Extents<'a> {
     /// Batch axes.
     pub batch: &'a [usize],
@@ -57,6 +61,11 @@ pub struct Means<'a> {
     pub scratch: &'a mut [u8],
     /// Threads.
     pub par: &'a Par<'a>,
+    /// The right operand as [`prepack`] has left it.
+    pub packed: Option<&'a [u8]>,
+    /// Whether to read a large right operand from its end on, where that makes no difference: who multiplies by one
+    /// again and again, to and fro, finds a part of it in the cache.
+    pub back: bool,
 }
 
 /// Bytes of scratch memory for a product of such extents on so many threads, whatever the strides;
@@ -70,7 +79,45 @@ pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize) 
     }
     let (e, _) = seen(e);
     let s = shape(&T::kernels(level), e.m);
-    [false, true].map(|direct| Plan::new(&e, s, direct, threads).bytes()).into_iter().fold(0, usize::max)
+    Right::ALL.map(|right| Plan::new(&e, s, right, threads).bytes()).into_iter().fold(0, usize::max)
+}
+
+/// Bytes of the packed form of a right operand of `k` rows and `n` columns; `usize::MAX` if there cannot be so many.
+pub fn prepacked_bytes<T: Element>(k: usize, n: usize, level: Level) -> usize {
+    let cols = n.checked_next_multiple_of(T::kernels(level).lanes).unwrap_or(usize::MAX);
+    cols.saturating_mul(k).saturating_mul(size_of::<T::Acc>())
+}
+
+/// Packs a right operand of `k` rows and `n` columns, neither of them 0, for any number of products. `to` has as many
+/// bytes as [`prepacked_bytes`] says.
+pub fn prepack<T: Element>(
+    rhs: &Operand<'_, T>,
+    (k, n): (usize, usize),
+    level: Level,
+    to: &mut [u8],
+    par: &Par<'_>,
+) -> Result<()> {
+    rhs.check(&[], k, n)?;
+    if k == 0 || n == 0 || to.len() != prepacked_bytes::<T>(k, n, level) {
+        return Err(Error::internal("memory of another size than a packed operand"));
+    }
+    let kernels = T::kernels(level);
+    let (rows, cols) = (Side::new(rhs.rows), Side::new(rhs.cols));
+    let panel = kernels.lanes * kernels.vectors;
+    let to = Shared(elements_mut::<T::Acc>(to)?.as_mut_ptr());
+    let start = Shared(rhs.data.as_ptr().wrapping_offset(rhs.at(&[], 0) as isize).cast_mut());
+    let (to, start, rows, cols, kernels) = (&to, &start, &rows, &cols, &kernels);
+    let claim = CLAIM * panel;
+    par.for_each(n.div_ceil(claim), &|part| {
+        let packing = Packing { kernels, src: start.0.cast_const(), rows, cols, panel };
+        let cols = part * claim..n.min((part + 1) * claim);
+        let dst = to.0.wrapping_add(cols.start * k);
+        for k0 in (0..k).step_by(KC) {
+            // SAFETY: `check` has bounded every element; `to` has room for all panels, and each part has its own.
+            unsafe { packing.panels(&cols, (k0, KC.min(k - k0)), dst, panel * k, k0) }
+        }
+    });
+    Ok(())
 }
 
 /// `out[b, m, n] = sum_k lhs[b, m, k] * rhs[b, k, n]`; `out` is contiguous. Sums of length 0 are 0. 16-bit
@@ -84,19 +131,33 @@ pub fn product<'a, T: Element>(
     epilogue: Option<&'a Rows<'a>>,
     with: &mut Means<'_>,
 ) -> Result<()> {
+    product_at(e, lhs, rhs, &Span::of_slice(out), epilogue, with)
+}
+
+/// [`product`] to memory that the hook may write, too: the run that calls owns `out`, which no operand overlaps.
+pub(crate) fn product_at<'a, T: Element>(
+    e: &Extents<'a>,
+    lhs: &Operand<'a, T>,
+    rhs: &Operand<'a, T>,
+    out: &Span,
+    epilogue: Option<&'a Rows<'a>>,
+    with: &mut Means<'_>,
+) -> Result<()> {
     let all = e.batch.iter().chain([&e.m, &e.n]).try_fold(1usize, |n, &x| n.checked_mul(x));
     // An extent of 0 makes the result empty whatever the others are.
     let empty = e.batch.contains(&0) || e.m == 0 || e.n == 0;
-    if all.filter(|&all| all == out.len()).is_none() && !(empty && out.is_empty()) {
+    let (to, len) = out.elements::<T>()?;
+    if all.filter(|&all| all == len).is_none() && !(empty && len == 0) {
         let (batch, m, n) = (e.batch, e.m, e.n);
-        return Err(Error::internal(format!("a product of {batch:?} x {m} x {n} into {} elements", out.len())));
+        return Err(Error::internal(format!("a product of {batch:?} x {m} x {n} into {len} elements")));
     }
     if empty {
         return Ok(());
     }
     if e.k == 0 {
-        for (i, row) in out.chunks_exact_mut(e.n).enumerate() {
-            row.fill(T::NOTHING);
+        for i in 0..len / e.n {
+            // SAFETY: row `i` of the `len` elements, which the run owns; the slice ends before the hook begins.
+            unsafe { std::slice::from_raw_parts_mut(to.wrapping_add(i * e.n), e.n) }.fill(T::NOTHING);
             if let Some(hook) = epilogue {
                 hook(0, i / e.m, i % e.m..i % e.m + 1);
             }
@@ -108,6 +169,9 @@ pub fn product<'a, T: Element>(
     }
     lhs.check(e.batch, e.m, e.k)?;
     rhs.check(e.batch, e.k, e.n)?;
+    if out.touches(lhs.data) || out.touches(rhs.data) {
+        return Err(Error::internal("a matrix product into one of its operands"));
+    }
     let (e, swapped) = seen(e);
     let turn = |x: &Operand<'a, T>| Operand { rows: x.cols, cols: x.rows, ..*x };
     let (lhs, rhs) = if swapped { (turn(rhs), turn(lhs)) } else { (*lhs, *rhs) };
@@ -118,18 +182,27 @@ pub fn product<'a, T: Element>(
         rhs_cols: Side::new(rhs.cols),
     };
     let kernels = T::kernels(with.level);
-    let direct = kernels.round.is_none()
-        && sides.rhs_cols.stride() == Some(1)
-        && sides.rhs_rows.stride().is_some_and(|row| row >= 0);
-    let plan = Plan::new(&e, shape(&kernels, e.m), direct, with.par.threads);
+    let (packed, right): (&[T::Acc], Right) = match with.packed {
+        Some(packed) => (elements(packed)?, Right::Packed),
+        None if sides.rhs_cols.stride() == Some(1) && sides.rhs_rows.stride().is_some_and(|row| row >= 0) => {
+            (&[], Right::Rows)
+        }
+        None if sides.rhs_rows.stride() == Some(1) => (&[], Right::Columns),
+        None => (&[], Right::Other),
+    };
+    let bytes = prepacked_bytes::<T>(e.k, e.n, with.level);
+    if right == Right::Packed && (swapped || !e.batch.is_empty() || size_of_val(packed) != bytes) {
+        return Err(Error::internal("a packed operand of another matrix product"));
+    }
+    let plan = Plan::new(&e, shape(&kernels, e.m), right, with.par.threads);
     if with.scratch.len() < plan.bytes() {
         return Err(Error::internal("too little scratch memory for a matrix product"));
     }
     let start = with.scratch.as_mut_ptr();
     let scratch = Shared(start.wrapping_add(start.align_offset(super::mem::ALIGN)));
-    let out = Shared(out.as_mut_ptr());
     let missing = AtomicBool::new(false);
-    let job = Job { e, plan, kernels, lhs, rhs, sides, out, scratch, hook: epilogue, swapped, missing };
+    let (out, hook, back) = (Shared(to), epilogue, with.back);
+    let job = Job { e, plan, kernels, lhs, rhs, sides, packed, back, out, scratch, hook, swapped, missing };
     job.run(with.par);
     if job.missing.into_inner() {
         return Err(Error::internal("a tile of a matrix product for which there is no microkernel"));

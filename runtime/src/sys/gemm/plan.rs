@@ -6,7 +6,8 @@
 //! A *unit* is what a thread takes: a panel of rows over all columns, or, where rows are few, all rows over a
 //! group of columns. The right operand is packed into panels of some vectors: once, by whoever needs a panel
 //! first, if several row panels share them; strip by strip if there is but one row panel; and not at all if
-//! its rows lie in memory as they are wanted and each is used by one tile only.
+//! its rows lie in memory as they are wanted and each is used by one tile only, if there is but one row, or if
+//! the caller has the panels from an earlier product ([`super::prepack`]).
 
 use super::Extents;
 use crate::sys::mem::ALIGN;
@@ -28,6 +29,16 @@ const PANEL_ROWS: usize = 384;
 /// Where there are several panels, their rows of the result take so many bytes at most, half of the second-level
 /// cache: sums of the next piece are added there, and a caller goes on with whole rows there.
 const RESULT_BYTES: usize = 1 << 20;
+/// A right operand of so many bytes is not worth packing if its rows can be read where they are.
+const SMALL_BYTES: usize = 64 << 10;
+/// A left operand of so many bytes stays in the second-level cache while groups of columns go by.
+const WHOLE_BYTES: usize = 1 << 20;
+/// Columns of a row times a matrix at a time, whose sums stay in the first-level cache.
+pub const ALONG_COLS: usize = 2048;
+/// Fewer are not worth a group: they would be read as many short runs.
+const LEAST_ALONG: usize = 512;
+/// Pieces of their sums that are kept apart.
+pub const PIECES: usize = 8;
 /// Fewer rows than these would read the right operand too often.
 const LEAST_ROWS: usize = 60;
 
@@ -48,11 +59,35 @@ pub struct Shape {
     pub rounds: bool,
 }
 
+/// How the right operand lies.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// Packed by [`super::prepack`].
+    Packed,
+    /// The elements of a row side by side, and the rows in one stride.
+    Rows,
+    /// The elements of a column side by side.
+    Columns,
+    /// In some other way.
+    Other,
+}
+
+impl Right {
+    /// Every way.
+    pub const ALL: [Right; 4] = [Right::Packed, Right::Rows, Right::Columns, Right::Other];
+}
+
 /// Where tiles find the right operand.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// In its own memory.
+    /// In its own memory, along its rows, for a row.
+    Along,
+    /// In its own memory, down its columns, for a row.
+    Down,
+    /// In its own memory, for tiles.
     Direct,
+    /// In panels that were packed before.
+    Packed,
     /// In a strip that each unit packs for itself.
     Strip,
     /// In panels that all units share.
@@ -86,6 +121,8 @@ pub struct Plan {
     pub flags: usize,
     /// Flags.
     pub flag_count: usize,
+    /// A worker packs all columns of the left operand, once for all the groups that it takes.
+    pub whole: bool,
     /// Bytes of a worker.
     pub worker_bytes: usize,
     /// Offsets in them: of the strip and of the sums. The packed left operand comes first.
@@ -95,8 +132,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for non-empty matrices. `direct` tells that the right operand can be read where it is.
-    pub fn new(e: &Extents<'_>, s: Shape, direct: bool, threads: usize) -> Plan {
+    /// A plan for non-empty matrices.
+    pub fn new(e: &Extents<'_>, s: Shape, right: Right, threads: usize) -> Plan {
         let batches = e.batch.iter().fold(1usize, |n, &b| n.saturating_mul(b));
         let one = nanoseconds(e, s);
         let all = one * batches as f64;
@@ -104,15 +141,17 @@ impl Plan {
         let by_matrix = workers == 1 || batches >= 4 * workers || (batches > 1 && one < 2.0 * SERIAL_NS);
         let workers = if by_matrix { workers.min(batches) } else { workers };
         let within = if by_matrix { 1 } else { workers };
-        let direct = direct && e.m <= s.rows && e.n >= s.lanes;
-        let (panels, groups) = cut(e, s, direct, within);
-        let source = match (direct, panels) {
-            (true, _) => Source::Direct,
-            (false, 1) => Source::Strip,
-            _ => Source::Shared,
+        let source = match right {
+            Right::Packed => Some(Source::Packed),
+            Right::Rows if e.m == 1 && e.n >= s.lanes => Some(Source::Along),
+            Right::Columns if e.m == 1 => Some(Source::Down),
+            Right::Rows if !s.rounds && e.n >= s.lanes && (e.m <= s.rows || is_small(e, s)) => Some(Source::Direct),
+            Right::Rows | Right::Columns | Right::Other => None,
         };
+        let (panels, groups) = cut(e, s, source, within);
+        let source = source.unwrap_or(if panels == 1 { Source::Strip } else { Source::Shared });
         let panel = if source == Source::Strip { s.wide } else { s.panel };
-        let step = if direct { 8 * s.lanes } else { panel };
+        let step = if matches!(source, Source::Along | Source::Down | Source::Direct) { 8 * s.lanes } else { panel };
         let group_cols = e.n.div_ceil(groups).next_multiple_of(step).min(e.n);
         let mut block_cols = e.n;
         if source == Source::Shared {
@@ -135,6 +174,7 @@ impl Plan {
             shared_bytes: 0,
             flags: 0,
             flag_count: 0,
+            whole: false,
             worker_bytes: 0,
             strip: 0,
             sums: 0,
@@ -154,11 +194,19 @@ impl Plan {
         }
         let rows = e.m.div_ceil(self.panels);
         let depth = KC.min(e.k);
-        self.strip = bytes(rows * depth);
-        let strip = if self.source == Source::Shared { 0 } else { bytes(depth * self.panel * self.claim) };
-        self.sums = self.strip + strip;
+        self.whole = match self.source {
+            Source::Along | Source::Down => true,
+            _ => self.groups > 1 && rows.saturating_mul(e.k).saturating_mul(s.size) <= WHOLE_BYTES,
+        };
+        self.strip = bytes(rows.saturating_mul(if self.whole { e.k } else { depth }));
+        let strip = match self.source {
+            Source::Along => bytes(PIECES * ALONG_COLS.min(self.group_cols)),
+            Source::Down | Source::Packed | Source::Shared => 0,
+            Source::Direct | Source::Strip => bytes(depth * self.panel * self.claim),
+        };
+        self.sums = self.strip.saturating_add(strip);
         let sums = if s.rounds { rows * self.group_cols.min(self.block_cols) } else { 0 };
-        self.worker_bytes = self.sums + bytes(sums);
+        self.worker_bytes = self.sums.saturating_add(bytes(sums));
     }
 
     /// Bytes of scratch memory, of any alignment. Saturates where there cannot be so much memory.
@@ -179,6 +227,11 @@ impl Plan {
     }
 }
 
+/// Whether the right operand stays in the first-level cache as it is.
+fn is_small(e: &Extents<'_>, s: Shape) -> bool {
+    e.k.saturating_mul(e.n).saturating_mul(s.size) <= SMALL_BYTES
+}
+
 /// An estimate for one matrix: by the arithmetic, or by the memory that the right operand comes from.
 fn nanoseconds(e: &Extents<'_>, s: Shape) -> f64 {
     let (m, n, k) = (e.m as f64, e.n as f64, e.k as f64);
@@ -195,13 +248,16 @@ fn panel_rows(e: &Extents<'_>, s: Shape) -> usize {
 }
 
 /// Row panels and column groups for `within` threads.
-fn cut(e: &Extents<'_>, s: Shape, direct: bool, within: usize) -> (usize, usize) {
+fn cut(e: &Extents<'_>, s: Shape, source: Option<Source>, within: usize) -> (usize, usize) {
     let panels = if e.m > PANEL_ROWS { e.m.div_ceil(panel_rows(e, s)) } else { 1 };
     if within == 1 {
         return (panels, 1);
     }
+    if source == Some(Source::Along) {
+        return (1, (e.n / LEAST_ALONG).clamp(1, 4 * within));
+    }
     let low = 4 * s.rows;
-    if !direct && e.m >= low * within {
+    if e.m > s.rows && e.m >= low * within {
         // Panels enough to even out what other processes take from a thread, alike for all threads.
         let wanted = panels.max((4 * within).min(e.m / low)).next_multiple_of(within);
         return (wanted.min(e.m), 1);
@@ -217,7 +273,7 @@ mod tests {
     const SHAPE: Shape = Shape { rows: 12, lanes: 16, panel: 32, wide: 32, size: 4, rounds: false };
 
     fn plan(m: usize, n: usize, k: usize, threads: usize) -> Plan {
-        Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, false, threads)
+        Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, Right::Other, threads)
     }
 
     #[test]
@@ -238,6 +294,18 @@ mod tests {
             let rows = m.div_ceil(plan(m, n, 512, 1).panels);
             assert!((least..=most).contains(&rows), "{m} x {n}: {rows} rows");
         }
+    }
+
+    #[test]
+    fn the_right_operand_is_read_where_it_lies_if_that_is_faster() {
+        let source = |m, n, k, right| Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, right, 1).source;
+        assert_eq!(source(1, 1024, 1024, Right::Rows), Source::Along);
+        assert_eq!(source(1, 1024, 1024, Right::Columns), Source::Down);
+        assert_eq!(source(8, 1024, 1024, Right::Rows), Source::Direct);
+        assert_eq!(source(8, 1024, 1024, Right::Columns), Source::Strip);
+        assert_eq!(source(200, 128, 128, Right::Rows), Source::Direct);
+        assert_eq!(source(200, 1024, 1024, Right::Rows), Source::Strip);
+        assert_eq!(source(200, 1024, 1024, Right::Packed), Source::Packed);
     }
 
     #[test]

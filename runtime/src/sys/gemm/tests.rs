@@ -2,7 +2,10 @@
 //! library.
 
 use super::plan::KC;
-use super::{Element, Extents, Level, Means, Operand, Rows, product, scratch_bytes};
+use super::{
+    Element, Extents, Level, Means, Operand, Rows, prepack, prepacked_bytes, product, product_at, scratch_bytes,
+};
+use crate::sys::call::Span;
 use crate::sys::par::{Par, SERIAL};
 use crate::sys::prims;
 use crate::sys::slices::Bool;
@@ -270,10 +273,38 @@ impl Case {
         hook: Option<&Rows<'_>>,
         out: &mut [T],
     ) -> Result<()> {
+        self.run_with(level, par, x, hook, (out, None, false))
+    }
+
+    fn run_with<T: Tested>(
+        &self,
+        level: Level,
+        par: &Par<'_>,
+        x: (&[T], &[T]),
+        hook: Option<&Rows<'_>>,
+        (out, packed, back): (&mut [T], Option<&[u8]>, bool),
+    ) -> Result<()> {
         let e = self.extents();
         let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads)];
         let (lhs, rhs) = (self.lhs.operand(x.0), self.rhs.operand(x.1));
-        product(&e, &lhs, &rhs, out, hook, &mut Means { level, scratch: &mut scratch, par })
+        let means = &mut Means { level, scratch: &mut scratch, par, packed, back };
+        product(&e, &lhs, &rhs, out, hook, means)
+    }
+
+    /// Computes from the end of the right operand on, or with the right operand packed before where it can be.
+    fn run_otherwise<T: Tested>(&self, level: Level, par: &Par<'_>, x: (&[T], &[T]), pack: bool) -> Vec<T> {
+        let mut out = vec![T::finish(T::zero()); self.len()];
+        let pack = pack && self.batch.is_empty() && self.n > 1 && self.m * self.k > 0;
+        let bytes = if pack { prepacked_bytes::<T>(self.k, self.n, level) } else { 0 };
+        let mut memory = crate::sys::mem::Block::new(bytes).unwrap();
+        let packed = memory.bytes_mut(bytes);
+        packed.fill(0xa5);
+        if pack {
+            prepack::<T>(&self.rhs.operand(x.1), (self.k, self.n), level, packed, par).unwrap();
+        }
+        let packed = pack.then_some(&*packed);
+        self.run_with(level, par, x, None, (&mut out, packed, !pack)).unwrap();
+        out
     }
 
     fn want<T: Tested>(&self, fused: bool, (x, y): (&[T], &[T])) -> Vec<T> {
@@ -305,6 +336,13 @@ impl Case {
             for par in pars {
                 let got = self.run(level, par, (&x, &y), None);
                 let want = &wants[usize::from(fused)];
+                let ways = if std::ptr::eq(*par, pars[0]) { &[false, true][..] } else { &[] };
+                for &pack in ways {
+                    let other = self.run_otherwise(level, par, (&x, &y), pack);
+                    let differ = |(o, g): (&T, &T)| o.bits() != g.bits();
+                    let at = other.iter().zip(&got).position(differ);
+                    assert!(at.is_none(), "{name}, packed: {pack}, element {at:?} of {:?}", self.extents());
+                }
                 for (i, (g, w)) in got.iter().zip(want).enumerate() {
                     assert_eq!(
                         g.bits(),
@@ -530,9 +568,9 @@ fn what_does_not_fit_is_refused() {
         let (x, y) = (vec![1f32; case.lhs.room], vec![1f32; case.rhs.room]);
         change(&mut case, &mut len, &mut scratch);
         let mut memory = vec![0; scratch];
-        let means = &mut Means { level, scratch: &mut memory, par: &SERIAL };
+        let means = &mut Means { level, scratch: &mut memory, par: &SERIAL, packed: None, back: false };
         let (lhs, rhs) = (case.lhs.operand(&x), case.rhs.operand(&y));
-        product(&case.extents(), &lhs, &rhs, &mut vec![0.0; len], None, means)
+        product(&case.extents(), &lhs, &rhs, &mut vec![0f32; len], None, means)
     };
     assert!(try_with(&|_, _, _| {}).is_ok());
     assert!(try_with(&|_, len, _| *len = 19).is_err());
@@ -556,6 +594,45 @@ fn what_does_not_fit_is_refused() {
         })
         .is_err()
     );
+}
+
+#[test]
+fn a_row_times_a_matrix_is_read_where_it_lies() {
+    let mut rng = Rng(15);
+    for (k, n) in [(1, 16), (7, 40), (300, 33), (512, 1), (600, 2100), (2500, 70)] {
+        for turned in [false, true] {
+            let mut case = Case::plain(1, n, k);
+            if turned {
+                case.rhs = Layout::new(&[], &[], vec![(k, 1)], vec![(n, k as i64)]);
+            }
+            case.check::<f32>(&mut rng, &[&SERIAL, &THREE]);
+            case.check::<f64>(&mut rng, &[&TWO]);
+            case.check::<f16>(&mut rng, &[&TWO]);
+            case.check::<bf16>(&mut rng, &[&SERIAL]);
+            case.check::<i32>(&mut rng, &[&TWO]);
+            case.check::<Bool>(&mut rng, &[&SERIAL]);
+            // A column of a result is a row of its transpose.
+            let turn = |x: &Layout| Layout { rows: x.cols.clone(), cols: x.rows.clone(), ..x.clone() };
+            let (lhs, rhs) = (turn(&case.rhs), turn(&case.lhs));
+            Case { batch: vec![], m: n, n: 1, k, lhs, rhs }.check::<f32>(&mut rng, &[&SERIAL, &THREE]);
+        }
+    }
+}
+
+#[test]
+fn a_product_into_its_operand_or_with_another_packed_one_is_refused() {
+    let (_, level, _) = levels()[0];
+    let case = Case::plain(4, 4, 4);
+    let (mut x, y) = (vec![1f32; 16], vec![1f32; 16]);
+    let mut scratch = vec![0; scratch_bytes::<f32>(&case.extents(), level, 1)];
+    let other = vec![0f32; prepacked_bytes::<f32>(5, 4, level) / 4];
+    let other: &[u8] = &other.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
+    for packed in [Some(other), None] {
+        let out = Span::of_slice(&mut x);
+        let out = if packed.is_some() { Span::of_slice(&mut [0f32; 16]) } else { out };
+        let means = &mut Means { level, scratch: &mut scratch, par: &SERIAL, packed, back: false };
+        assert!(product_at(&case.extents(), &case.lhs.operand(&x), &case.rhs.operand(&y), &out, None, means).is_err());
+    }
 }
 
 #[test]

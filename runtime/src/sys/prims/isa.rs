@@ -138,7 +138,7 @@ macro_rules! level {
 }
 
 level! {
-    /// What every CPU of the architecture has.
+    /// What every CPU of the architecture has: on 64-bit ARM, NEON with fused multiplication and addition.
     Portable, portable, narrow Portable, []
 }
 #[cfg(target_arch = "x86_64")]

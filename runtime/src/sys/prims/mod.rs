@@ -7,9 +7,9 @@
 //! products and sums, so all levels give the same bits (the payload and sign of a NaN excepted).
 //!
 //! # Accuracy
-//! f32: the bounds stand at the functions of `torsh_codegen::cpu::math`: 0.9 to 1.5 ulp for the common ones,
-//! 3.2 for the worst; `pow` computes in f64 and is within 0.55 ulp. f64: at most 2 ulp. All are tested in
-//! `accuracy.rs`. The other functions are those of `libm`, in f64 for f32 too.
+//! f32: the bounds stand at the functions of `torsh_codegen::cpu::math`: 0.9 to 1.5 ulp for the common ones, 2 for the
+//! worst; `pow` computes in f64 and is within 0.55 ulp. f64: at most 2 ulp. All are tested in `accuracy.rs` and
+//! `exhaustive.rs`. The other functions are those of `libm`, in f64 for f32 too.
 //!
 //! # Safety
 //! A primitive trusts its caller: operands hold `n` readable elements, `dst` holds `n` writable ones,
@@ -19,6 +19,8 @@
 #[cfg(test)]
 mod accuracy;
 mod convert;
+#[cfg(test)]
+mod exhaustive;
 mod ints;
 mod isa;
 mod loops;
@@ -31,8 +33,8 @@ pub(super) use ints::philox;
 
 use torsh_ir::{Error, Result, env};
 
-/// The ISA levels, weakest first.
-pub const LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
+/// The ISA levels, weakest first within an architecture.
+pub const LEVELS: [&str; 4] = ["portable", "neon", "avx2", "avx512"];
 
 /// Every primitive of an ISA level with its address. An unknown level gives the portable one.
 pub fn table(isa: &str) -> Vec<(String, *const u8)> {
@@ -42,6 +44,7 @@ pub fn table(isa: &str) -> Vec<(String, *const u8)> {
         "avx2" => table::fill::<isa::Avx2>(&mut rows),
         #[cfg(target_arch = "x86_64")]
         "avx512" => table::fill::<isa::Avx512>(&mut rows),
+        // Every 64-bit ARM CPU has NEON: the portable loops are NEON code there.
         _ => table::fill::<isa::Portable>(&mut rows),
     }
     rows
@@ -51,6 +54,8 @@ pub fn table(isa: &str) -> Vec<(String, *const u8)> {
 pub fn supported(isa: &str) -> bool {
     match isa {
         "portable" => true,
+        #[cfg(target_arch = "aarch64")]
+        "neon" => true,
         #[cfg(target_arch = "x86_64")]
         "avx2" => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
         #[cfg(target_arch = "x86_64")]
