@@ -43,6 +43,7 @@ class Event:
     @property
     def handle(self) -> str:
         """The driver's handle."""
+
 class ExportTrace:
     """A function as it was traced for a package."""
     @property
@@ -1532,14 +1533,12 @@ def limits() -> Any:
     """The limits in force."""
 def matmul(a: Any, b: Any) -> Any:
     """Products of vectors, matrices and stacks of matrices."""
+def memory_id(x: Any) -> Any:
+    """A number that two tensors share when they have one memory: views have that of their base."""
 def memory_info(device: Any) -> Any:
     """Bytes of a device's memory: free, and in all."""
 def memory_stats(device: Any = None) -> Any:
     """Bytes held by tensors, kept for reuse, and allowed, on a device; the CPU where none is given."""
-def memory_id(x: Any) -> Any:
-    """A number that two tensors share when they have one memory: views have that of their base."""
-def memory_stats() -> Any:
-    """Bytes held by tensors, kept for reuse, and allowed."""
 def module_epoch() -> Any:
     """The epoch now."""
 def nonzero(x: Any) -> Any:
@@ -1552,10 +1551,9 @@ def package_plan(package: Any) -> Any:
     """What the machine would compile: kernels, peak bytes, for `inspect`."""
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
-def reset_peak_memory_stats(device: Any = None) -> Any:
 def public_key(key: Any) -> Any:
     """The public key of a secret one."""
-def reset_peak_memory_stats() -> Any:
+def reset_peak_memory_stats(device: Any = None) -> Any:
     """Sets the peak to what is live now."""
 def resolve_device(device: Any = None) -> Any:
     """The device, with its number, that an argument means; the thread's default device where none is given."""

@@ -677,8 +677,6 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
 
     Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
 
-    Raises: PackageError for a malformed file; nothing in it is executed. DeviceError for a `map_location` that is
-    not there.
     A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
     `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
     made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
