@@ -51,10 +51,10 @@ def _environment(peer: str, folder: str) -> dict:
     return env | _JAX_CACHE | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax"}
 
 
-def _probe(peer: str, *args: str, folder: str, timeout: float = 300) -> dict:
+def _probe(peer: str, *args: str, folder: str, timeout: float = 300, module: str = "benchmarks.probe") -> dict:
     """The answer of a probe in a fresh process. `peer` sets the environment."""
     env = _environment(peer, folder)
-    command = [sys.executable, "-m", "benchmarks.probe", *args]
+    command = [sys.executable, "-m", module, *args]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -175,7 +175,33 @@ def _compile_times(table: _Table, compilers, rounds: int, folder: str) -> None:
         "second process", "ms", {p: lambda p=p: cold(p, "mlp-784", 1) for p in compilers},
         torsh="no disk cache yet: the MLP step is compiled again",
     )  # fmt: skip
-    table.figures.append(Figure("exported model", "kB", {"torsh": None}, {"torsh": "export is not there yet"}))
+    _exports(table, compilers, rounds, folder)
+
+
+def _exports(table: _Table, compilers, rounds: int, folder: str) -> None:
+    """Export, size without weights, and load to the first result."""
+    found: dict = {}
+
+    def figure(peer: str, program: str, what: str, key: str) -> float:
+        if (peer, program, what) not in found:
+            path = f"{folder}/{peer}-{program}.bin"
+            command = (what, peer, program, path)
+            tries = [_probe(peer, *command, folder=folder, module="benchmarks.exporting") for _ in range(rounds)]
+            found[peer, program, what] = {k: min(t[k] for t in tries) for k in tries[0]}
+        return found[peer, program, what][key]
+
+    both = [p for p in compilers if p in ("torsh", "jax")]
+    kilo = lambda p: figure(p, "mlp", "write", "bytes") / 1e3  # noqa: E731
+    table.add("exported model (MLP forward), without weights", "kB", {p: lambda p=p: kilo(p) for p in both})
+    for title, program, peers in (("MLP forward", "mlp", both), ("GPT step", "gpt", [p for p in both if p == "torsh"])):
+        table.add(
+            f"export of the {title}, beyond compile", "ms",
+            {p: lambda p=p, w=program: figure(p, w, "write", "ms") for p in peers},
+        )  # fmt: skip
+        table.add(
+            f"{title}, load to first result", "ms",
+            {p: lambda p=p, w=program: figure(p, w, "read", "ms") for p in peers},
+        )  # fmt: skip
 
 
 def _growth(folder: str, lock: str | None) -> list[Figure]:

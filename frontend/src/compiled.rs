@@ -4,6 +4,7 @@
 //! loan to the run, see [`crate::loan`], and is overwritten when the handle holds the only reference), gradient
 //! slots are set or cleared, arguments are written in place. An error leaves everything as it was.
 
+mod export;
 mod run;
 
 use crate::node::{Grad, GradSlot, Node, NodeRef};
@@ -13,6 +14,7 @@ use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
+pub use export::{Export, From, To, gradient_stop};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};

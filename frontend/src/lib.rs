@@ -2,11 +2,13 @@
 //!
 //! Holds a `&dyn Executor` and knows no runtime and no Python. Handles ([`tensor`]) name nodes ([`node`]) of
 //! a lazy graph; [`realise`] turns pending nodes into an IR graph, finds or compiles its executable in the
-//! [`session`], and runs it. [`trace`] records a function once and [`compiled`] replays it.
+//! [`session`], and runs it. [`trace`] records a function once and [`compiled`] replays it; [`inline`] puts the graph of a package
+//! into the lazy graph.
 
 pub mod compiled;
 pub mod grad;
 pub mod index;
+pub mod inline;
 pub mod live;
 pub mod loan;
 pub mod mode;

@@ -30,15 +30,24 @@ const MAX_ALIKE: usize = 8;
 /// Programs of one signature, for all that guards saw, before what is new runs lazily.
 const MAX_SAME: usize = 16;
 
-struct Captured {
-    dict: Py<PyDict>,
-    key: Py<PyAny>,
-    value: f64,
+/// A float that a trace reads from a dict at each call.
+pub struct Captured {
+    /// The dict.
+    pub dict: Py<PyDict>,
+    /// Its key.
+    pub key: Py<PyAny>,
+    /// The value at the trace.
+    pub value: f64,
     tensor: Py<PyTensor>,
 }
 
 thread_local! {
     static FLOATS: RefCell<Vec<Captured>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The captured floats since they were last taken.
+pub fn take_floats() -> Vec<Captured> {
+    FLOATS.with(|f| std::mem::take(&mut *f.borrow_mut()))
 }
 
 /// `dict[key]` as a tensor: in a trace, an input that is read again at each call. What is not a number is
@@ -468,9 +477,9 @@ impl CompiledFunction {
             return self.function.bind(py).call(args, Some(kwargs));
         }
         let proxies = guarded(|| trace::start(&leaves.values(), self.fullgraph)).or_raise()?;
-        FLOATS.with(|f| f.borrow_mut().clear());
+        drop(take_floats());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
-        let floats = FLOATS.with(|f| std::mem::take(&mut *f.borrow_mut()));
+        let floats = take_floats();
         let Traced { result, spec, leaves: tensors, guards, refused } = match traced {
             Ok(t) => t,
             Err(e) => {

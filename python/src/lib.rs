@@ -9,6 +9,7 @@ mod dlpack;
 mod dtype;
 mod errors;
 mod executor;
+mod export;
 mod fork;
 mod functions;
 mod guard;
@@ -39,6 +40,7 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     memory::register(m)?;
     guard::register(m)?;
     compile::register(m)?;
+    export::register(m)?;
     dlpack::register(m)?;
     support::register(m)?;
     fork::register(m)?;

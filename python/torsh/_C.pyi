@@ -44,6 +44,53 @@ class Event:
     def handle(self) -> str:
         """The driver's handle."""
 
+class ExportTrace:
+    """A function as it was traced for a package."""
+    @property
+    def fixed(self) -> str:
+        """Whether the trace needed the value of a captured float."""
+    @property
+    def graph(self) -> str:
+        """The graph as text."""
+    @property
+    def inputs(self) -> str:
+        """What each input of the graph is: `(kind, detail, dtype, shape)`, where detail is the leaf of an argument, a
+        tensor, or `(dict, key, value)` of a float that is read at each call.
+        """
+    @property
+    def leaves_gradients(self) -> str:
+        """Whether a call leaves gradients where there were none."""
+    @property
+    def outputs(self) -> str:
+        """What each output of the graph is: `("result" | "input", number, dtype, shape)`."""
+    @property
+    def result(self) -> str:
+        """What the function returned."""
+    @property
+    def specialised(self) -> str:
+        """Leaves of float arguments whose value the trace needed."""
+
+class Package:
+    """A package that has passed every check."""
+    @property
+    def bytes(self) -> str:
+        """Size of the file."""
+    @property
+    def graph(self) -> str:
+        """The graph as text."""
+    @property
+    def manifest(self) -> str:
+        """The manifest as JSON."""
+    @property
+    def mapped(self) -> str:
+        """Whether the state is a mapping of the file."""
+    @property
+    def signer(self) -> str:
+        """The key that signed the file."""
+    @property
+    def vjp(self) -> str:
+        """The gradient program as text."""
+
 class PyDType:
     """An element type."""
     @property
@@ -1434,6 +1481,8 @@ def captured_float(dict: Any, key: Any) -> Any:
     """
 def cast(x: Any, dtype: Any) -> Any:
     """Converts the dtype; the tensor itself when it has it already."""
+def check_gradients(results: Any) -> Any:
+    """Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front."""
 def clear_cache() -> Any:
     """Drops every cached executable."""
 def clone(x: Any) -> Any:
@@ -1486,6 +1535,8 @@ def limits() -> Any:
     """The limits in force."""
 def matmul(a: Any, b: Any) -> Any:
     """Products of vectors, matrices and stacks of matrices."""
+def memory_id(x: Any) -> Any:
+    """A number that two tensors share when they have one memory: views have that of their base."""
 def memory_info(device: Any) -> Any:
     """Bytes of a device's memory: free, and in all."""
 def memory_stats(device: Any = None) -> Any:
@@ -1498,8 +1549,12 @@ def open_device(device: Any) -> Any:
     """Opens a device."""
 def ops() -> Any:
     """Every op of the registry, as dicts."""
+def package_plan(package: Any) -> Any:
+    """What the machine would compile: kernels, peak bytes, for `inspect`."""
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
+def public_key(key: Any) -> Any:
+    """The public key of a secret one."""
 def reset_peak_memory_stats(device: Any = None) -> Any:
     """Sets the peak to what is live now."""
 def resolve_device(device: Any = None) -> Any:
@@ -1534,6 +1589,10 @@ def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: An
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
+def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True) -> Any:
+    """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
+    `updates`, what the function writes is left out.
+    """
 def unary(name: Any, x: Any) -> Any:
     """A registry op of one operand; integers become floats where the op asks for it."""
 def unary_(name: Any, x: Any) -> Any:
@@ -1544,3 +1603,5 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any) -> Any:
+    """Writes a package; returns its size."""

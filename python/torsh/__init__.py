@@ -83,6 +83,11 @@ def __getattr__(name: str):
 
         globals()["compile"] = compile
         return compile
+    if name == "export":
+        from torsh._export import export
+
+        globals()["export"] = export
+        return export
     if name in ("save", "load"):
         from torsh import serialization
 
@@ -95,7 +100,7 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "compile", "load", "save"})
+    return sorted({*globals(), *_LAZY, "compile", "export", "load", "save"})
 
 
 def softmax(input, dim=None, dtype=None):

@@ -19,8 +19,10 @@ from torsh._C import (
     DeviceError as DeviceError,
     Event as Event,
     ExportError as ExportError,
+    ExportTrace as ExportTrace,
     InternalError as InternalError,
     LimitError as LimitError,
+    Package as Package,
     PackageError as PackageError,
     PyDType as PyDType,
     PyDevice as PyDevice,
@@ -445,6 +447,38 @@ def expm1(input: Any, *, out: Any = None) -> Tensor:
     >>> torsh.expm1(torsh.tensor([0.0])).tolist()
     [0.0]
     """
+def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ..., dynamic: Any = None, include_grad: _bool = False, name: str | None = None, metadata: dict[str, str] | None = None, license: str | None = None, sign: Any = None) -> _int:
+    """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
+    `torsh-run` read; returns the file's size in bytes.
+
+    The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
+    loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
+    The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
+    `torsh.compile` does. The same function gives the same bytes.
+
+    Args:
+        fn: a function or a `torsh.nn.Module`, compiled or not.
+        example_args: a tuple of positional arguments or a dict of keyword arguments. Tensors and Python floats become
+            inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
+            named tuples of them keep their structure, in results too.
+        path: where to write; an old file there stands until the new one is whole.
+        targets: only `("native",)`: the machine that loads the file compiles for itself.
+        dynamic: must be None or False: sizes are those of the example.
+        include_grad: also export the gradients, so that the loaded program takes part in autograd.
+        name: of the program; the function's own by default.
+        metadata: words to keep in the file, text to text.
+        license: SPDX expression.
+        sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+
+    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
+    for a key file that cannot be read.
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
+    >>> size = torsh.export(lambda x: x * 2, (torsh.ones(3),), path, name="double")
+    >>> torsh.load(path)(torsh.tensor([1.0, 2.0, 3.0])).tolist()
+    [2.0, 4.0, 6.0]
+    """
 def eye(n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """Ones on the diagonal of an n x m matrix.
 
@@ -643,13 +677,19 @@ def linspace(start: Any, end: Any, steps: Any, *, dtype: Any = None, device: Any
     >>> torsh.linspace(0, 1, 5).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-def load(f: Any, map_location: Any = None, *, weights_only: _bool = True) -> Any:
-    """Reads what `save` wrote, or any safetensors file, from a path or an open binary file.
+def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, trusted_keys: Any = None) -> Any:
+    """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
+    `torsh.export` wrote, from a path.
 
     Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
 
-    Raises: PackageError for a malformed file; nothing in it is executed. DeviceError for a `map_location` that is
-    not there.
+    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
+    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
+    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
+    the file.
+
+    Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
+    `map_location` that is not there.
     """
 def log(input: Any, *, out: Any = None) -> Tensor:
     """Elementwise natural logarithm; NaN below 0, -inf at 0.

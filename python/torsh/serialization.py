@@ -11,6 +11,7 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -131,13 +132,19 @@ def _encode(x, tensors: dict[str, Tensor], path: str, depth: int):
 # -- reading -----------------------------------------------------------------------------------------------
 
 
-def load(f, map_location=None, *, weights_only: bool = True) -> Any:
-    """Reads what `save` wrote, or any safetensors file, from a path or an open binary file.
+def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) -> Any:
+    """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
+    `torsh.export` wrote, from a path.
 
     Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
 
-    Raises: PackageError for a malformed file; nothing in it is executed. DeviceError for a `map_location` that is
-    not there.
+    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
+    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
+    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
+    the file.
+
+    Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
+    `map_location` that is not there.
     """
     if map_location is not None:
         if not isinstance(map_location, (str, int, _C.PyDevice)):
@@ -150,7 +157,17 @@ def load(f, map_location=None, *, weights_only: bool = True) -> Any:
     if weights_only is not True:
         raise ValueError("load(): torsh never unpickles; weights_only can only be True")
     if hasattr(f, "read"):
+        if trusted_keys is not None:
+            raise ValueError("load(): trusted_keys go with the path of a package")
         return _read(f, map_location, getattr(f, "name", "the file"))
+    from torsh import _package
+
+    if trusted_keys is not None or os.fsdecode(f).endswith(".torsh") or _package.is_package(f):
+        if map_location is not None:
+            raise ValueError("load(): a package runs where torsh computes; map_location is for tensors")
+        if not os.path.exists(f):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(f))
+        return _package.load(f, trusted_keys)
     with open(f, "rb") as file:
         return _read(file, map_location, os.fspath(f))
 

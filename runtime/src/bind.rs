@@ -121,7 +121,7 @@ impl Binding {
         self.hold(program, pool, inputs, &mut held, &mut memory.copies)?;
         for (first, buffer) in self.first_write.iter().zip(inputs) {
             let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
-            let taken = safe && buffer.as_any().is::<CpuBuffer>() && Arc::get_mut(buffer).is_some();
+            let taken = safe && is_writable(buffer) && Arc::get_mut(buffer).is_some();
             if let (true, Some(own)) = (taken, buffer.as_any().downcast_ref::<CpuBuffer>()) {
                 own.changes();
             }
@@ -242,6 +242,11 @@ impl Binding {
         }
         Ok(outputs)
     }
+}
+
+/// Whether the buffer is memory of ours that may be written: parts of files are not.
+fn is_writable(buffer: &BufferRef) -> bool {
+    buffer.as_any().downcast_ref::<CpuBuffer>().is_some_and(CpuBuffer::is_writable)
 }
 
 fn is_taken(in_place: &[bool], input: usize) -> bool {

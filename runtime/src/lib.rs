@@ -1,5 +1,6 @@
 //! Executes torsh programs. On the CPU: machine code from `torsh-codegen`, precompiled block primitives, library
-//! calls, memory and threads. On CUDA devices: [`cuda`]. All `unsafe` of the crate is in [`sys`].
+//! calls, memory and threads. On CUDA devices: [`cuda`]. Packages ([`package`]) run without Python. All `unsafe` of the
+//! crate is in [`sys`].
 
 mod bind;
 pub mod cuda;
@@ -8,9 +9,11 @@ mod executor;
 mod lib_calls;
 mod machine;
 mod memory;
+pub mod package;
 mod packed;
 pub mod sys;
 mod threads;
 mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
+pub use package::Package;

@@ -4,8 +4,10 @@
 
 use crate::packed::Copies;
 use crate::sys::call::Span;
+use crate::sys::map::Mapping;
 use crate::sys::mem::{ALIGN, Block};
 use std::any::Any;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use torsh_ir::exec::{Buffer, MemoryStats};
 use torsh_ir::{Error, Result};
@@ -252,22 +254,35 @@ impl Drop for Loan {
 
 /// A tensor's memory.
 pub struct CpuBuffer {
-    loan: Loan,
+    home: Home,
     len: usize,
     packed: OnceLock<Arc<Copies>>,
+}
+
+enum Home {
+    /// Memory of the pool.
+    Loan(Loan),
+    /// Part of a file, which is read only and not counted.
+    File(Arc<Mapping>, Range<usize>),
 }
 
 impl CpuBuffer {
     /// A buffer of `len` bytes; what they are is unspecified until written.
     pub fn new(pool: &Pool, len: usize, what: &dyn Fn() -> String) -> Result<CpuBuffer> {
-        Ok(CpuBuffer { loan: pool.take(len, what)?, len, packed: OnceLock::new() })
+        Ok(CpuBuffer { home: Home::Loan(pool.take(len, what)?), len, packed: OnceLock::new() })
     }
 
     /// A copy of bytes.
     pub fn copy(pool: &Pool, bytes: &[u8], what: &dyn Fn() -> String) -> Result<CpuBuffer> {
-        let mut buffer = CpuBuffer::new(pool, bytes.len(), what)?;
-        buffer.loan.bytes_mut(bytes.len()).copy_from_slice(bytes);
-        Ok(buffer)
+        let mut loan = pool.take(bytes.len(), what)?;
+        loan.bytes_mut(bytes.len()).copy_from_slice(bytes);
+        Ok(CpuBuffer { home: Home::Loan(loan), len: bytes.len(), packed: OnceLock::new() })
+    }
+
+    /// Part of a file, without a copy; `None` outside of it.
+    pub(crate) fn file(file: Arc<Mapping>, range: Range<usize>) -> Option<CpuBuffer> {
+        let len = file.bytes().get(range.clone())?.len();
+        Some(CpuBuffer { home: Home::File(file, range), len, packed: OnceLock::new() })
     }
 
     /// Its packed copies.
@@ -284,7 +299,15 @@ impl CpuBuffer {
 
     /// The memory, as a span.
     pub fn span(&self) -> Option<Span> {
-        self.loan.span().and_then(|s| s.slice(0..self.len))
+        match &self.home {
+            Home::Loan(loan) => loan.span().and_then(|s| s.slice(0..self.len)),
+            Home::File(file, range) => file.bytes().get(range.clone()).map(Span::read_only),
+        }
+    }
+
+    /// Whether a run that alone holds the buffer may write it.
+    pub fn is_writable(&self) -> bool {
+        matches!(self.home, Home::Loan(_))
     }
 }
 
@@ -293,7 +316,10 @@ impl Buffer for CpuBuffer {
         self.len
     }
     fn host_bytes(&self) -> Option<&[u8]> {
-        self.loan.block.as_ref().map(|b| b.bytes(self.len))
+        match &self.home {
+            Home::Loan(loan) => loan.block.as_ref().map(|b| b.bytes(self.len)),
+            Home::File(file, range) => file.bytes().get(range.clone()),
+        }
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -73,11 +73,14 @@ def test_there_are_examples():
     assert len(EXAMPLES) > 150
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+PAGES = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/packages.md"))
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, re.S)
 
 
 @pytest.mark.parametrize("k", range(len(BLOCKS)))
-def test_readme(k, capsys):
+def test_readme(k, capsys, tmp_path, monkeypatch):
+    # Examples write files.
+    monkeypatch.chdir(tmp_path)
     # The globals of a module of its own: torsh.compile looks names up there.
     scope = {"__name__": "readme"}
     exec(compile(BLOCKS[k], str(ROOT / "README.md"), "exec"), scope)

@@ -9,10 +9,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("passes", &["ir"]),
     // The PTX simulator for tests only.
     ("codegen", &["ir", "ptx-sim"]),
-    ("runtime", &["codegen", "ir"]),
+    // The passes because a package holds a level-1 graph, which the runtime compiles without any front.
+    ("runtime", &["codegen", "passes", "ir"]),
     ("frontend", &["passes", "ir"]),
     // The runtime only to build the executor and hand it over.
     ("python", &["frontend", "runtime", "ir"]),
+    ("runtime/run", &["runtime", "ir"]),
     ("tests", &["ir", "passes", "codegen", "runtime", "frontend", "ptx-sim"]),
     ("tests/cuda-sim/ptx", &[]),
     ("tests/cuda-sim/driver", &["ptx-sim"]),
@@ -84,7 +86,7 @@ fn unsafe_is_forbidden_where_it_has_no_home() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is the parent folder");
     let workspace = read(&root.join("Cargo.toml"));
     assert!(workspace.contains("unsafe_code = \"forbid\""));
-    for name in ["ir", "passes", "codegen", "frontend", "tests"] {
+    for name in ["ir", "passes", "codegen", "frontend", "run", "tests"] {
         let manifest = read(&root.join(name).join("Cargo.toml"));
         assert!(manifest.contains("[lints]\nworkspace = true"), "{name} does not take the workspace's lints");
     }

@@ -36,6 +36,11 @@ impl Span {
         Some(Span { ptr: block.address().wrapping_add(range.start), len: range.end - range.start })
     }
 
+    /// Bytes that nobody writes while a run holds them; the run reads them only.
+    pub fn read_only(bytes: &[u8]) -> Span {
+        Span { ptr: bytes.as_ptr().cast_mut(), len: bytes.len() }
+    }
+
     /// Part of this span.
     pub fn slice(&self, range: Range<usize>) -> Option<Span> {
         if range.start > range.end || range.end > self.len {

@@ -8,6 +8,7 @@ pub(crate) mod crew;
 pub(crate) mod cuda;
 pub mod gemm;
 pub(crate) mod jit;
+pub(crate) mod map;
 pub(crate) mod mem;
 pub mod par;
 pub mod prims;

@@ -1,0 +1,213 @@
+//! A traced function as a package sees it: a graph whose inputs are arguments and state, and whose outputs are results
+//! and new state. Nothing else that the function does to tensors can be exported, and is refused.
+
+use super::{Program, ResultSpec, Slot, Target};
+use crate::node::{Grad, lock};
+use crate::tensor::Tensor;
+use crate::trace::Source;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use torsh_ir::exec::BufferRef;
+use torsh_ir::op::{Kind, Vjp};
+use torsh_ir::{Error, ErrorKind, Graph, Loc, Node, NodeId, Result, Type};
+
+/// Where an input of an exported graph comes from.
+#[derive(Clone)]
+pub enum From {
+    /// The tensor argument at this leaf.
+    Arg(usize),
+    /// The float argument at this leaf.
+    Float(usize),
+    /// A tensor that the function found.
+    Tensor(Tensor),
+    /// A float that is read at each call.
+    Captured(usize),
+    /// Data of the function's own.
+    Fixed(BufferRef),
+}
+
+/// What an output of an exported graph is.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum To {
+    /// The result of this number.
+    Result(usize),
+    /// The new value of what this input holds.
+    Input(usize),
+}
+
+/// What a package needs of a traced function.
+pub struct Export {
+    /// The graph, without inputs that nothing needs.
+    pub graph: Graph,
+    /// What its inputs are.
+    pub inputs: Vec<(From, Type)>,
+    /// What its outputs are: results in order, then state.
+    pub outputs: Vec<To>,
+    /// Whether the function leaves gradients in tensors that had none: its next call would do something else.
+    pub leaves_gradients: bool,
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Export, why)
+}
+
+impl Program {
+    /// The program for a package. Every argument is an input, whether the program needs it or not. Without `updates`, the
+    /// outputs are the results alone.
+    ///
+    /// Errors: `Export` for a function that writes its arguments, keeps tensors that it makes, or uses gradients that are
+    /// left from before.
+    pub fn export(&self, updates: bool) -> Result<Export> {
+        let slot_input = |slot: &Slot| match slot {
+            Slot::Fixed(slot) => {
+                self.inputs.iter().position(|i| matches!(&i.source, Source::Grad(s) if Arc::ptr_eq(s, slot)))
+            }
+            Slot::Arg(_) => None,
+        };
+        let live = self.graph.live();
+        let is_live = |input: usize| live[self.graph.inputs()[input].index()];
+        let mut outputs: Vec<(usize, To)> = Vec::new();
+        for (i, result) in self.results.iter().enumerate() {
+            let ResultSpec::New { output, .. } = result else {
+                return Err(Error::internal("a result of an exported function is no tensor of its own"));
+            };
+            outputs.push((*output, To::Result(i)));
+        }
+        let mut leaves_gradients = false;
+        for write in &self.writes {
+            let input = match &write.target {
+                Target::Handle(t) => {
+                    let found = self.inputs.iter().position(|i| matches!(&i.source, Source::Handle(h) if h.same(t)));
+                    Some(found.ok_or_else(|| Error::internal("a tensor is written that is no input"))?)
+                }
+                // A gradient that the program does not read is overwritten at each call: nobody sees it.
+                Target::GradInPlace(slot) | Target::NewGrad(slot) => {
+                    if let Slot::Arg(_) = slot {
+                        return Err(refused(
+                            "the function leaves a gradient in an argument; return it instead (torsh.autograd.grad)",
+                        ));
+                    }
+                    let before = self.grads.iter().any(|(s, before)| *before && same(s, slot));
+                    leaves_gradients |= !before;
+                    slot_input(slot).filter(|&i| is_live(i))
+                }
+                Target::Arg(leaf) => {
+                    return Err(refused(format!(
+                        "the function writes its tensor argument {leaf} in place; return the new value instead"
+                    )));
+                }
+                Target::Born(t) => match t.upgrade() {
+                    Some(t) => {
+                        return Err(refused(format!(
+                            "the function makes a tensor of type {} and keeps it beyond the call; make it before, or return it",
+                            t.ty()
+                        )));
+                    }
+                    None => None,
+                },
+            };
+            if let Some(input) = input.filter(|_| updates) {
+                outputs.push((write.output, To::Input(input)));
+            }
+        }
+        if !self.grad_handles.is_empty() {
+            return Err(refused("the function puts a tensor from outside into a gradient"));
+        }
+        if self.clears.iter().any(|slot| slot_input(slot).is_some_and(is_live)) {
+            return Err(refused(
+                "the function uses gradients that an earlier backward() has left, and clears them: its next call would do \
+                 something else. Call zero_grad() before the export",
+            ));
+        }
+        let written = |input: usize| outputs.iter().any(|(_, to)| *to == To::Input(input));
+        let kept: Vec<bool> = self
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, input)| is_live(i) || written(i) || matches!(input.source, Source::Arg(_) | Source::Float(_)))
+            .collect();
+        let (graph, place) = self.pruned(&kept, outputs.iter().map(|(o, _)| *o))?;
+        let mut inputs = Vec::new();
+        for (input, _) in self.inputs.iter().zip(&kept).filter(|(_, kept)| **kept) {
+            let from = match &input.source {
+                Source::Arg(leaf) => From::Arg(*leaf),
+                Source::Float(leaf) => From::Float(*leaf),
+                Source::Handle(t) => From::Tensor(t.clone()),
+                Source::Grad(slot) => {
+                    From::Tensor(lock(&slot.grad).clone().ok_or_else(|| Error::internal("a gradient is missing"))?)
+                }
+                Source::Captured(k) => From::Captured(*k),
+                Source::Fixed(buffer) => From::Fixed(buffer.clone()),
+            };
+            inputs.push((from, input.ty.clone()));
+        }
+        let outputs = outputs
+            .into_iter()
+            .map(|(_, to)| match to {
+                To::Input(i) => To::Input(place[i]),
+                result => result,
+            })
+            .collect();
+        Ok(Export { graph, inputs, outputs, leaves_gradients })
+    }
+
+    // The graph with these inputs and outputs alone, nodes in their order, and the new number of each input.
+    fn pruned(&self, kept: &[bool], outputs: impl Iterator<Item = usize>) -> Result<(Graph, Vec<usize>)> {
+        let old = &self.graph;
+        let mut graph = Graph::new();
+        let mut place = vec![usize::MAX; kept.len()];
+        let mut ids: HashMap<NodeId, NodeId> = HashMap::new();
+        for (i, &input) in old.inputs().iter().enumerate().filter(|(i, _)| kept[*i]) {
+            place[i] = graph.inputs().len();
+            ids.insert(input, graph.input(old.ty(input).clone()));
+        }
+        let wanted: Vec<NodeId> = outputs.map(|o| old.outputs()[o]).collect();
+        let mut needed = old.clone();
+        needed.set_outputs(wanted.clone());
+        let live = needed.live();
+        for id in old.ids().filter(|id| live[id.index()] && old.node(*id).op.kind != Kind::Input) {
+            let node = old.node(id);
+            let operands: Option<_> = node.operands.iter().map(|o| ids.get(o).copied()).collect();
+            let operands = operands.ok_or_else(|| Error::internal("an exported node needs what is not exported"))?;
+            let copy = Node { op: node.op, attrs: node.attrs.clone(), operands, ty: node.ty.clone() };
+            ids.insert(id, graph.add(copy));
+        }
+        let outputs: Option<Vec<NodeId>> = wanted.iter().map(|o| ids.get(o).copied()).collect();
+        graph.set_outputs(outputs.ok_or_else(|| Error::internal("an output is not exported"))?);
+        Ok((graph, place))
+    }
+}
+
+fn same(a: &Slot, b: &Slot) -> bool {
+    match (a, b) {
+        (Slot::Fixed(a), Slot::Fixed(b)) => Arc::ptr_eq(a, b),
+        (Slot::Arg(a), Slot::Arg(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// The line at which a gradient stops on the way from these tensors to what requires it, if there is one: at a `detach`,
+/// at an operation under `no_grad`, or at a write in place under `no_grad`. The recorded graph does not show it, so that
+/// differentiating the graph would give another gradient than the function's own.
+pub fn gradient_stop(results: &[Tensor]) -> Option<Option<Loc>> {
+    let mut seen = HashSet::new();
+    let mut stack: Vec<_> = results.iter().map(Tensor::node).collect();
+    while let Some(node) = stack.pop() {
+        let end = matches!(node.grad, Grad::Leaf(_) | Grad::Foreign);
+        if end || !seen.insert(Arc::as_ptr(&node)) {
+            continue;
+        }
+        // Below a number that is no float, or an operation without a gradient, none flows in the graph either.
+        let differentiable = node.is_alias() || !matches!(node.op.vjp, Vjp::None(_));
+        if !node.ty.dtype.is_float() || !differentiable {
+            continue;
+        }
+        let operands = node.operands();
+        let flows = operands.iter().any(|o| o.requires_grad());
+        if (flows && !node.requires_grad()) || node.is_graft() {
+            return Some(node.loc.clone());
+        }
+        stack.extend(operands);
+    }
+    None
+}

@@ -1,0 +1,342 @@
+//! `torsh.export` and the reading of packages: traces for them, the writer, and programs that were loaded.
+
+use crate::compile::{Captured, take_floats};
+use crate::errors::{OrRaise, guarded, outside};
+use crate::signature::{Given, Leaves, describe, rebuild};
+use crate::source;
+use crate::tensor::{PyTensor, wrap};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use torsh_frontend::compiled::{Ended, Export, From, To, finish, gradient_stop};
+use torsh_frontend::node::{Grad, Node};
+use torsh_frontend::{Tensor, inline, mode, ops, trace};
+use torsh_ir::exec::{BufferRef, Device};
+use torsh_ir::{Error, ErrorKind, Graph, text};
+use torsh_runtime::package::{self, Contents, LoadOptions, Manifest, Package, SecretKey};
+
+/// A function as it was traced for a package.
+#[pyclass(name = "ExportTrace", module = "torsh._C", frozen)]
+pub struct ExportTrace {
+    export: Export,
+    floats: Vec<Captured>,
+    result: Py<PyAny>,
+    specialised: Vec<usize>,
+    // The trace needed the value of a captured float: none of them may change.
+    fixed: bool,
+}
+
+#[pymethods]
+impl ExportTrace {
+    /// What each input of the graph is: `(kind, detail, dtype, shape)`, where detail is the leaf of an argument, a
+    /// tensor, or `(dict, key, value)` of a float that is read at each call.
+    #[getter]
+    fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let mut out = Vec::with_capacity(self.export.inputs.len());
+        for (from, ty) in &self.export.inputs {
+            let (kind, detail) = match from {
+                From::Arg(leaf) => ("arg", leaf.into_pyobject(py)?.into_any()),
+                From::Float(leaf) => ("float", leaf.into_pyobject(py)?.into_any()),
+                From::Tensor(t) => ("tensor", wrap(py, t.clone())?.into_bound(py).into_any()),
+                From::Captured(k) => {
+                    let c = self.floats.get(*k).ok_or_else(|| PyValueError::new_err("a captured float is missing"))?;
+                    ("captured", (c.dict.bind(py), c.key.bind(py), c.value).into_pyobject(py)?.into_any())
+                }
+                From::Fixed(buffer) => {
+                    let node = Node::data(ty.clone(), buffer.clone(), Grad::None);
+                    ("fixed", wrap(py, Tensor::new(node))?.into_bound(py).into_any())
+                }
+            };
+            out.push((kind, detail, ty.dtype.to_string(), ty.shape.dims().to_vec()).into_pyobject(py)?.into_any());
+        }
+        Ok(out)
+    }
+
+    /// What each output of the graph is: `("result" | "input", number, dtype, shape)`.
+    #[getter]
+    fn outputs(&self) -> Vec<(&'static str, usize, String, Vec<usize>)> {
+        let ids = self.export.graph.outputs().iter();
+        let describe = |(to, &id): (&To, _)| {
+            let ty = self.export.graph.ty(id);
+            let (kind, i) = match to {
+                To::Result(i) => ("result", *i),
+                To::Input(i) => ("input", *i),
+            };
+            (kind, i, ty.dtype.to_string(), ty.shape.dims().to_vec())
+        };
+        self.export.outputs.iter().zip(ids).map(describe).collect()
+    }
+
+    /// What the function returned.
+    #[getter]
+    fn result(&self, py: Python<'_>) -> Py<PyAny> {
+        self.result.clone_ref(py)
+    }
+
+    /// Leaves of float arguments whose value the trace needed.
+    #[getter]
+    fn specialised(&self) -> Vec<usize> {
+        self.specialised.clone()
+    }
+
+    /// Whether the trace needed the value of a captured float.
+    #[getter]
+    fn fixed(&self) -> bool {
+        self.fixed
+    }
+
+    /// Whether a call leaves gradients where there were none.
+    #[getter]
+    fn leaves_gradients(&self) -> bool {
+        self.export.leaves_gradients
+    }
+
+    /// The graph as text.
+    #[getter]
+    fn graph(&self) -> String {
+        text::print(&self.export.graph)
+    }
+}
+
+/// Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
+/// `updates`, what the function writes is left out.
+#[pyfunction]
+#[pyo3(signature = (function, args, kwargs, updates = true))]
+fn trace_export(
+    py: Python<'_>,
+    function: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    kwargs: &Bound<'_, PyDict>,
+    updates: bool,
+) -> PyResult<ExportTrace> {
+    source::enter(py);
+    if trace::active() != 0 {
+        return Err(Error::new(ErrorKind::Export, "an export within a trace")).or_raise();
+    }
+    let grad = mode::grad_enabled();
+    let mut leaves = Leaves::default();
+    let args_spec = describe(args.as_any(), &mut leaves, 0)?;
+    let kwargs_spec = describe(kwargs.as_any(), &mut leaves, 0)?;
+    let proxies = guarded(|| trace::start(&leaves.values(), true)).or_raise()?;
+    drop(take_floats());
+    let run = || {
+        let mut stand_ins = Vec::with_capacity(proxies.len());
+        for (proxy, given) in proxies.iter().zip(leaves.iter()) {
+            stand_ins.push(match proxy {
+                Some(t) => wrap(py, t.clone())?.into_bound(py).into_any(),
+                None => given.object(py).clone(),
+            });
+        }
+        let mut stand_ins = stand_ins.into_iter();
+        let args = rebuild(&args_spec, args.as_any(), &mut stand_ins)?.cast_into::<PyTuple>()?;
+        let kwargs = rebuild(&kwargs_spec, kwargs.as_any(), &mut stand_ins)?.cast_into::<PyDict>()?;
+        let result = function.call(args, Some(&kwargs))?;
+        let mut found = Leaves::default();
+        describe(&result, &mut found, 0)?;
+        Ok((result, found))
+    };
+    let traced: PyResult<_> = run();
+    let floats = take_floats();
+    let (result, found) = match traced {
+        Ok(t) => t,
+        Err(e) => {
+            trace::abort();
+            mode::set_grad_enabled(grad);
+            return Err(e);
+        }
+    };
+    let handles: Vec<Tensor> = found.iter().filter_map(Given::tensor).cloned().collect();
+    let ended = outside(py, || finish(&handles));
+    if ended.is_err() {
+        trace::abort();
+    }
+    match ended? {
+        Ended::Program(program) => Ok(ExportTrace {
+            export: program.export(updates).or_raise()?,
+            floats,
+            result: result.unbind(),
+            specialised: program.specialised().to_vec(),
+            fixed: program.specialised_on_captured(),
+        }),
+        Ended::Broken(b) => {
+            let why = format!("{} needs a value while the function is being traced", b.reason);
+            Err(Error::new(ErrorKind::Export, why).with_loc(b.loc)).or_raise()
+        }
+    }
+}
+
+/// Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front.
+#[pyfunction]
+fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<()> {
+    let handles: Vec<Tensor> = results.iter().map(|t| t.bind(py).get().t.clone()).collect();
+    match gradient_stop(&handles) {
+        None => Ok(()),
+        Some(loc) => Err(Error::new(
+            ErrorKind::Export,
+            "include_grad=True: a gradient stops here (detach, no_grad or a write in place), which a package cannot record",
+        )
+        .with_loc(loc))
+        .or_raise(),
+    }
+}
+
+fn seed(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
+    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must have 32 bytes, got {}", bytes.len())))
+}
+
+/// Writes a package; returns its size.
+#[pyfunction]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key))]
+fn write_package(
+    py: Python<'_>,
+    path: PathBuf,
+    manifest: &str,
+    forward: &ExportTrace,
+    vjp: Option<&ExportTrace>,
+    state: Vec<Py<PyTensor>>,
+    key: Option<&[u8]>,
+) -> PyResult<u64> {
+    let manifest: Manifest = serde_json::from_str(manifest)
+        .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
+        .or_raise()?;
+    let key = key.map(|k| seed(k, "a signing key")).transpose()?.map(|k| SecretKey::from_seed(&k));
+    let mut buffers: Vec<BufferRef> = Vec::with_capacity(state.len());
+    for t in &state {
+        let t = &t.bind(py).get().t;
+        buffers.push(outside(py, || {
+            torsh_frontend::realise::realise(std::slice::from_ref(t))?;
+            let node = t.node();
+            // A package holds what the host can read.
+            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
+        })?);
+    }
+    let contents = Contents {
+        manifest,
+        forward: forward.export.graph.clone(),
+        vjp: vjp.map(|v| v.export.graph.clone()),
+        state: buffers,
+    };
+    outside(py, || package::write(&path, contents, key.as_ref()))
+}
+
+/// A number that two tensors share when they have one memory: views have that of their base.
+#[pyfunction]
+fn memory_id(x: &Bound<'_, PyTensor>) -> u64 {
+    x.get().t.root().id()
+}
+
+/// The public key of a secret one.
+#[pyfunction]
+fn public_key<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(py, &SecretKey::from_seed(&seed(key, "a signing key")?).public()))
+}
+
+/// A package that has passed every check.
+#[pyclass(name = "Package", module = "torsh._C", frozen)]
+pub struct PyPackage {
+    package: Package,
+    // One buffer of each tensor of the state, for all who ask.
+    state: Mutex<Vec<Option<BufferRef>>>,
+}
+
+#[pymethods]
+impl PyPackage {
+    /// Reads and checks a file.
+    #[new]
+    #[pyo3(signature = (path, trusted_keys = None))]
+    fn new(py: Python<'_>, path: PathBuf, trusted_keys: Option<Vec<Vec<u8>>>) -> PyResult<PyPackage> {
+        let keys = trusted_keys.map(|keys| keys.iter().map(|k| seed(k, "a trusted key")).collect()).transpose()?;
+        let options = LoadOptions { trusted_keys: keys };
+        let package = outside(py, || Package::load_with(&path, &options))?;
+        let state = Mutex::new(vec![None; package.types().state.len()]);
+        Ok(PyPackage { package, state })
+    }
+
+    /// The manifest as JSON.
+    #[getter]
+    fn manifest(&self) -> PyResult<String> {
+        serde_json::to_string(self.package.manifest())
+            .map_err(|e| Error::internal(format!("a manifest is no JSON: {e}")))
+            .or_raise()
+    }
+    /// The graph as text.
+    #[getter]
+    fn graph(&self) -> String {
+        text::print(self.package.forward())
+    }
+    /// The gradient program as text.
+    #[getter]
+    fn vjp(&self) -> Option<String> {
+        self.package.vjp().map(text::print)
+    }
+    /// The key that signed the file.
+    #[getter]
+    fn signer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.package.signer().map(|k| PyBytes::new(py, k))
+    }
+    /// Size of the file.
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.package.bytes()
+    }
+    /// Whether the state is a mapping of the file.
+    #[getter]
+    fn mapped(&self) -> bool {
+        self.package.is_mapped()
+    }
+
+    /// A tensor of the state, over the file's bytes.
+    fn state(&self, py: Python<'_>, index: usize) -> PyResult<Py<PyTensor>> {
+        let types = &self.package.types().state;
+        let ty = types.get(index).ok_or_else(|| PyValueError::new_err("no such tensor in the state"))?;
+        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffer = match &known[index] {
+            Some(buffer) => buffer.clone(),
+            None => known[index].insert(self.package.state(index).or_raise()?).clone(),
+        };
+        drop(known);
+        wrap(py, Tensor::new(Node::data(ty.clone(), buffer, Grad::None)))
+    }
+
+    /// Applies the program to tensors, in the order of the inputs of its graph: its outputs, in order. With `grad`,
+    /// operations record gradients.
+    fn apply(&self, py: Python<'_>, inputs: Vec<Py<PyTensor>>, grad: bool) -> PyResult<Vec<Py<PyTensor>>> {
+        source::enter(py);
+        let tensors: Vec<Tensor> = inputs.iter().map(|t| t.bind(py).get().t.clone()).collect();
+        let run = || {
+            let nodes = inline::apply(self.package.forward(), &tensors)?;
+            Ok(nodes.iter().map(|n| Tensor::new(if grad { n.clone() } else { ops::detach(n) })).collect::<Vec<_>>())
+        };
+        let made = guarded(|| if grad { run() } else { mode::no_grad(run) }).or_raise()?;
+        made.into_iter().map(|t| wrap(py, t)).collect()
+    }
+}
+
+/// What the machine would compile: kernels, peak bytes, for `inspect`.
+#[pyfunction]
+fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
+    let graph: Graph = package.package.forward().clone();
+    let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
+    let program = compiled.exe.program();
+    let d = PyDict::new(py);
+    d.set_item("peak_bytes", program.peak_bytes)?;
+    d.set_item("kernels", program.stats.kernels)?;
+    let steps: Vec<String> = program.steps.iter().map(|s| s.ops.join(" ")).collect();
+    d.set_item("steps", steps)?;
+    d.set_item("seconds", compiled.seconds)?;
+    Ok(d)
+}
+
+/// Adds the classes and functions.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<ExportTrace>()?;
+    m.add_class::<PyPackage>()?;
+    m.add_function(wrap_pyfunction!(trace_export, m)?)?;
+    m.add_function(wrap_pyfunction!(check_gradients, m)?)?;
+    m.add_function(wrap_pyfunction!(write_package, m)?)?;
+    m.add_function(wrap_pyfunction!(memory_id, m)?)?;
+    m.add_function(wrap_pyfunction!(public_key, m)?)?;
+    m.add_function(wrap_pyfunction!(package_plan, m)?)
+}

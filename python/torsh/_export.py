@@ -1,0 +1,524 @@
+"""`torsh.export`: a function, a module or a training step as a file that runs without its Python source.
+
+The function is traced as `torsh.compile` traces it; what it reads besides its arguments (parameters, buffers, optimizer
+state, the random state, learning rates) becomes state of the package, with names found by walking what the function can
+reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import struct
+import types
+from typing import Any
+
+from torsh import _C
+from torsh._compile import Compiled, CompiledModule
+from torsh._fn.random import Generator, default_generator
+from torsh._package import SECRET, Program, read_key
+from torsh.autograd import enable_grad, grad
+
+Tensor = _C.Tensor
+ExportError = _C.ExportError
+
+_MAX_DEPTH = 30
+_MAX_WALK = 20000
+
+
+def export(
+    fn,
+    example_args: tuple | dict,
+    path,
+    *,
+    targets=("native",),
+    dynamic=None,
+    include_grad: bool = False,
+    name: str | None = None,
+    metadata: dict[str, str] | None = None,
+    license: str | None = None,
+    sign=None,
+) -> int:
+    """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
+    `torsh-run` read; returns the file's size in bytes.
+
+    The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
+    loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
+    The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
+    `torsh.compile` does. The same function gives the same bytes.
+
+    Args:
+        fn: a function or a `torsh.nn.Module`, compiled or not.
+        example_args: a tuple of positional arguments or a dict of keyword arguments. Tensors and Python floats become
+            inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
+            named tuples of them keep their structure, in results too.
+        path: where to write; an old file there stands until the new one is whole.
+        targets: only `("native",)`: the machine that loads the file compiles for itself.
+        dynamic: must be None or False: sizes are those of the example.
+        include_grad: also export the gradients, so that the loaded program takes part in autograd.
+        name: of the program; the function's own by default.
+        metadata: words to keep in the file, text to text.
+        license: SPDX expression.
+        sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+
+    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
+    for a key file that cannot be read.
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
+    >>> size = torsh.export(lambda x: x * 2, (torsh.ones(3),), path, name="double")
+    >>> torsh.load(path)(torsh.tensor([1.0, 2.0, 3.0])).tolist()
+    [2.0, 4.0, 6.0]
+    """
+    _check_options(targets, dynamic, metadata, name, license)
+    key = None if sign is None else read_key(sign, SECRET)
+    if isinstance(example_args, dict):
+        args, kwargs = (), dict(example_args)
+    elif isinstance(example_args, (tuple, list)) and not hasattr(example_args, "_fields"):
+        args, kwargs = tuple(example_args), {}
+    else:
+        raise TypeError(f"export(): example_args must be a tuple or a dict, got {type(example_args).__name__}")
+    if not callable(fn):
+        raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
+    plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
+    manifest, forward, vjp, state = _Exporter(plain, args, kwargs, include_grad).run()
+    manifest.update(
+        format="torsh-package", version=1, producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
+        license=license, metadata=dict(metadata or {}), entries=[],
+    )  # fmt: skip
+    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key)
+
+
+def _check_options(targets, dynamic, metadata, name, license) -> None:
+    wanted = (targets,) if isinstance(targets, str) else tuple(targets)
+    if wanted != ("native",):
+        raise ExportError(
+            f"export(): targets={wanted!r}: packages hold no machine code, only the graph, which is compiled where it "
+            'is loaded; the only target is "native"'
+        )
+    if dynamic:
+        raise ExportError(
+            "export(): dynamic sizes are not supported; the sizes of the package are those of the example"
+        )
+    for what, value in (("name", name), ("license", license)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"export(): {what} must be a str, got {type(value).__name__}")
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(x, str) for pair in metadata.items() for x in pair)
+    ):
+        raise TypeError("export(): metadata must map str to str")
+
+
+def _own_name(fn) -> str:
+    own = getattr(fn, "__name__", None) or type(fn).__name__
+    return own if own.isidentifier() else "program"
+
+
+class _Exporter:
+    def __init__(self, fn, args: tuple, kwargs: dict, grad: bool):
+        self.fn, self.grad = fn, grad
+        if grad:
+            args, kwargs = _map((args, kwargs), _variable)
+        self.args, self.kwargs = args, kwargs
+        self.state: list[dict] = []
+        self.tensors: list[Tensor] = []
+        self.known: dict[tuple, int] = {}
+        self.names: dict[int, str] = {}
+        # Objects whose identity stands for them while they are known.
+        self.held: list = []
+
+    def run(self):
+        leaves: list = []
+        tree = _tree((self.args, self.kwargs), leaves, "", "argument")
+        result: list = []
+        forward = self._trace(functools.partial(self._call, result))
+        fixed = set(forward.specialised)
+        numbers, inputs = {}, []
+        names = self._argument_names()
+        for i, (path, value) in enumerate(leaves):
+            if i in fixed:
+                continue
+            numbers[i] = len(inputs)
+            dtype = "float64" if isinstance(value, float) else value.dtype.name
+            shape = [] if isinstance(value, float) else list(value.shape)
+            kind = "float" if isinstance(value, float) else "tensor"
+            inputs.append({"name": _leaf_name(path, names), "dtype": dtype, "shape": shape, "kind": kind})
+        _unique(inputs)
+        outputs = []
+        for path, dtype, shape in result:
+            outputs.append({"name": _leaf_name(path, None), "dtype": dtype, "shape": shape, "kind": "tensor"})
+        _unique(outputs)
+        manifest = {
+            "inputs": inputs,
+            "outputs": outputs,
+            "parameters": names,
+            "arguments": _numbered(tree, numbers, leaves),
+            "result": self.result_tree,
+            "forward": self._program("graph.txt", forward, numbers),
+            "vjp": None,
+        }
+        vjp = self._vjp(manifest, numbers, leaves) if self.grad else None
+        self._sort_state([manifest["forward"], manifest["vjp"]])
+        _unique(self.state)
+        manifest["state"] = self.state
+        return manifest, forward, vjp, self.tensors
+
+    # -- tracing -------------------------------------------------------------------------------------------
+
+    def _call(self, found: list, *args, **kwargs):
+        with enable_grad() if self.grad else contextlib.nullcontext():
+            result = self.fn(*args, **kwargs)
+        leaves: list = []
+        tree = _tree(result, leaves, "", "result")
+        if any(isinstance(value, float) for _, value in leaves):
+            # Floats that come out of a trace are the same at every call.
+            kept = [(p, v) for p, v in leaves if not isinstance(v, float)]
+            numbers = {i: n for n, i in enumerate(i for i, (_, v) in enumerate(leaves) if not isinstance(v, float))}
+            tree, leaves = _numbered(tree, numbers, leaves), kept
+        tensors = [value for _, value in leaves]
+        if self.grad:
+            _C.check_gradients(tensors)
+        self.result_tree, self.flows = tree, [t.requires_grad for t in tensors]
+        # Not the tensors: they would outlive the trace.
+        found[:] = [(path, value.dtype.name, list(value.shape)) for path, value in leaves]
+        return [_C.clone(t.detach()) for t in tensors]
+
+    def _trace(self, call):
+        forward = _C.trace_export(call, self.args, self.kwargs)
+        self._name_tensors()
+        if not forward.leaves_gradients:
+            return forward
+        # The next call finds the gradients of this one: what it does with them is what is exported.
+        empty = [t for t in self.candidates.values() if t.requires_grad and t.is_leaf and t.grad is None]
+        try:
+            for t in empty:
+                t.grad = _C.full(list(t.shape), 0, t.dtype, None)
+            forward = _C.trace_export(call, self.args, self.kwargs)
+            self._name_tensors()
+        finally:
+            for t in empty:
+                t.grad = None
+        if forward.leaves_gradients:
+            raise ExportError(
+                "export(): the function leaves gradients in tensors that it makes or that cannot be found"
+            )
+        return forward
+
+    def _vjp(self, manifest: dict, numbers: dict, leaves: list):
+        """The trace of the gradients, and its place in the manifest."""
+        seeds = [i for i, flows in enumerate(self.flows) if flows]
+        if not seeds:
+            raise ExportError(
+                "export(): include_grad=True, but no output depends on an input or parameter of a float dtype"
+            )
+        ports = manifest["outputs"]
+        cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), None) for i in seeds]
+        # What to differentiate is what the user's function uses.
+        parameters = [i for i, entry in enumerate(self.state) if entry["role"] == "parameter"]
+        slots: list = []
+
+        def gradients(args, kwargs, cotangents):
+            with enable_grad():
+                result = self.fn(*args, **kwargs)
+                outs: list = []
+                _tree(result, outs, "", "result")
+                outs = [value for _, value in outs if isinstance(value, Tensor)]
+                given: list = []
+                _tree((args, kwargs), given, "", "argument")
+                wanted = [
+                    ({"input": numbers[i]}, t) for i, (_, t) in enumerate(given) if _is_variable(t) and t.requires_grad
+                ]
+                wanted += [({"state": i}, self.tensors[i]) for i in parameters]
+                found = grad([outs[i] for i in seeds], [t for _, t in wanted], cotangents, allow_unused=True)
+            slots[:] = [slot for (slot, _), g in zip(wanted, found, strict=True) if g is not None]
+            return [_C.clone(g.detach()) for g in found if g is not None]
+
+        # Only the gradients: what the function writes, it writes when it is called.
+        trace = _C.trace_export(gradients, (self.args, self.kwargs, cotangents), {}, False)
+        cotangent = {len(leaves) + n: i for n, i in enumerate(seeds)}
+        program = self._program("vjp.txt", trace, numbers, cotangent)
+        program["outputs"] = [slots[i] for _, i, *_ in trace.outputs]
+        manifest["vjp"] = program
+        return trace
+
+    def _program(self, graph: str, trace, numbers: dict, cotangent: dict | None = None) -> dict:
+        slots = []
+        for kind, detail, dtype, shape in trace.inputs:
+            if kind in ("arg", "float"):
+                out = cotangent.get(detail) if cotangent else None
+                if out is None and detail not in numbers:
+                    # A float whose value the trace needed is no input any more; the graph has it as a constant.
+                    slots.append({"state": self._constant(detail, dtype, shape)})
+                else:
+                    slots.append({"input": numbers[detail]} if out is None else {"output": out})
+            else:
+                slots.append({"state": self._stateful(trace, kind, detail, dtype, shape)})
+        outputs = [{"output": i} if kind == "result" else slots[i] for kind, i, *_ in trace.outputs]
+        return {"graph": graph, "inputs": slots, "outputs": outputs}
+
+    def _constant(self, leaf: int, dtype: str, shape: list) -> int:
+        value = self._leaf(leaf)
+        return self._add(
+            ("leaf", leaf), f"constant.{leaf}", dtype, shape, "constant", _C.full([], value, _C.float64, None)
+        )
+
+    def _leaf(self, leaf: int):
+        leaves: list = []
+        _tree((self.args, self.kwargs), leaves, "", "argument")
+        return leaves[leaf][1]
+
+    def _stateful(self, trace, kind: str, detail, dtype: str, shape: list) -> int:
+        if kind == "captured":
+            where, key, value = detail
+            role = "constant" if trace.fixed else "float"
+            name = self.names.get(("dict", id(where)), "")
+            name = f"{name}.{key}" if name else str(key)
+            self.held.append(where)
+            made = _C.full([], value, _C.float64, None)
+            return self._add(("float", id(where), key), name, dtype, shape, role, made)
+        if kind == "fixed":
+            return self._add(
+                ("fixed", len(self.state)), f"constant.{len(self.state)}", dtype, shape, "constant", detail
+            )
+        memory = _C.memory_id(detail)
+        # The object that the user has: a parameter may be a view of the memory that the trace found.
+        own = self.candidates.get(memory, detail)
+        name = self.names.get(memory, f"state.{len(self.state)}")
+        trained = own.requires_grad and own.is_leaf
+        if tuple(own.shape) != tuple(detail.shape):
+            if trained and self.grad:
+                raise ExportError(f"export(): include_grad=True, but the parameter {name} is a view of a larger tensor")
+            own, trained, name = detail, False, f"{name}.base"
+        return self._add(("tensor", memory), name, dtype, shape, "parameter" if trained else "buffer", own)
+
+    def _add(self, key: tuple, name: str, dtype: str, shape: list, role: str, tensor: Tensor) -> int:
+        if key not in self.known:
+            self.known[key] = len(self.state)
+            self.state.append({"name": name, "dtype": dtype, "shape": list(shape), "role": role})
+            self.tensors.append(tensor)
+        return self.known[key]
+
+    def _sort_state(self, programs: list) -> None:
+        """Puts the state in the order in which its tensors were found by name: that of the module's state dict."""
+        order = {memory: i for i, memory in enumerate(self.candidates)}
+        keys = sorted(self.known, key=lambda k: order.get(k[1], len(order)) if k[0] == "tensor" else len(order) + 1)
+        place = {self.known[k]: i for i, k in enumerate(keys)}
+        self.state = [self.state[self.known[k]] for k in keys]
+        self.tensors = [self.tensors[self.known[k]] for k in keys]
+        for program in programs:
+            for slot in (*program["inputs"], *program["outputs"]) if program else ():
+                if "state" in slot and "at" not in slot:
+                    slot["at"] = place[slot["state"]]
+            for side in ("inputs", "outputs") if program else ():
+                program[side] = [{"state": s["at"]} if "state" in s else s for s in program[side]]
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def _argument_names(self) -> list[str]:
+        target = self.fn.forward if hasattr(self.fn, "forward") and hasattr(self.fn, "named_parameters") else self.fn
+        try:
+            bound = list(inspect.signature(target).parameters.values())
+        except (TypeError, ValueError):
+            bound = []
+        plain = [p.name for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return [plain[i] if i < len(plain) else f"arg{i}" for i in range(len(self.args))]
+
+    def _name_tensors(self) -> None:
+        walk = _Names()
+        walk.root(self.fn)
+        walk.add("random.state", default_generator._state)
+        self.names, self.candidates = walk.names, walk.tensors
+        self.held.append(walk)
+
+
+class _Names:
+    """Names of the tensors that a function can reach: `model.0.weight`, `opt.model.0.weight.exp_avg`."""
+
+    def __init__(self) -> None:
+        self.names: dict = {}
+        self.tensors: dict[int, Tensor] = {}
+        self.seen: set[int] = set()
+        self.alive: list = []
+        self.optimizers: list = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        handle = _C.memory_id(tensor)
+        if handle in self.names:
+            return
+        self.names[handle] = name
+        self.tensors[handle] = tensor
+        if tensor.is_leaf and tensor.grad is not None:
+            self.add(f"{name}.grad", tensor.grad)
+
+    def root(self, fn) -> None:
+        self.value("", fn, 0)
+        # Optimizers come last: their state is named after parameters.
+        for name, optimizer in self.optimizers:
+            self.optimizer(name, optimizer)
+
+    def value(self, name: str, x: Any, depth: int) -> None:
+        if depth > 6 or len(self.seen) > _MAX_WALK or isinstance(x, (str, bytes, int, float, type, types.ModuleType)):
+            return
+        if isinstance(x, Tensor):
+            self.add(name or "tensor", x)
+            return
+        if x is None or id(x) in self.seen:
+            return
+        self.seen.add(id(x))
+        self.alive.append(x)
+        dot = f"{name}." if name else ""
+        if hasattr(x, "named_parameters") and hasattr(x, "named_buffers"):
+            for n, p in (*x.named_parameters(), *x.named_buffers()):
+                self.add(dot + n, p)
+            self.members(name, x, depth)
+        elif hasattr(x, "param_groups") and hasattr(x, "state"):
+            self.optimizers.append((name or "optimizer", x))
+        elif isinstance(x, Program):
+            for n, t in x._names():
+                self.add(dot + n, t)
+        elif isinstance(x, Generator):
+            self.add(dot + "state", x._state)
+        elif isinstance(x, (Compiled, functools.partial, types.MethodType, types.FunctionType)):
+            self.function(name, x, depth)
+        elif isinstance(x, dict):
+            for k, v in list(x.items())[:1024]:
+                self.value(f"{dot}{k}", v, depth + 1)
+        elif isinstance(x, (list, tuple)):
+            for i, v in enumerate(x[:1024]):
+                self.value(f"{dot}{i}", v, depth + 1)
+        else:
+            self.members(name, x, depth)
+
+    def members(self, name: str, x: Any, depth: int) -> None:
+        dot = f"{name}." if name else ""
+        for k, v in list(getattr(x, "__dict__", {}).items()):
+            if not k.startswith("__"):
+                self.value(f"{dot}{k.lstrip('_')}", v, depth + 1)
+
+    def function(self, name: str, f, depth: int) -> None:
+        dot = f"{name}." if name else ""
+        if isinstance(f, Compiled):
+            self.value(name, f.__wrapped__, depth)
+        elif isinstance(f, functools.partial):
+            for i, v in enumerate(f.args):
+                self.value(f"{dot}{i}", v, depth + 1)
+            for k, v in f.keywords.items():
+                self.value(f"{dot}{k}", v, depth + 1)
+            self.value(name, f.func, depth + 1)
+        elif isinstance(f, types.MethodType):
+            self.value(name, f.__self__, depth)
+            self.value(name, f.__func__, depth + 1)
+        else:
+            code = f.__code__
+            for k, cell in zip(code.co_freevars, f.__closure__ or (), strict=False):
+                try:
+                    self.value(dot + k, cell.cell_contents, depth + 1)
+                except ValueError:
+                    continue
+            for k in code.co_names:
+                if k in f.__globals__ and not isinstance(f.__globals__[k], types.ModuleType):
+                    self.value(dot + k, f.__globals__[k], depth + 1)
+
+    def optimizer(self, name: str, optimizer) -> None:
+        for g, group in enumerate(optimizer.param_groups):
+            many = len(optimizer.param_groups) > 1
+            self.names["dict", id(group)] = f"{name}.{g}" if many else name
+            for i, p in enumerate(group["params"]):
+                own = self.names.get(_C.memory_id(p), f"{g}.{i}" if many else str(i))
+                self.add(own, p)
+                for k, v in optimizer.state.get(p, {}).items():
+                    if isinstance(v, Tensor):
+                        self.add(f"{name}.{own}.{k}", v)
+
+
+# -- structure -------------------------------------------------------------------------------------------------
+
+
+def _is_variable(x) -> bool:
+    return isinstance(x, Tensor) and x.dtype.is_floating_point
+
+
+def _variable(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_(True) if _is_variable(x) else x
+
+
+def _map(x, f):
+    if isinstance(x, Tensor):
+        return f(x)
+    if type(x) is dict:
+        return {k: _map(v, f) for k, v in x.items()}
+    if type(x) is list:
+        return [_map(v, f) for v in x]
+    if isinstance(x, tuple):
+        items = [_map(v, f) for v in x]
+        return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+    return x
+
+
+def _tree(x, leaves: list, path: str, what: str, depth: int = 0) -> dict:
+    """The structure of arguments or a result; lists its leaves, tensors and floats, with their paths."""
+    if depth > _MAX_DEPTH:
+        raise ExportError(f"export(): the {what} nests deeper than {_MAX_DEPTH} levels")
+    if isinstance(x, Tensor) or type(x) is float:
+        leaves.append((path, x))
+        return {"leaf": len(leaves) - 1}
+    if x is None or type(x) in (bool, str) or (type(x) is int and -(2**63) <= x < 2**63):
+        return {"value": x}
+    dot = path + "." if path else ""
+    down = lambda key, v: _tree(v, leaves, f"{dot}{key}", what, depth + 1)  # noqa: E731
+    if type(x) is dict:
+        keys = all(type(k) in (str, bool) or (type(k) is int and -(2**63) <= k < 2**63) for k in x)
+        if not keys:
+            raise ExportError(f"export(): the {what} {path or ''} is a dict with keys that are no text and no int")
+        return {"dict": [[k, down(k, v)] for k, v in x.items()]}
+    if type(x) is list:
+        return {"list": [down(i, v) for i, v in enumerate(x)]}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        items = [down(k, v) for k, v in zip(x._fields, x, strict=True)]
+        return {"named": {"name": type(x).__name__, "fields": list(x._fields), "items": items}}
+    if type(x) is tuple:
+        return {"tuple": [down(i, v) for i, v in enumerate(x)]}
+    raise ExportError(f"export(): the {what} {path or ''} is a {type(x).__name__}, which a package cannot hold")
+
+
+def _numbered(tree: dict, numbers: dict[int, int], leaves: list) -> dict:
+    """The tree with leaves numbered anew; those without a number are fixed floats."""
+    ((kind, spec),) = tree.items()
+    if kind == "leaf":
+        if spec in numbers:
+            return {"leaf": numbers[spec]}
+        return {"float": struct.pack(">d", leaves[spec][1]).hex()}
+    if kind == "dict":
+        return {"dict": [[k, _numbered(t, numbers, leaves)] for k, t in spec]}
+    if kind == "named":
+        return {"named": {**spec, "items": [_numbered(t, numbers, leaves) for t in spec["items"]]}}
+    if kind in ("list", "tuple"):
+        return {kind: [_numbered(t, numbers, leaves) for t in spec]}
+    return tree
+
+
+def _leaf_name(path: str, parameters: list[str] | None) -> str:
+    """`0.1.image` of the arguments is `pixels.image` if the second positional one is called so."""
+    if parameters is None:
+        return path or "output"
+    half, _, rest = path.partition(".")
+    if half == "1":
+        return rest
+    number, _, rest = rest.partition(".")
+    name = parameters[int(number)]
+    return f"{name}.{rest}" if rest else name
+
+
+def _unique(entries: list[dict]) -> None:
+    """Gives each entry a name of its own."""
+    taken: set[str] = set()
+    for entry in entries:
+        base = "".join(c if c.isprintable() else "_" for c in entry["name"])[:900] or "tensor"
+        name, n = base, 1
+        while name in taken or name == "__metadata__":
+            name, n = f"{base}.{n}", n + 1
+        entry["name"] = name
+        taken.add(name)

@@ -1,0 +1,322 @@
+"""Programs that were loaded from packages (`torsh.load("model.torsh")`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections import OrderedDict, namedtuple
+from typing import Any
+
+from torsh import _C
+from torsh._compile import Compiled
+from torsh.autograd import no_grad
+
+Tensor = _C.Tensor
+
+Port = namedtuple("Port", ("name", "dtype", "shape"))
+Port.__doc__ = "An input or output of a program: its name, dtype and shape."
+
+
+class Program:
+    """A program from a package: calls run it, and update the state that it keeps.
+
+    Called like the function that was exported, with tensors of the same dtypes and shapes. It works inside
+    `torsh.compile`, and with gradients if it was exported with `include_grad=True`.
+    """
+
+    def __init__(self, package: _C.Package):
+        self._package = package
+        manifest = json.loads(package.manifest)
+        self._manifest = manifest
+        self._arguments, self._keywords = manifest["arguments"]["tuple"]
+        self._grad = manifest["vjp"] is not None
+        self._classes: dict[tuple, type] = {}
+        _find_classes(manifest["result"], self._classes)
+        self._state: list[Tensor] = []
+        for i, entry in enumerate(manifest["state"]):
+            tensor = package.state(i)
+            if self._grad and entry["role"] == "parameter":
+                tensor.requires_grad_(True)
+            self._state.append(tensor)
+        self._compiled = Compiled(self._apply, True, self.name)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._manifest["name"]
+
+    @property
+    def license(self) -> str | None:
+        """SPDX expression of its licence, as the exporter stated it."""
+        return self._manifest["license"]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Words of the exporter's."""
+        return dict(self._manifest["metadata"])
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Names, dtypes and shapes of the inputs, in order; Python floats are float64 scalars."""
+        return tuple(_port(p) for p in self._manifest["inputs"])
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """Names, dtypes and shapes of the outputs, in order."""
+        return tuple(_port(p) for p in self._manifest["outputs"])
+
+    @property
+    def signer(self) -> bytes | None:
+        """The public key whose signature the file bears."""
+        return self._package.signer
+
+    @property
+    def manifest(self) -> dict:
+        """The manifest, as plain data."""
+        return json.loads(self._package.manifest)
+
+    @property
+    def graph(self) -> str:
+        """The graph as text."""
+        return self._package.graph
+
+    def explain(self):
+        """What was compiled and why, as `torsh.compile` tells it."""
+        return self._compiled.explain()
+
+    def __repr__(self) -> str:
+        ports = ", ".join(f"{p.name}: {p.dtype.name}{list(p.shape)}" for p in self.inputs)
+        return f"<torsh program {self.name}({ports})>"
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> OrderedDict[str, Tensor]:
+        """The state by name; the tensors are the program's own, so that later calls show in them."""
+        return OrderedDict((name, t.detach()) for name, _, t in self._named())
+
+    def named_parameters(self):
+        """(name, tensor) of what is trained; they require grad in a program exported with `include_grad=True`."""
+        return ((name, t) for name, role, t in self._named() if role == "parameter")
+
+    def parameters(self):
+        """The tensors of `named_parameters`."""
+        return (t for _, t in self.named_parameters())
+
+    def load_state_dict(self, state_dict, strict: bool = True) -> None:
+        """Replaces the state by tensors of the same dtypes and shapes; numbers do for learning rates and the like.
+
+        Raises: KeyError for unknown names, and for missing ones when `strict`; ShapeError, DTypeError. Nothing is
+        changed then.
+        """
+        own = {name: t for name, _, t in self._named()}
+        unknown = [n for n in state_dict if n not in own]
+        missing = [n for n in own if n not in state_dict] if strict else []
+        if unknown or missing:
+            raise KeyError(f"load_state_dict(): unexpected names {unknown}, missing names {missing}")
+        pairs = []
+        for name, value in state_dict.items():
+            old = own[name]
+            if isinstance(value, (int, float)) and old.ndim == 0:
+                value = _C.full([], float(value), old.dtype, None)
+            if not isinstance(value, Tensor):
+                raise TypeError(f"load_state_dict(): {name!r} must be a Tensor, not {type(value).__name__}")
+            _fits(f"load_state_dict(): {name!r}", value, old.dtype, tuple(old.shape))
+            pairs.append((old, value))
+        with no_grad():
+            for old, value in pairs:
+                _C.assign(old, value.detach())
+
+    def _names(self):
+        return ((e["name"], t) for e, t in zip(self._manifest["state"], self._state, strict=True))
+
+    def _named(self):
+        roles = ((e["name"], e["role"]) for e in self._manifest["state"])
+        return ((n, role, t) for (n, role), t in zip(roles, self._state, strict=True) if role != "constant")
+
+    # -- calls ---------------------------------------------------------------------------------------------
+
+    def __call__(self, *args, **kwargs):
+        leaves: list = []
+        ports = self._manifest["inputs"]
+        _take(self._arguments, self._positional(args, kwargs), ports, leaves, "arguments")
+        _take(self._keywords, kwargs, ports, leaves, "keyword arguments")
+        outputs = self._compiled(*leaves)
+        return _give(self._manifest["result"], outputs, self._classes)
+
+    def call_flat(self, values) -> list[Tensor]:
+        """One call with the inputs in the order of `inputs`; the outputs in the order of `outputs`."""
+        ports = self._manifest["inputs"]
+        if len(values) != len(ports):
+            raise TypeError(f"{self.name}() takes {len(ports)} inputs, got {len(values)}")
+        leaves: list = []
+        for i, value in enumerate(values):
+            _take({"leaf": i}, value, ports, leaves, "")
+        return self._compiled(*leaves)
+
+    def _positional(self, args: tuple, kwargs: dict) -> tuple:
+        names = self._manifest["parameters"]
+        if len(args) > len(names):
+            raise TypeError(f"{self.name}() takes {len(names)} positional arguments but {len(args)} were given")
+        out = list(args)
+        for name in names[len(args) :]:
+            if name not in kwargs:
+                raise TypeError(f"{self.name}() is missing the argument {name!r}")
+            out.append(kwargs.pop(name))
+        return tuple(out)
+
+    def _apply(self, *leaves):
+        spec = self._manifest["forward"]
+        given = []
+        for slot in spec["inputs"]:
+            ((kind, i),) = slot.items()
+            value = leaves[i] if kind == "input" else self._state[i]
+            given.append(value if isinstance(value, Tensor) else _C.convert_float(value))
+        results: list = [None] * len(self._manifest["outputs"])
+        grad = self._grad and _C.is_grad_enabled()
+        for slot, made in zip(spec["outputs"], self._package.apply(given, grad), strict=True):
+            ((kind, i),) = slot.items()
+            if kind == "output":
+                results[i] = made
+            else:
+                with no_grad():
+                    _C.assign(self._state[i], made.detach())
+        return results
+
+
+def _port(p: dict) -> Port:
+    return Port(p["name"], _C.PyDType(p["dtype"]), tuple(p["shape"]))
+
+
+def _fits(what: str, value: Tensor, dtype, shape: tuple) -> None:
+    if value.dtype != dtype:
+        raise _C.DTypeError(f"{what} must be {dtype.name}, got {value.dtype.name}")
+    if tuple(value.shape) != shape:
+        raise _C.ShapeError(f"{what} must have shape {list(shape)}, got {list(value.shape)}")
+
+
+def _float(bits: str) -> float:
+    return struct.unpack("<d", int(bits, 16).to_bytes(8, "little"))[0]
+
+
+def _bits(x: float) -> bytes:
+    return struct.pack("<d", x)
+
+
+def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
+    """Checks arguments against the tree and lists its leaves."""
+    ((kind, spec),) = tree.items()
+    if kind == "leaf":
+        port = ports[spec]
+        what = f"input {port['name']!r}"
+        if port["kind"] == "float":
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{what} must be a float, got {type(value).__name__}")
+            out.append(float(value))
+            return
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{what} must be a Tensor, got {type(value).__name__}")
+        _fits(what, value, _C.PyDType(port["dtype"]), tuple(port["shape"]))
+        out.append(value)
+    elif kind in ("value", "float"):
+        wanted = _float(spec) if kind == "float" else spec
+        # Floats by their bits: 0.0 and -0.0 differ, NaN is itself.
+        same = type(value) is type(wanted) and (_bits(value) == _bits(wanted) if kind == "float" else value == wanted)
+        if not same:
+            raise ValueError(f"{path} was {wanted!r} when the program was exported and cannot be {value!r}")
+    elif kind == "dict":
+        if not isinstance(value, dict) or list(value) != [k for k, _ in spec]:
+            wanted = [k for k, _ in spec]
+            if isinstance(value, dict) and len(value) == len(wanted) and set(value) == set(wanted):
+                value = {k: value[k] for k in wanted}
+            else:
+                got = list(value) if isinstance(value, dict) else type(value).__name__
+                raise TypeError(f"{path} must be a dict with the keys {wanted}, got {got}")
+        for k, t in spec:
+            _take(t, value[k], ports, out, f"{path}[{k!r}]")
+    else:
+        items = spec["items"] if kind == "named" else spec
+        if not isinstance(value, list if kind == "list" else tuple) or len(value) != len(items):
+            what = "list" if kind == "list" else "tuple"
+            raise TypeError(f"{path} must be a {what} of {len(items)}, got {type(value).__name__}")
+        for i, (t, v) in enumerate(zip(items, value, strict=True)):
+            _take(t, v, ports, out, f"{path}[{i}]")
+
+
+def _find_classes(tree: dict, out: dict[tuple, type]) -> None:
+    """Makes the classes of the named tuples in a tree. Their names are data of a file: Python may not have them."""
+    ((kind, spec),) = tree.items()
+    if kind == "named":
+        key = (spec["name"], *spec["fields"])
+        if key not in out:
+            try:
+                out[key] = namedtuple(spec["name"], spec["fields"])
+            except ValueError as error:
+                raise _C.PackageError(
+                    f"manifest.json: result has a named tuple that Python cannot have: {error}"
+                ) from None
+    inner = spec["items"] if kind == "named" else [t for _, t in spec] if kind == "dict" else spec
+    for t in inner if kind in ("named", "dict", "list", "tuple") else ():
+        _find_classes(t, out)
+
+
+def _give(tree: dict, outputs: list, classes: dict[tuple, type]):
+    """The result, built from the outputs."""
+    ((kind, spec),) = tree.items()
+    if kind == "leaf":
+        return outputs[spec]
+    if kind == "value":
+        return spec
+    if kind == "float":
+        return _float(spec)
+    if kind == "dict":
+        return {k: _give(t, outputs, classes) for k, t in spec}
+    if kind == "named":
+        made = classes[(spec["name"], *spec["fields"])]
+        return made(*(_give(t, outputs, classes) for t in spec["items"]))
+    items = [_give(t, outputs, classes) for t in spec]
+    return items if kind == "list" else tuple(items)
+
+
+# -- keys --------------------------------------------------------------------------------------------------
+
+SECRET, PUBLIC = "torsh ed25519 secret key ", "torsh ed25519 public key "
+
+
+def read_key(key, kind: str) -> bytes:
+    """32 bytes from themselves, from 64 hexadecimal digits, or from a file that `torsh keygen` made.
+
+    Raises: TypeError, ValueError, OSError.
+    """
+    if isinstance(key, (bytes, bytearray)):
+        if len(key) != 32:
+            raise ValueError(f"a key has 32 bytes, got {len(key)}")
+        return bytes(key)
+    if not isinstance(key, (str, os.PathLike)):
+        raise TypeError(f"a key must be 32 bytes or the path of a key file, got {type(key).__name__}")
+    text = os.fspath(key)
+    if not os.path.exists(text) and len(text) == 64 and all(c in "0123456789abcdefABCDEF" for c in text):
+        return bytes.fromhex(text)
+    with open(text, encoding="ascii", errors="replace") as file:
+        line = file.read(256).strip()
+    digits = line.removeprefix(kind)
+    if not line.startswith(kind) or len(digits) != 64 or any(c not in "0123456789abcdef" for c in digits):
+        raise ValueError(f"{text} is not a file with a {kind.strip()}")
+    return bytes.fromhex(digits)
+
+
+def is_package(path) -> bool:
+    """Whether a file begins as a package does, or is named as one."""
+    with open(path, "rb") as file:
+        head = file.read(43)
+    return head[:4] == b"PK\x03\x04" and (head[30:43] == b"manifest.json" or os.fsdecode(path).endswith(".torsh"))
+
+
+def load(path, trusted_keys=None) -> Program:
+    """Reads a package; see `torsh.load`."""
+    keys = None
+    if trusted_keys is not None:
+        if isinstance(trusted_keys, (str, bytes, bytearray, os.PathLike)):
+            raise TypeError("load(): trusted_keys must be a list of keys")
+        keys = [read_key(k, PUBLIC) for k in trusted_keys]
+    return Program(_C.Package(os.fsdecode(path), keys))

@@ -1,0 +1,50 @@
+//! The numbers of the package format: version, names of entries, and the limits that hold before anything is parsed.
+
+use torsh_ir::{Error, ErrorKind};
+
+/// Version that is written.
+pub const VERSION: u32 = 1;
+/// Oldest version that is read.
+pub const OLDEST_VERSION: u32 = 1;
+/// Word in the manifest that says what the file is.
+pub const FORMAT: &str = "torsh-package";
+
+/// The manifest's entry.
+pub const MANIFEST: &str = "manifest.json";
+/// The signature's entry.
+pub const SIGNATURE: &str = "signature.json";
+/// The graph's entry.
+pub const GRAPH: &str = "graph.txt";
+/// The gradient program's entry.
+pub const VJP: &str = "vjp.txt";
+/// The state's entry.
+pub const WEIGHTS: &str = "weights.safetensors";
+
+/// Every entry's data begins at a multiple of this.
+pub const ALIGN: u64 = 64;
+/// Entries of a file.
+pub const MAX_ENTRIES: usize = 16;
+/// Bytes of an entry's name.
+pub const MAX_ENTRY_NAME: usize = 64;
+/// Bytes of the manifest.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+/// Bytes of the signature.
+pub const MAX_SIGNATURE_BYTES: u64 = 4 << 10;
+/// Bytes of the text of a graph.
+pub const MAX_GRAPH_BYTES: u64 = 256 << 20;
+/// Bytes of the header of the weights.
+pub const MAX_WEIGHTS_HEADER: u64 = 64 << 20;
+/// Nesting of the trees of arguments and results.
+pub const MAX_TREE_DEPTH: usize = 32;
+/// Bytes of a name of an input, an output or a tensor of the state.
+pub const MAX_NAME: usize = 1024;
+
+/// An error of the reader: which entry, and why.
+pub(crate) fn bad(entry: &str, why: impl AsRef<str>) -> Error {
+    Error::package(format!("{entry}: {}", why.as_ref()))
+}
+
+/// An error of the writer.
+pub(crate) fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Export, why)
+}

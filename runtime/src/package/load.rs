@@ -1,0 +1,215 @@
+//! Reading a package, and what can be asked of it.
+
+use super::archive::{self, Item, read_at};
+use super::format::{
+    GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, VJP, WEIGHTS, bad,
+};
+use super::manifest::{Manifest, Program, Types};
+use super::sign::{self, PublicKey, hex};
+use super::weights;
+use crate::memory::CpuBuffer;
+use crate::sys::map::Mapping;
+use crate::sys::mem::Block;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use torsh_ir::exec::BufferRef;
+use torsh_ir::{Error, Graph, Result, text, verify};
+use torsh_passes::limits;
+
+/// What a loader demands.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// With keys, a file must be signed by one of them; with none in the list, no file is good enough. Without a list,
+    /// unsigned files are read; a signature that does not verify refuses a file always.
+    pub trusted_keys: Option<Vec<PublicKey>>,
+}
+
+/// A package that has passed every check.
+pub struct Package {
+    manifest: Manifest,
+    types: Types,
+    forward: Graph,
+    vjp: Option<Graph>,
+    weights: Arc<Mapping>,
+    state: Vec<Range<usize>>,
+    signer: Option<PublicKey>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Package {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Package({:?}, {} bytes)", self.manifest.name, self.bytes)
+    }
+}
+
+impl Package {
+    /// Reads a package. Errors: `Package`, which names the file, the entry and the reason.
+    pub fn load(path: impl AsRef<Path>) -> Result<Package> {
+        Package::load_with(path, &LoadOptions::default())
+    }
+
+    /// Reads a package under conditions.
+    pub fn load_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Package> {
+        let path = path.as_ref();
+        read(path, options).map_err(|e| Error::new(e.kind(), format!("{}: {}", path.display(), e.message())))
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    /// Types of inputs, outputs and state.
+    pub fn types(&self) -> &Types {
+        &self.types
+    }
+    /// The program.
+    pub fn forward(&self) -> &Graph {
+        &self.forward
+    }
+    /// The gradient program.
+    pub fn vjp(&self) -> Option<&Graph> {
+        self.vjp.as_ref()
+    }
+    /// The key whose signature the file bears.
+    pub fn signer(&self) -> Option<&PublicKey> {
+        self.signer.as_ref()
+    }
+    /// Size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+    /// Whether the state is a mapping of the file; otherwise it has been read into memory.
+    pub fn is_mapped(&self) -> bool {
+        self.weights.is_mapped()
+    }
+
+    /// A tensor of the state, without a copy. Every instance that does not change it shares these bytes.
+    pub fn state(&self, index: usize) -> Result<BufferRef> {
+        let range = self.state.get(index).cloned();
+        let buffer = range.and_then(|range| CpuBuffer::file(self.weights.clone(), range));
+        buffer.map(|b| Arc::new(b) as BufferRef).ok_or_else(|| Error::index(format!("no tensor {index} in the state")))
+    }
+}
+
+/// Whether only this user, or root, can change the file: then its pages may be mapped.
+#[cfg(unix)]
+fn is_ours(meta: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (meta.uid() == crate::sys::map::user() || meta.uid() == 0) && meta.mode() & 0o022 == 0
+}
+
+#[cfg(not(unix))]
+fn is_ours(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    // A pipe without a writer would wait for one.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_CLOEXEC);
+    options.open(path)
+}
+
+fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
+    let io = |what: &str| {
+        let what = what.to_string();
+        move |e: std::io::Error| Error::package(format!("cannot {what} the file: {e}"))
+    };
+    let file = open(path).map_err(io("open"))?;
+    let meta = file.metadata().map_err(io("look at"))?;
+    if !meta.is_file() {
+        return Err(Error::package("not a regular file"));
+    }
+    let items = archive::list(&file, meta.len())?;
+    let find = |name: &str| items.iter().find(|i| i.name == name);
+    let need = |name: &str| find(name).ok_or_else(|| bad(name, "the entry is missing"));
+
+    let text = small(&file, need(MANIFEST)?, MAX_MANIFEST_BYTES)?;
+    // Before the text is looked at: what is not from a trusted key is not parsed.
+    let signer = match find(SIGNATURE) {
+        Some(item) => Some(sign::verify(&small(&file, item, MAX_SIGNATURE_BYTES)?, &text)?),
+        None => None,
+    };
+    trusted(signer.as_ref(), options)?;
+    let manifest = Manifest::parse(&text)?;
+    let types = manifest.check()?;
+    if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
+        return Err(bad(&item.name, "the manifest does not know this entry"));
+    }
+    for entry in &manifest.entries {
+        let item = need(&entry.name)?;
+        if item.data.end - item.data.start != entry.bytes {
+            let has = item.data.end - item.data.start;
+            return Err(bad(&entry.name, format!("{has} bytes, in the manifest {}", entry.bytes)));
+        }
+    }
+    let forward = graph(&file, need(GRAPH)?, &manifest, &manifest.forward, &types)?;
+    let vjp = match &manifest.vjp {
+        Some(program) => Some(graph(&file, need(VJP)?, &manifest, program, &types)?),
+        None => None,
+    };
+    let item = need(WEIGHTS)?;
+    let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
+    let weights = if is_ours(&meta) && len > 0 {
+        Mapping::map(&file, item.data.start, len).map_err(|e| bad(WEIGHTS, format!("cannot be mapped: {e}")))?
+    } else {
+        let mut block = Block::new(len).ok_or_else(|| Error::limit(format!("{WEIGHTS}: no memory for {len} bytes")))?;
+        read_at(&file, item.data.start, block.bytes_mut(len))
+            .map_err(|e| bad(WEIGHTS, format!("cannot be read: {e}")))?;
+        Mapping::owned(block)
+    };
+    check_hash(WEIGHTS, weights.bytes(), &manifest)?;
+    let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
+    let state = weights::read(weights.bytes(), &wanted)?;
+    drop(wanted);
+    Ok(Package { manifest, types, forward, vjp, weights: Arc::new(weights), state, signer, bytes: meta.len() })
+}
+
+fn trusted(signer: Option<&PublicKey>, options: &LoadOptions) -> Result<()> {
+    let Some(keys) = &options.trusted_keys else { return Ok(()) };
+    match signer {
+        None => Err(bad(SIGNATURE, "the file is not signed, and a signature is demanded")),
+        Some(key) if keys.contains(key) => Ok(()),
+        Some(key) => Err(bad(SIGNATURE, format!("signed by {}, which is none of the trusted keys", hex(key)))),
+    }
+}
+
+/// The data of an entry that is read into memory.
+fn small(file: &File, item: &Item, most: u64) -> Result<Vec<u8>> {
+    let len = item.data.end - item.data.start;
+    if len > most {
+        return Err(bad(&item.name, format!("{len} bytes; the most is {most}")));
+    }
+    let mut bytes = vec![0; len as usize];
+    read_at(file, item.data.start, &mut bytes).map_err(|e| bad(&item.name, format!("cannot be read: {e}")))?;
+    if crc32fast::hash(&bytes) != item.crc {
+        return Err(bad(&item.name, "its checksum is another: the file is damaged"));
+    }
+    Ok(bytes)
+}
+
+fn check_hash(name: &str, bytes: &[u8], manifest: &Manifest) -> Result<()> {
+    let wanted = manifest.entry(name).map_or("", |e| e.sha256.as_str());
+    if hex(&Sha256::digest(bytes)) != wanted {
+        return Err(bad(name, "its hash is not the one in the manifest"));
+    }
+    Ok(())
+}
+
+fn graph(file: &File, item: &Item, manifest: &Manifest, program: &Program, types: &Types) -> Result<Graph> {
+    let bytes = small(file, item, MAX_GRAPH_BYTES)?;
+    check_hash(&item.name, &bytes, manifest)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| bad(&item.name, "not UTF-8"))?;
+    let graph = text::parse(text).map_err(|e| bad(&item.name, e.message()))?;
+    // The parser has checked every type; the verifier is the door that every graph goes through.
+    verify::graph(&graph).map_err(|e| bad(&item.name, e.message()))?;
+    let within = torsh_ir::limits::get();
+    limits::check(&graph, &within).map_err(|e| bad(&item.name, e.to_string()))?;
+    manifest.check_graph(program, &graph, types)?;
+    Ok(graph)
+}

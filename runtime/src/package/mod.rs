@@ -1,0 +1,44 @@
+//! Packages: programs in files, which run without the code that made them, and which nobody has to trust.
+//!
+//! A `.torsh` file is a zip archive of stored, 64-byte-aligned entries: `manifest.json`, `signature.json` (if signed),
+//! `graph.txt`, `vjp.txt` (if gradients were asked for) and `weights.safetensors`. It holds no machine code: the graph is
+//! compiled where it is loaded, with the instruction set that is there. `docs/packages.md` describes the format.
+//!
+//! [`Package::load`] trusts nothing: the directory, every size and offset, the manifest, the hash of every entry, the
+//! header of the weights, and the graph (parser, verifier, limits) are checked before use; a file that breaks a rule is a
+//! `Package` error that names the entry. Memory is bounded by a small multiple of the file's size, time is linear in it.
+//!
+//! ```
+//! use torsh_runtime::package::{Package, Value};
+//! use torsh_runtime::{Config, CpuExecutor};
+//!
+//! # fn main() -> torsh_ir::Result<()> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/packages/0.1.0/linear.torsh");
+//! let package = Package::load(path)?; // made by torsh.export: y = x @ weight.T + bias
+//! let executor = CpuExecutor::with_config(&Config::default())?;
+//! let mut model = package.instantiate(&executor)?;
+//! let x = Value::from_slice(&executor, &[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+//! let outputs = model.run(&[x])?;
+//! assert_eq!(outputs[0].shape(), [2, 2]);
+//! let y: Vec<f32> = outputs[0].to_vec()?;
+//! assert_eq!(y, [14.0, -1.0, 32.0, 2.0]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod archive;
+pub mod format;
+mod load;
+pub mod manifest;
+mod model;
+mod sign;
+mod value;
+mod weights;
+mod write;
+
+pub use load::{LoadOptions, Package};
+pub use manifest::Manifest;
+pub use model::Model;
+pub use sign::{PublicKey, SecretKey, hex, unhex};
+pub use value::{Element, Value};
+pub use write::{Contents, write};

@@ -1,0 +1,244 @@
+//! A package that runs: compiled for one executor, with state of its own.
+
+use super::load::Package;
+use super::manifest::{Manifest, Program, Slot, Types};
+use super::value::Value;
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use torsh_ir::exec::{BufferRef, Executable, Executor};
+use torsh_ir::{Error, Graph, Result, Type};
+use torsh_passes::pipeline::{self, Options};
+
+/// An instance of a package. What it does not change is shared with every other instance. Instances may run at the same
+/// time on different threads; one instance runs one call at a time.
+pub struct Model {
+    manifest: Manifest,
+    types: Types,
+    // `None` only while a run has the buffer.
+    state: Vec<Option<BufferRef>>,
+    forward: Loaded,
+    vjp: Option<Loaded>,
+}
+
+struct Loaded {
+    exe: Arc<dyn Executable>,
+    program: Program,
+    // Per input of the graph: whether a run may write its memory.
+    donated: Vec<bool>,
+}
+
+impl Package {
+    /// Compiles the package for an executor. Errors: `Limit` when a run would need more memory than the limits allow.
+    pub fn instantiate(&self, executor: &dyn Executor) -> Result<Model> {
+        let forward = Loaded::new(self.forward(), &self.manifest().forward, executor)?;
+        let vjp = match (self.vjp(), &self.manifest().vjp) {
+            (Some(graph), Some(program)) => Some(Loaded::new(graph, program, executor)?),
+            _ => None,
+        };
+        let state = (0..self.types().state.len()).map(|i| self.state(i).map(Some)).collect::<Result<_>>()?;
+        Ok(Model { manifest: self.manifest().clone(), types: self.types().clone(), state, forward, vjp })
+    }
+}
+
+/// Inputs of the graph whose memory may receive an output: state that a run replaces.
+fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
+    let kept: HashSet<_> = graph.outputs().iter().filter(|o| graph.inputs().contains(o)).collect();
+    let mut taken = HashSet::new();
+    let mut pairs = Vec::new();
+    for (o, slot) in program.outputs.iter().enumerate() {
+        let Slot::State(_) = slot else { continue };
+        let Some(i) = program.inputs.iter().position(|s| s == slot) else { continue };
+        let (from, to) = (graph.inputs()[i], graph.outputs()[o]);
+        // A value that is given under two names, or an input that is given as it is, keeps its memory.
+        if graph.ty(from) == graph.ty(to) && !kept.contains(&from) && !kept.contains(&to) && taken.insert(to) {
+            pairs.push((i, o));
+        }
+    }
+    pairs
+}
+
+/// Runs `f`; a panic becomes an internal error.
+fn guarded<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(Error::internal(format!("panic while a package {what}"))))
+}
+
+impl Loaded {
+    fn new(graph: &Graph, program: &Program, executor: &dyn Executor) -> Result<Loaded> {
+        let donate = donations(graph, program);
+        let mut donated = vec![false; graph.inputs().len()];
+        donate.iter().for_each(|&(i, _)| donated[i] = true);
+        let options = Options { target: executor.target(), donate, ..Options::default() };
+        let exe = guarded("was compiled", || executor.load(Arc::new(pipeline::compile(graph, &options)?)))?;
+        Ok(Loaded { exe, program: program.clone(), donated })
+    }
+}
+
+impl Model {
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Types of inputs, outputs and state.
+    pub fn types(&self) -> &Types {
+        &self.types
+    }
+
+    /// The compiled program.
+    pub fn executable(&self) -> &Arc<dyn Executable> {
+        &self.forward.exe
+    }
+
+    /// The compiled gradient program.
+    pub fn vjp_executable(&self) -> Option<&Arc<dyn Executable>> {
+        self.vjp.as_ref().map(|v| &v.exe)
+    }
+
+    /// One call: inputs in the manifest's order, outputs likewise. The state that the program updates is updated; on an
+    /// error nothing has changed.
+    ///
+    /// Errors: `Shape` and `DType` that name the input, `Index` for indices out of range, `Limit` for want of memory.
+    pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>> {
+        self.check(inputs)?;
+        let Model { state, forward, types, .. } = self;
+        let mut outputs: Vec<Option<Value>> = vec![None; types.outputs.len()];
+        let made = call(forward, state, inputs, &[])?;
+        for (slot, buffer) in forward.program.outputs.iter().zip(made) {
+            match *slot {
+                Slot::Output(o) => outputs[o as usize] = Some(Value::new(types.outputs[o as usize].clone(), buffer)),
+                Slot::State(s) => state[s as usize] = Some(buffer),
+                Slot::Input(_) => {}
+            }
+        }
+        let missing = || Error::internal("an output is missing");
+        outputs.into_iter().map(|o| o.ok_or_else(missing)).collect()
+    }
+
+    /// The outputs, by number, whose cotangents [`Model::vjp`] takes.
+    pub fn cotangents(&self) -> Vec<usize> {
+        let program = self.vjp.as_ref().map(|v| &v.program);
+        let slots = program.into_iter().flat_map(|p| &p.inputs);
+        slots.filter_map(|s| if let Slot::Output(o) = s { Some(*o as usize) } else { None }).collect()
+    }
+
+    /// Vector-Jacobian products at `inputs` and the present state: for each float input and parameter that an output
+    /// depends on, its name and `sum(cotangent * d output / d it)`. `cotangents` are those of [`Model::cotangents`].
+    ///
+    /// Errors: `Runtime` for a package without gradients; `Shape` and `DType`.
+    pub fn vjp(&mut self, inputs: &[Value], cotangents: &[Value]) -> Result<Vec<(String, Value)>> {
+        self.check(inputs)?;
+        let wanted = self.cotangents();
+        let Some(vjp) = &self.vjp else {
+            return Err(Error::runtime("the package has no gradients: it was exported without include_grad=True"));
+        };
+        if wanted.len() != cotangents.len() {
+            return Err(Error::value(format!("{} cotangents expected, got {}", wanted.len(), cotangents.len())));
+        }
+        let mut by_output = vec![None; self.types.outputs.len()];
+        for (&o, value) in wanted.iter().zip(cotangents) {
+            fits(&format!("the cotangent of {:?}", self.manifest.outputs[o].name), &self.types.outputs[o], value)?;
+            by_output[o] = Some(value.clone());
+        }
+        let made = call(vjp, &mut self.state, inputs, &by_output)?;
+        let mut out = Vec::with_capacity(made.len());
+        for (slot, buffer) in vjp.program.outputs.iter().zip(made) {
+            let (name, ty) = match *slot {
+                Slot::Input(i) => (&self.manifest.inputs[i as usize].name, &self.types.inputs[i as usize]),
+                Slot::State(s) => (&self.manifest.state[s as usize].name, &self.types.state[s as usize]),
+                Slot::Output(_) => continue,
+            };
+            out.push((name.clone(), Value::new(ty.clone(), buffer)));
+        }
+        Ok(out)
+    }
+
+    /// A tensor of the state.
+    pub fn state(&self, name: &str) -> Result<Value> {
+        let i = self.position(name)?;
+        let buffer = self.state[i].clone().ok_or_else(|| Error::internal("a tensor of the state is in use"))?;
+        Ok(Value::new(self.types.state[i].clone(), buffer))
+    }
+
+    /// Replaces a tensor of the state. Errors: `Value` for an unknown name, `Shape` and `DType`.
+    pub fn set_state(&mut self, name: &str, value: &Value) -> Result<()> {
+        let i = self.position(name)?;
+        fits(&format!("the state {name:?}"), &self.types.state[i], value)?;
+        self.state[i] = Some(value.buffer().clone());
+        Ok(())
+    }
+
+    fn position(&self, name: &str) -> Result<usize> {
+        let found = self.manifest.state.iter().position(|s| s.name == name);
+        found.ok_or_else(|| Error::value(format!("the package has no state named {name:?}")))
+    }
+
+    fn check(&self, inputs: &[Value]) -> Result<()> {
+        let ports = &self.manifest.inputs;
+        if ports.len() != inputs.len() {
+            let names: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+            return Err(Error::value(format!(
+                "{} inputs expected ({}), got {}",
+                ports.len(),
+                names.join(", "),
+                inputs.len()
+            )));
+        }
+        let mut pairs = ports.iter().zip(&self.types.inputs).zip(inputs);
+        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value))
+    }
+}
+
+fn fits(what: &str, ty: &Type, value: &Value) -> Result<()> {
+    let got = value.ty();
+    if got.dtype != ty.dtype {
+        return Err(Error::dtype(format!("{what} must be {}, got {}", ty.dtype, got.dtype)).with_types([ty, got]));
+    }
+    if got.shape != ty.shape {
+        return Err(
+            Error::shape(format!("{what} must have shape {}, got {}", ty.shape, got.shape)).with_types([ty, got])
+        );
+    }
+    Ok(())
+}
+
+/// Runs a program on inputs and state. Donated state is handed over for the run, and comes back when it fails.
+fn call(
+    loaded: &Loaded,
+    state: &mut [Option<BufferRef>],
+    inputs: &[Value],
+    cotangents: &[Option<Value>],
+) -> Result<Vec<BufferRef>> {
+    let slots = &loaded.program.inputs;
+    let mut buffers = Vec::with_capacity(slots.len());
+    for (slot, &donated) in slots.iter().zip(&loaded.donated) {
+        let found = match *slot {
+            Slot::Input(i) => inputs.get(i as usize).map(|v| v.buffer().clone()),
+            Slot::Output(o) => cotangents.get(o as usize).and_then(|v| v.as_ref()).map(|v| v.buffer().clone()),
+            // Each slot stands once: what is taken here is not asked for again.
+            Slot::State(s) if donated => state.get_mut(s as usize).and_then(Option::take),
+            Slot::State(s) => state.get(s as usize).cloned().flatten(),
+        };
+        buffers.push(found);
+    }
+    let back = |state: &mut [Option<BufferRef>], buffers: Vec<Option<BufferRef>>| {
+        for ((slot, &donated), buffer) in slots.iter().zip(&loaded.donated).zip(buffers) {
+            if let (Slot::State(s), true) = (slot, donated) {
+                state[*s as usize] = buffer;
+            }
+        }
+    };
+    if buffers.iter().any(Option::is_none) {
+        back(state, buffers);
+        return Err(Error::internal("an input of the program has no value"));
+    }
+    let mut ready: Vec<BufferRef> = buffers.into_iter().flatten().collect();
+    let made = guarded("ran", || loaded.exe.run(&mut ready)).and_then(|made| {
+        let whole = made.len() == loaded.program.outputs.len();
+        if whole { Ok(made.into_vec()) } else { Err(Error::internal("a program gave another number of outputs")) }
+    });
+    if made.is_err() {
+        back(state, ready.into_iter().map(Some).collect());
+    }
+    made
+}

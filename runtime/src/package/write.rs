@@ -1,0 +1,167 @@
+//! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
+
+use super::format::{
+    ALIGN, FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION, VJP, WEIGHTS, refused,
+};
+use super::manifest::{Entry, Manifest, Types};
+use super::sign::{SecretKey, hex};
+use super::weights;
+use sha2::{Digest, Sha256};
+use std::io::{BufWriter, Seek, Write};
+use std::path::Path;
+use torsh_ir::exec::BufferRef;
+use torsh_ir::{Error, Graph, Result, text};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, System, ZipWriter};
+
+/// What a package is made of. The manifest's `entries` are filled in by the writer.
+pub struct Contents {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The program.
+    pub forward: Graph,
+    /// Its gradients.
+    pub vjp: Option<Graph>,
+    /// The bytes of each tensor of the state.
+    pub state: Vec<BufferRef>,
+}
+
+/// Entries from here on need 64-bit sizes; below, headers are shorter without.
+const LARGE: u64 = 0xf000_0000;
+
+fn io(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Error {
+    move |e| refused(format!("cannot {what} {}: {e}", path.display()))
+}
+
+fn host(buffer: &BufferRef) -> Result<&[u8]> {
+    buffer
+        .host_bytes()
+        .ok_or_else(|| Error::device("state on a device must be copied to the host before it is exported"))
+}
+
+/// Writes a package to `path` and returns its size. It is written beside its place, synced, and renamed over what stood
+/// there: whenever this is cut short, `path` has the old file or the new one.
+///
+/// Errors: `Export` for contents that no reader would take and for what the file system refuses.
+pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result<u64> {
+    let Contents { mut manifest, forward, vjp, state } = contents;
+    let types = known(&manifest)?;
+    let programs = [Some((&manifest.forward, &forward)), manifest.vjp.as_ref().zip(vjp.as_ref())];
+    for (program, graph) in programs.into_iter().flatten() {
+        manifest.check_graph(program, graph, &types).map_err(|e| refused(e.message()))?;
+    }
+    if manifest.vjp.is_some() != vjp.is_some() {
+        return Err(refused("the manifest and the contents differ on whether there are gradients"));
+    }
+    let types = types.state;
+    let mut graphs = vec![(GRAPH, text::print(&forward))];
+    graphs.extend(vjp.map(|g| (VJP, text::print(&g))));
+    for (name, graph) in &graphs {
+        if graph.len() as u64 > MAX_GRAPH_BYTES {
+            return Err(refused(format!("{name} would have {} bytes; the most is {MAX_GRAPH_BYTES}", graph.len())));
+        }
+    }
+    let names: Vec<&str> = manifest.state.iter().map(|s| s.name.as_str()).collect();
+    if names.len() != state.len() {
+        return Err(refused("the state has another number of tensors than the manifest"));
+    }
+    let tensors: Vec<_> = names.iter().copied().zip(&types).collect();
+    let (header, order) = weights::header(&tensors)?;
+    let mut hash = Sha256::new();
+    hash.update(&header);
+    let mut bytes = header.len() as u64;
+    for &i in &order {
+        let data = host(&state[i])?;
+        if data.len() != types[i].nbytes() {
+            return Err(refused(format!("the tensor {:?} has {} bytes", names[i], data.len())));
+        }
+        hash.update(data);
+        bytes += data.len() as u64;
+    }
+    manifest.entries = graphs
+        .iter()
+        .map(|(name, graph)| Entry {
+            name: (*name).to_string(),
+            bytes: graph.len() as u64,
+            sha256: hex(&Sha256::digest(graph.as_bytes())),
+        })
+        .collect();
+    manifest.entries.push(Entry { name: WEIGHTS.to_string(), bytes, sha256: hex(&hash.finalize()) });
+    manifest.check().map_err(|e| refused(e.message()))?;
+    let mut json = serde_json::to_vec(&manifest).map_err(|e| refused(format!("the manifest: {e}")))?;
+    json.push(b'\n');
+    if json.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(refused(format!("the manifest would have {} bytes", json.len())));
+    }
+    let signature = key.map(|k| k.sign(&json)).transpose()?;
+
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".torsh-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(io("create a file in", folder))?;
+    let size = {
+        let mut zip = Zip(ZipWriter::new(BufWriter::new(file.as_file_mut())));
+        zip.entry(MANIFEST, json.len() as u64, [Ok(json.as_slice())])?;
+        if let Some(signature) = &signature {
+            zip.entry(SIGNATURE, signature.len() as u64, [Ok(signature.as_slice())])?;
+        }
+        for (name, graph) in &graphs {
+            zip.entry(name, graph.len() as u64, [Ok(graph.as_bytes())])?;
+        }
+        zip.entry(
+            WEIGHTS,
+            bytes,
+            std::iter::once(Ok(header.as_slice())).chain(order.iter().map(|&i| host(&state[i]))),
+        )?;
+        zip.finish()?
+    };
+    file.as_file().sync_all().map_err(io("sync", path))?;
+    file.persist(path).map_err(|e| io("write", path)(e.error))?;
+    // The new name is on disk only once its folder is.
+    #[cfg(unix)]
+    std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(io("sync", folder))?;
+    Ok(size)
+}
+
+/// The types of a manifest whose entries are not known yet; all else is checked before anything is written.
+fn known(manifest: &Manifest) -> Result<Types> {
+    let mut probe = manifest.clone();
+    probe.entries = [GRAPH, WEIGHTS]
+        .into_iter()
+        .chain(manifest.vjp.is_some().then_some(VJP))
+        .map(|name| Entry { name: name.to_string(), bytes: 0, sha256: "0".repeat(64) })
+        .collect();
+    if probe.format != FORMAT || probe.version != VERSION {
+        return Err(refused(format!("only format {FORMAT}, version {VERSION}, is written")));
+    }
+    probe.check().map_err(|e| refused(e.message()))
+}
+
+struct Zip<W: Write + Seek>(ZipWriter<W>);
+
+impl<W: Write + Seek> Zip<W> {
+    fn entry<'a>(&mut self, name: &str, bytes: u64, parts: impl IntoIterator<Item = Result<&'a [u8]>>) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| refused(format!("cannot write the entry {name}: {e}"));
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::default())
+            .system(System::Unix)
+            .unix_permissions(0o644)
+            .large_file(bytes >= LARGE)
+            .with_alignment(ALIGN as u16);
+        self.0.start_file(name, options).map_err(|e| failed(&e))?;
+        for part in parts {
+            self.0.write_all(part?).map_err(|e| failed(&e))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u64> {
+        let failed = |e: &dyn std::fmt::Display| refused(format!("cannot finish the file: {e}"));
+        let mut inner = self.0.finish().map_err(|e| failed(&e))?;
+        inner.flush().map_err(|e| failed(&e))?;
+        inner.stream_position().map_err(|e| failed(&e))
+    }
+}

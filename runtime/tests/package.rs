@@ -1,0 +1,445 @@
+//! Packages in Rust alone: made, read, run, trained; and files with random damage.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use torsh_ir::exec::Executor;
+use torsh_ir::{ErrorKind, env, text};
+use torsh_runtime::package::manifest::{Literal, Port, PortKind, Program, Role, Slot, State, Tree};
+use torsh_runtime::package::{Contents, LoadOptions, Manifest, Package, SecretKey, Value, unhex, write};
+use torsh_runtime::{Config, CpuExecutor};
+
+fn executor() -> &'static CpuExecutor {
+    static EXECUTOR: OnceLock<CpuExecutor> = OnceLock::new();
+    EXECUTOR.get_or_init(|| CpuExecutor::with_config(&Config::default()).unwrap())
+}
+
+/// A counter that adds what it is given: `total += x; return total * 2`.
+const COUNTER: &str = "graph {
+  %0: f32[3] = input(index=0)
+  %1: f32[3] = input(index=1)
+  %2: f32[3] = add(%0, %1)
+  %3: f32[3] = full(value=2.0)
+  %4: f32[3] = mul(%2, %3)
+  return %4, %2
+}
+";
+/// Its gradients: those of x and total are twice the cotangent.
+const COUNTER_VJP: &str = "graph {
+  %0: f32[3] = input(index=0)
+  %1: f32[3] = full(value=2.0)
+  %2: f32[3] = mul(%0, %1)
+  return %2, %2
+}
+";
+
+fn port(name: &str) -> Port {
+    Port { name: name.into(), dtype: "float32".into(), shape: vec![3], kind: PortKind::Tensor }
+}
+
+fn contents() -> Contents {
+    let program = |graph: &str, inputs: &[Slot], outputs: &[Slot]| Program {
+        graph: graph.into(),
+        inputs: inputs.to_vec(),
+        outputs: outputs.to_vec(),
+    };
+    let manifest = Manifest {
+        format: "torsh-package".into(),
+        version: 1,
+        producer: "a test".into(),
+        name: "counter".into(),
+        license: Some("MIT".into()),
+        metadata: [("who".to_string(), "me".to_string())].into(),
+        inputs: vec![port("x")],
+        outputs: vec![port("y")],
+        state: vec![State { name: "total".into(), dtype: "float32".into(), shape: vec![3], role: Role::Parameter }],
+        parameters: vec!["x".into()],
+        arguments: Tree::Tuple(vec![Tree::Tuple(vec![Tree::Leaf(0)]), Tree::Dict(vec![])]),
+        result: Tree::Dict(vec![(Literal::Str("y".into()), Tree::Leaf(0))]),
+        forward: program("graph.txt", &[Slot::Input(0), Slot::State(0)], &[Slot::Output(0), Slot::State(0)]),
+        vjp: Some(program("vjp.txt", &[Slot::Output(0)], &[Slot::Input(0), Slot::State(0)])),
+        entries: vec![],
+    };
+    let total = Value::from_slice(executor(), &[3], &[10.0f32, 20.0, 30.0]).unwrap();
+    let state = executor().upload(total.ty(), total.bytes().unwrap()).unwrap();
+    let parse = |t| text::parse(t).unwrap();
+    Contents { manifest, forward: parse(COUNTER), vjp: Some(parse(COUNTER_VJP)), state: vec![state] }
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("torsh-package-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn x(values: [f32; 3]) -> Value {
+    Value::from_slice(executor(), &[3], &values).unwrap()
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/packages/0.1.0").join(name)
+}
+
+#[test]
+fn state_is_updated_and_belongs_to_an_instance() {
+    let folder = Folder::new("state");
+    let path = folder.file("counter.torsh");
+    let size = write(&path, contents(), None).unwrap();
+    assert_eq!(size, std::fs::metadata(&path).unwrap().len());
+    let package = Package::load(&path).unwrap();
+    assert!(package.is_mapped() && package.signer().is_none());
+    let (mut a, mut b) = (package.instantiate(executor()).unwrap(), package.instantiate(executor()).unwrap());
+    for n in 1..4 {
+        let y = a.run(&[x([1.0, 2.0, 3.0])]).unwrap();
+        let n = n as f32;
+        assert_eq!(y[0].to_vec::<f32>().unwrap(), [2.0 * (10.0 + n), 2.0 * (20.0 + 2.0 * n), 2.0 * (30.0 + 3.0 * n)]);
+    }
+    assert_eq!(b.state("total").unwrap().to_vec::<f32>().unwrap(), [10.0, 20.0, 30.0]);
+    b.set_state("total", &x([0.0; 3])).unwrap();
+    assert_eq!(b.run(&[x([1.0; 3])]).unwrap()[0].to_vec::<f32>().unwrap(), [2.0; 3]);
+    // What was handed out stays as it was.
+    let before = a.state("total").unwrap();
+    a.run(&[x([1.0; 3])]).unwrap();
+    assert_eq!(before.to_vec::<f32>().unwrap(), [13.0, 26.0, 39.0]);
+    // The file is as it was.
+    let again = Package::load(&path).unwrap().instantiate(executor()).unwrap();
+    assert_eq!(again.state("total").unwrap().to_vec::<f32>().unwrap(), [10.0, 20.0, 30.0]);
+}
+
+#[test]
+fn gradients() {
+    let folder = Folder::new("vjp");
+    let path = folder.file("counter.torsh");
+    write(&path, contents(), None).unwrap();
+    let mut model = Package::load(&path).unwrap().instantiate(executor()).unwrap();
+    assert_eq!(model.cotangents(), [0]);
+    let found = model.vjp(&[x([0.0; 3])], &[x([1.0, 2.0, 3.0])]).unwrap();
+    let names: Vec<&str> = found.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(names, ["x", "total"]);
+    found.iter().for_each(|(_, v)| assert_eq!(v.to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]));
+    assert!(model.vjp(&[x([0.0; 3])], &[]).is_err());
+    let mut plain = contents();
+    plain.manifest.vjp = None;
+    plain.vjp = None;
+    write(&path, plain, None).unwrap();
+    let mut model = Package::load(&path).unwrap().instantiate(executor()).unwrap();
+    assert_eq!(model.vjp(&[x([0.0; 3])], &[]).unwrap_err().kind(), ErrorKind::Runtime);
+}
+
+#[test]
+fn wrong_inputs_are_named_and_change_nothing() {
+    let folder = Folder::new("inputs");
+    let path = folder.file("counter.torsh");
+    write(&path, contents(), None).unwrap();
+    let mut model = Package::load(&path).unwrap().instantiate(executor()).unwrap();
+    let short = Value::from_slice(executor(), &[2], &[1.0f32, 2.0]).unwrap();
+    let e = model.run(&[short]).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Shape);
+    assert!(e.message().contains("input \"x\" must have shape [3], got [2]"), "{e}");
+    let wide = Value::from_slice(executor(), &[3], &[1.0f64; 3]).unwrap();
+    assert_eq!(model.run(&[wide]).unwrap_err().kind(), ErrorKind::DType);
+    assert_eq!(model.run(&[]).unwrap_err().kind(), ErrorKind::Value);
+    assert!(model.state("nothing").is_err() && model.set_state("total", &x([0.0; 3])).is_ok());
+    assert!(Value::from_slice(executor(), &[4], &[0.0f32; 3]).is_err());
+    assert!(Value::from_slice(executor(), &[usize::MAX, 2], &[0.0f32; 3]).is_err());
+    assert!(model.state("total").unwrap().to_vec::<f64>().is_err());
+}
+
+#[test]
+fn writing_is_deterministic_and_signed_by_keys() {
+    let folder = Folder::new("sign");
+    let (a, b) = (folder.file("a"), folder.file("b"));
+    let key = SecretKey::from_seed(&[7; 32]);
+    write(&a, contents(), Some(&key)).unwrap();
+    write(&b, contents(), Some(&key)).unwrap();
+    let bytes = std::fs::read(&a).unwrap();
+    assert_eq!(bytes, std::fs::read(&b).unwrap());
+    let load = |keys: &[[u8; 32]]| Package::load_with(&a, &LoadOptions { trusted_keys: Some(keys.to_vec()) });
+    assert_eq!(load(&[[1; 32], key.public()]).unwrap().signer(), Some(&key.public()));
+    assert!(load(&[]).is_err() && load(&[[1; 32]]).is_err());
+    // Any change of the signed text, with a checksum that fits, is found by the signature.
+    let manifest = &entries(&bytes)[0].1;
+    let forged_text = String::from_utf8_lossy(manifest).replace("a test", "b test").into_bytes();
+    let forged = replaced(&bytes, manifest, &forged_text);
+    let (old, new) = (crc32fast::hash(manifest).to_le_bytes(), crc32fast::hash(&forged_text).to_le_bytes());
+    let forged = replaced(&forged, &old, &new);
+    std::fs::write(&b, &forged).unwrap();
+    let e = Package::load(&b).unwrap_err();
+    assert!(e.message().contains("signature.json: the signature does not verify"), "{e}");
+    assert_eq!(unhex::<2>("0aff"), Some([0x0a, 0xff]));
+    assert_eq!(unhex::<2>("0aFg"), None);
+}
+
+#[test]
+fn what_no_reader_takes_is_not_written() {
+    let folder = Folder::new("refused");
+    let path = folder.file("never.torsh");
+    let cases: [fn(&mut Contents); 6] = [
+        |c| c.manifest.inputs[0].shape = vec![4],
+        |c| c.manifest.state[0].name = String::new(),
+        |c| c.manifest.forward.outputs.truncate(0),
+        |c| c.manifest.version = 9,
+        |c| c.state.clear(),
+        |c| c.manifest.result = Tree::List(vec![Tree::Leaf(1)]),
+    ];
+    for (i, case) in cases.into_iter().enumerate() {
+        let mut c = contents();
+        case(&mut c);
+        let e = write(&path, c, None).expect_err(&format!("case {i}"));
+        assert_eq!(e.kind(), ErrorKind::Export, "case {i}: {e}");
+        assert!(std::fs::read_dir(&folder.0).unwrap().next().is_none(), "case {i} left a file");
+    }
+}
+
+#[test]
+fn packages_of_python_run_and_train_here() {
+    let mut linear = Package::load(golden("linear.torsh")).unwrap().instantiate(executor()).unwrap();
+    let x = Value::from_slice(executor(), &[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    assert_eq!(linear.run(&[x]).unwrap()[0].to_vec::<f32>().unwrap(), [14.0, -1.0, 32.0, 2.0]);
+    let mut step = Package::load(golden("step.torsh")).unwrap().instantiate(executor()).unwrap();
+    let xs: Vec<f32> = (0..20).map(|i| i as f32 * 0.1).collect();
+    let x = Value::from_slice(executor(), &[5, 4], &xs).unwrap();
+    let y = Value::from_slice(executor(), &[5], &[0i64, 1, 2, 1, 0]).unwrap();
+    let loss =
+        |m: &mut torsh_runtime::package::Model| m.run(&[x.clone(), y.clone()]).unwrap()[0].to_vec::<f32>().unwrap()[0];
+    let first = loss(&mut step);
+    for _ in 0..100 {
+        loss(&mut step);
+    }
+    assert!(loss(&mut step) < first * 0.8, "the loaded step learns");
+    let expected = std::fs::read_to_string(golden("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+    assert!((f64::from(first) - expected["step"][0].as_f64().unwrap()).abs() < 1e-5);
+    // Out of range: an error, and the state is as it was.
+    let before = step.state("model.0.weight").unwrap().to_vec::<f32>().unwrap();
+    let bad = Value::from_slice(executor(), &[5], &[0i64, 1, 2, 1, 99]).unwrap();
+    assert_eq!(step.run(&[x.clone(), bad]).unwrap_err().kind(), ErrorKind::Index);
+    assert_eq!(step.state("model.0.weight").unwrap().to_vec::<f32>().unwrap(), before);
+    loss(&mut step);
+}
+
+/// Bytes with each `old` replaced by a `new` of the same length.
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for i in 0..=bytes.len() - old.len() {
+        if bytes[i..].starts_with(old) {
+            out[i..i + new.len()].copy_from_slice(new);
+        }
+    }
+    out
+}
+
+/// xorshift64*: the same cases on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+}
+
+/// Splits a package into its entries.
+fn entries(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+    let names: Vec<String> = zip.file_names().map(|n| n.unwrap().into_owned()).collect();
+    let mut read = |name: &String| {
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut zip.by_name(name).unwrap(), &mut data).unwrap();
+        (name.clone(), data)
+    };
+    names.iter().map(&mut read).collect()
+}
+
+/// Packs entries, with hashes in the manifest that fit.
+fn pack(mut entries: Vec<(String, Vec<u8>)>, rehash: bool) -> Vec<u8> {
+    use sha2::Digest;
+    if rehash
+        && let Some((_, manifest)) = entries.iter().find(|(n, _)| n == "manifest.json")
+        && let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(manifest)
+    {
+        for entry in json["entries"].as_array_mut().into_iter().flatten() {
+            let name = entry["name"].as_str().unwrap_or_default().to_string();
+            if let Some((_, data)) = entries.iter().find(|(n, _)| *n == name) {
+                entry["bytes"] = data.len().into();
+                entry["sha256"] = torsh_runtime::package::hex(&sha2::Sha256::digest(data)).into();
+            }
+        }
+        entries.iter_mut().find(|(n, _)| n == "manifest.json").unwrap().1 = serde_json::to_vec(&json).unwrap();
+    }
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .unix_permissions(0o644)
+        .with_alignment(64);
+    for (name, data) in &entries {
+        zip.start_file(name.as_str(), options).unwrap();
+        std::io::Write::write_all(&mut zip, data).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// Pieces that the parsers behind the reader care about.
+const PIECES: &[&str] = &[
+    "0",
+    "-1",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551616",
+    "1e308",
+    "NaN",
+    "null",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+    "[[",
+    "%",
+    "%0",
+    "f32",
+    "i64[",
+    "[0]",
+    "[1, 1]",
+    "add",
+    "input(index=0)",
+    "return",
+    "{\"leaf\": 0}",
+    "{\"state\": 7}",
+    "\"float64\"",
+    "\"constant\"",
+    "hex\"00\"",
+    "nan:0x7fc00001",
+    ",",
+    "\u{0}",
+    "\u{e9}",
+    "gather",
+    "dims=[0]",
+    "cast",
+];
+
+fn damage(data: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..=random.below(3) {
+        let at = random.below(data.len() + 1);
+        match random.below(6) {
+            0 if at < data.len() => data[at] = random.next() as u8,
+            1 if at < data.len() => data[at] ^= 1 << random.below(8),
+            2 => {
+                let end = (at + random.below(16)).min(data.len());
+                data.drain(at..end);
+            }
+            3 => {
+                let piece = PIECES[random.below(PIECES.len())].bytes();
+                data.splice(at..at, piece);
+            }
+            4 => {
+                let end = (at + random.below(40)).min(data.len());
+                let copy = data[at..end].to_vec();
+                data.splice(at..at, copy);
+            }
+            _ => {
+                let digits: Vec<usize> = (0..data.len()).filter(|&i| data[i].is_ascii_digit()).collect();
+                if !digits.is_empty() {
+                    let at = digits[random.below(digits.len())];
+                    let piece = PIECES[random.below(PIECES.len())].bytes();
+                    data.splice(at..at + 1, piece);
+                }
+            }
+        }
+    }
+}
+
+/// Valid packages with damage in their bytes, and in their entries under hashes that fit. Each is refused with a
+/// `Package` error, or passes and then compiles and runs or says why not. Nothing panics.
+#[test]
+fn damaged_packages_are_refused_or_run() {
+    let folder = Folder::new("fuzz");
+    let path = folder.file("case.torsh");
+    write(&path, contents(), Some(&SecretKey::from_seed(&[1; 32]))).unwrap();
+    let seeds: Vec<Vec<u8>> = [path.clone(), golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")]
+        .iter()
+        .map(|p| std::fs::read(p).unwrap())
+        .collect();
+    let parts: Vec<_> = seeds.iter().map(|s| entries(s)).collect();
+    for (whole, parts) in seeds.iter().zip(&parts) {
+        let same = pack(parts.clone(), false);
+        std::fs::write(&path, &same).unwrap();
+        Package::load(&path).expect("what the cases are made from is a package");
+        assert!(!whole.is_empty());
+    }
+    let (cases, mut random) = (env::fuzz_cases().unwrap_or(3000), Random(env::fuzz_seed() | 1));
+    let (mut refused, mut loaded, mut ran) = (0, 0, 0);
+    for _ in 0..cases {
+        let pick = random.below(seeds.len());
+        let bytes = if random.below(3) == 0 {
+            let mut bytes = seeds[pick].clone();
+            damage(&mut bytes, &mut random);
+            bytes
+        } else {
+            let mut parts = parts[pick].clone();
+            // A signature would stop every other change.
+            parts.retain(|(n, _)| n != "signature.json");
+            let which = random.below(parts.len());
+            damage(&mut parts[which].1, &mut random);
+            pack(parts, random.below(8) > 0)
+        };
+        std::fs::write(&path, &bytes).unwrap();
+        match Package::load(&path) {
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Package, "{e}");
+                assert!(e.message().len() < 4000, "{e}");
+                refused += 1;
+            }
+            Ok(package) => {
+                loaded += 1;
+                ran += usize::from(runs(&package));
+            }
+        }
+    }
+    println!("{refused} refused, {loaded} loaded, {ran} ran");
+    assert!(refused > 0 && loaded > 0);
+}
+
+/// Runs a package on zeros, if that takes little.
+fn runs(package: &Package) -> bool {
+    let types = &package.types().inputs;
+    if types.iter().chain(&package.types().outputs).any(|t| t.nbytes() > 1 << 20) || package.forward().len() > 2000 {
+        return false;
+    }
+    if package.forward().ids().any(|id| package.forward().ty(id).nbytes() > 1 << 20) {
+        return false;
+    }
+    let mut model = match package.instantiate(executor()) {
+        Ok(model) => model,
+        Err(e) => {
+            assert_ne!(e.kind(), ErrorKind::Internal, "{e}\n{}", text::print(package.forward()));
+            return false;
+        }
+    };
+    let inputs: Vec<Value> =
+        types.iter().map(|t| Value::from_bytes(executor(), t.clone(), &vec![0; t.nbytes()]).unwrap()).collect();
+    match model.run(&inputs) {
+        Ok(_) => true,
+        Err(e) => {
+            assert_ne!(e.kind(), ErrorKind::Internal, "{e}\n{}", text::print(package.forward()));
+            false
+        }
+    }
+}

@@ -1,0 +1,466 @@
+"""Files that lie: each is refused with a PackageError that names the entry and the reason, before anything is used.
+
+`build` writes a package from its parts, with hashes that fit unless a case says otherwise, so that each case breaks one
+rule and is stopped by the check for that rule.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+import torsh
+
+ALIGN = 64
+GRAPH = """graph {
+  %0: f32[2, 3] = input(index=0)
+  %1: f32[2, 3] = input(index=1)
+  %2: f32[2, 3] = mul(%0, %1)
+  return %2
+}
+"""
+
+
+def weights(tensors=None, header=None) -> bytes:
+    """A safetensors file of {name: (dtype, shape, bytes)}."""
+    tensors = {"w": ("F32", [2, 3], np.arange(6, dtype=np.float32).tobytes())} if tensors is None else tensors
+    at, head = 0, {}
+    for name, (dtype, shape, data) in tensors.items():
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = (json.dumps(head) if header is None else header).encode()
+    text += b" " * (-(len(text) + 8) % ALIGN)
+    return struct.pack("<Q", len(text)) + text + b"".join(data for *_, data in tensors.values())
+
+
+def manifest() -> dict:
+    """That of the program x * w."""
+    port = {"dtype": "float32", "shape": [2, 3], "kind": "tensor"}
+    return {
+        "format": "torsh-package", "version": 1, "producer": "test", "name": "f", "license": None, "metadata": {},
+        "inputs": [{"name": "x", **port}], "outputs": [{"name": "y", **port}],
+        "state": [{"name": "w", "dtype": "float32", "shape": [2, 3], "role": "buffer"}],
+        "parameters": ["x"], "arguments": {"tuple": [{"tuple": [{"leaf": 0}]}, {"dict": []}]}, "result": {"leaf": 0},
+        "forward": {"graph": "graph.txt", "inputs": [{"input": 0}, {"state": 0}], "outputs": [{"output": 0}]},
+        "vjp": None, "entries": [],
+    }  # fmt: skip
+
+
+class Zip:
+    """A zip file as the writer lays it out; every field can be set to what it should not be."""
+
+    def __init__(self):
+        self.body, self.directory, self.count = b"", b"", 0
+
+    def add(self, name, data, *, method=0, flags=0, size=None, stored=None, mode=0o100644, local=None, align=True,
+            start=None, crc=None, extra=None, comment=b"", local_size=None):  # fmt: skip
+        name = name.encode() if isinstance(name, str) else name
+        at = len(self.body)
+        pad = -(at + 30 + len(name) + 4) % ALIGN if align else 7
+        own = struct.pack("<HH", 0xD935, pad) + b"\0" * pad if extra is None else extra
+        crc = zlib.crc32(data) if crc is None else crc
+        size = len(data) if size is None else size
+        stored = size if stored is None else stored
+        inner = name if local is None else local.encode()
+        sizes = (stored, size) if local_size is None else (local_size, local_size)
+        self.body += struct.pack(
+            "<IHHHHHIIIHH", 0x04034B50, 20, flags, method, 0, 33, crc, *sizes, len(inner), len(own)
+        )
+        self.body += inner + own + data
+        self.directory += struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 0x0314, 20, flags, method, 0, 33, crc, stored, size, len(name), 0,
+            len(comment), 0, 0, mode << 16, at if start is None else start,
+        )  # fmt: skip
+        self.directory += name + comment
+        self.count += 1
+        return self
+
+    def end(self, *, count=None, start=None, length=None, comment=b"", gap=b"", disk=0) -> bytes:
+        count = self.count if count is None else count
+        start = len(self.body) + len(gap) if start is None else start
+        length = len(self.directory) if length is None else length
+        tail = struct.pack("<IHHHHIIH", 0x06054B50, disk, 0, count, count, length, start, len(comment)) + comment
+        return self.body + gap + self.directory + tail
+
+
+def parts(edit=None, graph=GRAPH, data=None, rehash=True) -> dict[str, bytes]:
+    """Entries of a package; `edit` changes the manifest once its hashes stand."""
+    m = manifest()
+    out = {"graph.txt": graph if isinstance(graph, bytes) else graph.encode(), "weights.safetensors": data or weights()}
+    m["entries"] = [
+        {"name": n, "bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in out.items() if rehash
+    ]
+    text = m
+    if edit is not None:
+        m = copy.deepcopy(m)
+        text = edit(m)
+        text = m if text is None else text
+    text = text if isinstance(text, bytes) else json.dumps(text).encode()
+    return {"manifest.json": text, **out}
+
+
+def build(entries: dict[str, bytes] | None = None, **how) -> bytes:
+    """A package of these entries; `how` maps an entry to the fields of its header."""
+    z = Zip()
+    for name, data in (entries or parts()).items():
+        z.add(name, data, **how.get(name.split(".")[0], {}))
+    return z.end()
+
+
+def put(key, value):
+    """An edit that sets a field, by path."""
+
+    def edit(m):
+        at = m
+        for k in key[:-1]:
+            at = at[k]
+        at[key[-1]] = value
+
+    return edit
+
+
+def edited(*pairs) -> bytes:
+    def edit(m):
+        for key, value in pairs:
+            put(key, value)(m)
+
+    return build(parts(edit))
+
+
+def graph(text) -> bytes:
+    return build(parts(graph=text))
+
+
+def tensors(*args, **kwargs) -> bytes:
+    return build(parts(data=weights(*args, **kwargs)))
+
+
+def second(name, data=b"x", **how) -> bytes:
+    z = Zip()
+    for n, d in parts().items():
+        z.add(n, d)
+    return z.add(name, data, **how).end()
+
+
+def deep(depth: int) -> dict:
+    tree: dict = {"leaf": 0}
+    for _ in range(depth):
+        tree = {"list": [tree]}
+    return tree
+
+
+def raw(text: bytes):
+    return lambda m: text
+
+
+F32 = np.arange(6, dtype=np.float32).tobytes()
+HUGE = 2**62
+CASES = {
+    # the file
+    "empty": (b"", "too short"),
+    "text": (b"hello" * 100, "no end record"),
+    "bytes after the end": (build() + b"\0", "no end record"),
+    "bytes in front": (b"#!/bin/sh\n" + build(), "does not end where"),
+    "a comment": (Zip().add("manifest.json", b"{}").end(comment=b"hi"), "no end record"),
+    "an empty archive": (Zip().end(), "manifest.json: the entry is missing"),
+    "several disks": (Zip().add("manifest.json", b"{}").end(disk=1), "several disks"),
+    "a count too large": (Zip().add("manifest.json", b"{}").end(count=2), "ends too early"),
+    "a count too small": (Zip().add("a", b"").add("b", b"").end(count=1), "belong to nothing"),
+    "65535 entries": (Zip().add("manifest.json", b"{}").end(count=0xFFFF), "64-bit end record"),
+    "a hole before the directory": (Zip().add("manifest.json", b"{}").end(gap=b"evil"), "belong to nothing"),
+    "a directory elsewhere": (Zip().add("manifest.json", b"{}").end(start=0), "does not end where"),
+    "a long directory": (Zip().add("manifest.json", b"{}").end(count=0), "longer than"),
+    # entries
+    "deflate": (build(graph={"method": 8}), "must be stored"),
+    "a bomb": (build(weights={"size": 2**31, "stored": 100}), "two sizes"),
+    "encrypted": (build(graph={"flags": 1}), "encrypted"),
+    "sizes after the data": (build(graph={"flags": 8}), "encrypted, or its sizes follow"),
+    "a link": (build(graph={"mode": 0o120777}), "a link"),
+    "a device": (build(graph={"mode": 0o060644}), "a link, a folder or a device"),
+    "a twin": (second("graph.txt", GRAPH.encode()), "stands twice"),
+    "overlap": (build(weights={"start": 0}), "does not begin where"),
+    "another size in the local header": (build(weights={"local_size": 7}), "differs"),
+    "another name in the local header": (build(graph={"local": "hidden.txt"}), "differs"),
+    "beyond the file": (build(weights={"size": 2**30}), "outside of the file"),
+    "not aligned": (build(weights={"align": False}), "not at a multiple"),
+    "a checksum": (build(manifest={"crc": 1}), "checksum"),
+    "a parent folder": (second("../evil"), "no plain name"),
+    "an absolute path": (second("/etc/passwd"), "no plain name"),
+    "a drive": (second("C:evil"), "no plain name"),
+    "a null byte": (second(b"graph.txt\0"), "no plain name"),
+    "an empty name": (second(""), "no plain name"),
+    "a folder": (second("folder/"), "no plain name"),
+    "a long name": (second("a" * 65), "long name"),
+    "an entry more": (second("evil.so"), "does not know this entry"),
+    "an entry's comment": (second("evil.so", comment=b"hi"), "a comment"),
+    "seventeen entries": (b"", None),
+    "a missing entry": (build({k: v for k, v in parts().items() if k != "graph.txt"}), "txt: the entry is missing"),
+    # the manifest
+    "no json": (build(parts(raw(b"\xff\xfe"))), "manifest.json: not a manifest"),
+    "nan": (build(parts(raw(b'{"format": "torsh-package", "version": NaN}'))), "not a manifest"),
+    "nested arrays": (build(parts(raw(b"[" * 100_000))), "not a manifest"),
+    "another format": (edited((["format"], "onnx")), "not \"torsh-package\""),
+    "a later version": (edited((["version"], 2)), "has format version 2"),
+    "version 0": (edited((["version"], 0)), "has format version 0"),
+    "a huge version": (edited((["version"], 2**64)), "not a manifest"),
+    "an unknown field": (edited((["run"], "rm -rf /")), "unknown field"),
+    "a field twice": (build(parts(raw(b'{"format":"torsh-package","version":1,"version":1}'))), "duplicate field"),
+    "a huge size": (edited((["inputs", 0, "shape"], [HUGE, 3])), "input 0"),
+    "an overflowing size": (edited((["inputs", 0, "shape"], [2**32, 2**32])), "input 0"),
+    "a size over the limits": (edited((["state", 0, "shape"], [2**38])), "the limit is"),
+    "a negative size": (edited((["inputs", 0, "shape"], [-1, 3])), "not a manifest"),
+    "a fraction": (edited((["inputs", 0, "shape"], [2.5, 3])), "not a manifest"),
+    "rank 100": (edited((["inputs", 0, "shape"], [1] * 100)), "rank 100"),
+    "an unknown dtype": (edited((["inputs", 0, "dtype"], "float128")), "unknown dtype"),
+    "a name twice": (
+        edited((["state"], [{"name": "w", "dtype": "float32", "shape": [2, 3], "role": "buffer"}] * 2)), "twice",
+    ),
+    "a name of control characters": (edited((["inputs", 0, "name"], "\x1b[2J")), "not printable"),
+    "a slot out of range": (edited((["forward", "inputs", 1], {"state": 4_000_000_000})), "out of range"),
+    "a slot twice": (edited((["forward", "inputs", 1], {"input": 0})), "stands twice"),
+    "an input that is an output": (edited((["forward", "inputs", 1], {"output": 0})), "cannot be an output"),
+    "a written constant": (
+        edited((["state", 0, "role"], "constant"), (["forward", "outputs"], [{"output": 0}, {"state": 0}])),
+        "cannot write",
+    ),
+    "no output": (edited((["forward", "outputs"], [])), "does not give every output"),
+    "deep structure": (edited((["result"], deep(40))), "nests deeper"),
+    "very deep structure": (edited((["result"], deep(200))), "not a manifest"),
+    "a leaf twice": (edited((["result"], {"list": [{"leaf": 0}, {"leaf": 0}]})), "where 1 is expected"),
+    "no leaf": (edited((["result"], {"value": None})), "0 leaves"),
+    "a class name with code": (
+        edited((["result"], {"named": {"name": "x():pass #", "fields": ["a"], "items": [{"leaf": 0}]}})), "bad fields",
+    ),
+    "a class name of Python's own": (
+        edited((["result"], {"named": {"name": "f", "fields": ["class"], "items": [{"leaf": 0}]}})), "cannot have",
+    ),
+    "a wrong size of an entry": (edited((["entries", 0, "bytes"], 5)), "in the manifest 5"),
+    "a wrong hash of the graph": (edited((["entries", 0, "sha256"], "0" * 64)), "graph.txt: its hash"),
+    "a wrong hash of the weights": (edited((["entries", 1, "sha256"], "0" * 64)), "weights.safetensors: its hash"),
+    "a short hash": (edited((["entries", 0, "sha256"], "0")), "64 hexadecimal digits"),
+    "no hashes": (build(parts(rehash=False)), "an entry is missing"),
+    "a vjp that is not there": (
+        edited((["vjp"], {"graph": "vjp.txt", "inputs": [], "outputs": []})), "an entry is missing from the list",
+    ),
+    "a graph of another name": (edited((["forward", "graph"], "weights.safetensors")), "must be the entry"),
+    # the graph
+    "a cycle": (graph(GRAPH.replace("mul(%0, %1)", "mul(%2, %1)")), "not defined above"),
+    "another type": (graph(GRAPH.replace("%2: f32[2, 3]", "%2: f32[3, 3]")), "gives f32[2, 3] here"),
+    "an unknown op": (graph(GRAPH.replace("mul", "system")), "no op named system"),
+    "fewer inputs": (graph("graph {\n  %0: f32[2, 3] = input(index=0)\n  return %0\n}\n"), "1 inputs, the manifest 2"),
+    "another type of input": (graph(GRAPH.replace("f32", "f64")), "another type"),
+    "a tensor beyond the limits": (
+        graph(GRAPH.replace("  return %2", "  %3: f32[1099511627775] = full(value=1.0)\n  return %3")), "the limit is",
+    ),
+    "not utf-8": (graph(b"\xff\xff"), "not UTF-8"),
+    "a graph without end": (graph("graph {" + "%" * 100_000), "graph.txt: line 1"),
+    # the weights
+    "a header without end": (build(parts(data=struct.pack("<Q", 2**63) + b"{}")), "a header of"),
+    "no header": (build(parts(data=b"\x05")), "within the length"),
+    "a header of nothing": (tensors({}), "0 tensors"),
+    "weights of another dtype": (tensors({"w": ("I32", [2, 3], F32)}), "in the manifest"),
+    "weights of another shape": (tensors({"w": ("F32", [3, 2], F32)}), "in the manifest"),
+    "weights of another name": (tensors({"v": ("F32", [2, 3], F32)}), "is missing"),
+    "overlapping tensors": (
+        tensors(header=json.dumps({
+            "w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "v": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        })), "not a safetensors file",
+    ),
+    "offsets beyond the data": (
+        tensors(header=json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [2**40, 2**40 + 24]}})),
+        "not a safetensors file",
+    ),
+    "a tensor of 2^64 elements": (
+        tensors(header=json.dumps({"w": {"dtype": "F32", "shape": [2**33, 2**33], "data_offsets": [0, 24]}})),
+        "not a safetensors file",
+    ),
+    "nan sizes": (
+        tensors(header='{"w": {"dtype": "F32", "shape": [NaN, 3], "data_offsets": [0, 24]}}'), "not a safetensors file",
+    ),
+    "bytes after the weights": (build(parts(data=weights() + b"evil")), "not a safetensors file"),
+}  # fmt: skip
+_many = Zip()
+for _i in range(17):
+    _many.add(f"e{_i}", b"")
+CASES["seventeen entries"] = (_many.end(), "17 entries")
+
+
+def test_the_builder_makes_packages(tmp_path):
+    """What the cases are made from is a package: each of them is refused for its own reason."""
+    path = tmp_path / "good.torsh"
+    path.write_bytes(build())
+    program = torsh.load(path)
+    x = torsh.ones(2, 3)
+    assert program(x).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hostile_files_are_refused(case, tmp_path):
+    data, reason = CASES[case]
+    path = tmp_path / "bad.torsh"
+    path.write_bytes(data)
+    with pytest.raises(torsh.PackageError) as error:
+        torsh.load(path)
+    text = str(error.value)
+    assert str(path) in text or "Python cannot have" in text
+    assert reason in text, text
+    assert len(text) < 1000 + len(str(path))
+
+
+def test_bools_that_are_neither(tmp_path):
+    def edit(m):
+        m["state"][0].update(dtype="bool", shape=[3])
+
+    text = GRAPH.replace("%1: f32[2, 3]", "%1: b1[3]")
+    for name in ("b1", "bool", "i1"):
+        text = GRAPH.replace("%1: f32[2, 3]", f"%1: {name}[3]").replace("mul(%0, %1)", "neg(%0)")
+        data = build(parts(edit, graph=text, data=weights({"w": ("BOOL", [3], b"\0\1\2")})))
+        path = tmp_path / "bad.torsh"
+        path.write_bytes(data)
+        with pytest.raises(torsh.PackageError) as error:
+            torsh.load(path)
+        if "no dtype named" not in str(error.value):
+            break
+    assert "neither 0 nor 1" in str(error.value)
+
+
+def test_truncated_anywhere(tmp_path):
+    """Cut at every kilobyte, and at every byte of the last one."""
+    path = tmp_path / "model.torsh"
+    model = torsh.nn.Linear(64, 64)
+    torsh.export(model, (torsh.ones(2, 64),), path)
+    whole = path.read_bytes()
+    cut = tmp_path / "cut.torsh"
+    for n in {*range(0, len(whole), 1024), *range(len(whole) - 1024, len(whole))}:
+        cut.write_bytes(whole[:n])
+        with pytest.raises(torsh.PackageError):
+            torsh.load(cut)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.torsh")
+    os.mkdir(tmp_path / "folder.torsh")
+    for name in ("pipe.torsh", "folder.torsh"):
+        with pytest.raises(torsh.PackageError):
+            torsh.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        torsh.load(tmp_path / "absent.torsh")
+
+
+def test_memory_and_time_are_bounded(tmp_path):
+    """Files of a few megabytes of the worst that each part can hold: linear time, and memory within a multiple."""
+    n = 40_000
+    nodes = "".join(f"  %{i}: f32[2, 3] = mul(%{i - 1}, %1)\n" for i in range(2, n))
+    text = GRAPH.replace("  %2: f32[2, 3] = mul(%0, %1)\n", nodes).replace("return %2", f"return %{n - 1}")
+    names = {f"w{i}": ("F32", [1], b"\0\0\0\0") for i in range(n)}
+    data = f'constant(data=hex"{"00" * (8 << 20)}")'
+    files = {
+        "nodes": build(parts(graph=text)),
+        "tensors": tensors(names),
+        "metadata": edited((["metadata"], {f"k{i}": "v" for i in range(n)})),
+        "constant": graph(GRAPH.replace("  return", f"  %3: u8[{8 << 20}] = {data}\n  return")),
+        "comment": graph(GRAPH + ";" * (8 << 20)),
+    }  # fmt: skip
+    script = (
+        "import sys, time, resource, torsh\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "start = time.perf_counter()\n"
+        "try:\n    torsh.load(sys.argv[1])\nexcept torsh.PackageError:\n    pass\n"
+        "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    for name, data in files.items():
+        path = tmp_path / f"{name}.torsh"
+        path.write_bytes(data)
+        done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (name, done.stderr)
+        seconds, kib = map(float, done.stdout.split())
+        assert kib * 1024 < 40 * len(data) + (32 << 20), (name, kib, len(data))
+        assert seconds < 20, (name, seconds)
+
+
+def test_no_descriptor_is_left_open(tmp_path):
+    path = tmp_path / "bad.torsh"
+    path.write_bytes(CASES["a wrong hash of the graph"][0])
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(50):
+        with pytest.raises(torsh.PackageError):
+            torsh.load(path)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_rewritten_file_does_not_reach_a_loaded_program(tmp_path):
+    """An export over a file that is loaded renames a new one into its place: the old bytes stay."""
+    path = tmp_path / "model.torsh"
+    torsh.export(lambda x: x + torsh.tensor([1.0]), (torsh.ones(1),), path)
+    program = torsh.load(path)
+    torsh.export(lambda x: x + torsh.tensor([5.0]), (torsh.ones(1),), path)
+    assert program(torsh.ones(1)).item() == 2.0
+    assert torsh.load(path)(torsh.ones(1)).item() == 6.0
+
+
+def test_a_file_that_others_may_write_is_read_not_mapped(tmp_path):
+    path = tmp_path / "model.torsh"
+    torsh.export(torsh.nn.Linear(3, 3), (torsh.ones(1, 3),), path)
+    os.chmod(path, 0o644)
+    assert torsh.load(path)._package.mapped
+    os.chmod(path, 0o666)
+    program = torsh.load(path)
+    assert not program._package.mapped
+    want = program(torsh.ones(1, 3)).tolist()
+    with open(path, "r+b") as file:
+        file.truncate(100)
+    assert program(torsh.ones(1, 3)).tolist() == want
+
+
+def wide(entries: dict[str, bytes], lie: int = 0) -> bytes:
+    """The same file with 64-bit sizes throughout, as files beyond 4 GiB have them."""
+    body, directory, full = b"", b"", 0xFFFFFFFF
+    for name, data in entries.items():
+        at, name = len(body), name.encode()
+        sizes = struct.pack("<HHQQ", 1, 16, len(data), len(data) + lie)
+        pad = -(at + 30 + len(name) + len(sizes) + 4) % ALIGN
+        extra = sizes + struct.pack("<HH", 0xD935, pad) + b"\0" * pad
+        crc = zlib.crc32(data)
+        body += struct.pack("<IHHHHHIIIHH", 0x04034B50, 45, 0, 0, 0, 33, crc, full, full, len(name), len(extra))
+        body += name + extra + data
+        extra = struct.pack("<HHQQQ", 1, 24, len(data), len(data), at)
+        directory += struct.pack(
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, 0x032D, 45, 0, 0, 0, 33, crc, full, full, len(name), len(extra), 0, 0, 0,
+            0o100644 << 16, full,
+        )  # fmt: skip
+        directory += name + extra
+    n, start = len(entries), len(body)
+    end = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, n, n, len(directory), start)
+    end += struct.pack("<IIQI", 0x07064B50, 0, start + len(directory), 1)
+    return body + directory + end + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, full, full, 0)
+
+
+def test_64_bit_sizes_are_read(tmp_path):
+    path = tmp_path / "wide.torsh"
+    path.write_bytes(wide(parts()))
+    assert torsh.load(path)(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    path.write_bytes(wide(parts(), lie=1))
+    with pytest.raises(torsh.PackageError, match="differs from that in the directory"):
+        torsh.load(path)
+    good = wide(parts())
+    for at in range(len(good) - 98, len(good) - 22):
+        bad = bytearray(good)
+        bad[at] ^= 0x40
+        path.write_bytes(bad)
+        try:
+            torsh.load(path)
+        except torsh.PackageError:
+            continue
+        # Only what says which version made the file may be anything.
+        assert 12 <= at - (len(good) - 98) < 16
