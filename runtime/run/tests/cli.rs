@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/packages/0.1.0").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/packages/0.1.0").join(name)
 }
 
 /// Exit status and everything written.

@@ -163,6 +163,7 @@ pub fn erf<L: Lanes>(l: &mut L, x: L::F) -> L::F {
     let n = l.sub(t, magic);
     let r = l.sub(g, n);
     // erfc is below a fifth: less precise than `exp2_poly`.
+    #[allow(clippy::approx_constant, reason = "a fitted coefficient, not the logarithm of 2")]
     let y = poly(l, r, [1.0, 0.693_147, 0.240_222_47, 0.055_507_11, 0.009_671_292, 0.001_326_953_8]);
     let t = l.bits(t);
     let s = power(l, t);

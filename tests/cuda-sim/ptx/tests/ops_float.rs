@@ -408,10 +408,10 @@ fn packed_comparisons_minima_and_modifiers() {
         }
         let one = if ty == "f16" { 0x3c00 } else { 0x3f80 };
         check(&format!("set.lt.{ty}x2.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
-            u64::from(less(r, 0)) * one | (u64::from(less(r, 16)) * one) << 16
+            (u64::from(less(r, 0)) * one) | ((u64::from(less(r, 16)) * one) << 16)
         });
         check(&format!("set.lt.u32.{ty}x2 $d, $a, $b;"), &two, 32, |r| {
-            u64::from(less(r, 0)) * 0xffff | u64::from(less(r, 16)) * 0xffff_0000
+            (u64::from(less(r, 0)) * 0xffff) | (u64::from(less(r, 16)) * 0xffff_0000)
         });
         for op in ["min", "max"] {
             let half = |a: u64, b: u64, nan: bool| {
