@@ -334,12 +334,27 @@ impl Finder<'_> {
             "+=" => self.replace("plus for minus", i, "-="),
             "?" => {
                 let Some(colon) = self.colon(i) else { return };
-                let Some(end) = until(self.t, colon + 1, |s| matches!(s, ";" | "," | ":")) else { return };
+                let Some(end) = self.end_of_choice(colon) else { return };
                 let yes = self.text[self.t[i].end()..self.t[colon].at].trim().to_string();
                 let no = self.text[self.t[colon].end()..self.t[end].at].trim().to_string();
                 self.edit("select swapped", self.t[i].at, self.t[end].at, format!("? ({no}) : ({yes})"));
             }
             _ => {}
+        }
+    }
+
+    /// The token after what stands behind a colon, which may be a choice itself.
+    fn end_of_choice(&self, colon: usize) -> Option<usize> {
+        let mut nested = 0;
+        let mut from = colon + 1;
+        loop {
+            let at = until(self.t, from, |s| matches!(s, ";" | "," | "?" | ":"))?;
+            match self.t[at].text {
+                "?" => nested += 1,
+                ":" if nested > 0 => nested -= 1,
+                _ => return Some(at),
+            }
+            from = at + 1;
         }
     }
 

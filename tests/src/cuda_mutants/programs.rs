@@ -178,6 +178,11 @@ fn before(inputs: &[HostTensor]) -> Vec<HostTensor> {
     })
 }
 
+/// An index all of whose bits the error must show.
+fn far(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    indices(inputs, |i, x| if i == 4 { 0x1234_5678_9abc_def1 } else { x })
+}
+
 fn indices(inputs: &[HostTensor], f: impl Fn(usize, i64) -> i64) -> Vec<HostTensor> {
     let mut inputs = inputs.to_vec();
     for t in inputs.iter_mut().filter(|t| t.ty.dtype == DType::I64) {
@@ -249,7 +254,7 @@ pub fn programs() -> Vec<Entry> {
     let tiny = Options { processors: 4, ..Options::default() };
     let (f, h, i64s) = (DType::F32, DType::F16, Some(DType::I64));
     let one = |attrs: &[i64]| attrs.iter().map(|&d| Attr::Int(d)).collect::<Vec<_>>();
-    let places: &[Further] = &[edges, from_the_end, past, before];
+    let places: &[Further] = &[edges, from_the_end, past, before, far];
     l.add("map", &small, &[], &[extremes, wide, huge, tiny_numbers], |s| {
         s.add("functions", f, &[(&[700], None)], &|_, x| {
             vec![x[0].exp(), x[0].log(), x[0].sin(), x[0].tanh(), x[0].erf(), x[0].rsqrt()]
@@ -298,7 +303,7 @@ pub fn programs() -> Vec<Entry> {
         "cross entropy",
         &small,
         &[],
-        &[ties, edges, past, before, negatives, peaks::<0, 2, 1>, peaks::<1, 2, 1>],
+        &[ties, edges, past, before, far, negatives, peaks::<0, 2, 1>, peaks::<1, 2, 1>],
         |s| {
             let attrs = |r: &str| [Attr::from(r), Attr::Int(3), Attr::Scalar(Scalar::Float(0.1))];
             s.add("cross_entropy", f, &[(&[21, 17], None), (&[21], i64s)], &|b, x| {
