@@ -396,6 +396,24 @@ fn want_of_memory_at_any_point_is_a_limit_error_or_got_over_and_leaks_nothing() 
     }
 }
 
+#[test]
+fn a_device_without_room_is_a_limit_error() {
+    let Some((_one, sim)) = sim() else { return };
+    const OUT_OF_MEMORY: i32 = 2;
+    let exec = open().unwrap_or_else(|e| panic!("{e}"));
+    let held = exec.upload(&ty(100), &[0; 400]).unwrap();
+    let before = exec.memory_stats().live;
+    // The first try, and the one after cached memory was given back.
+    sim.fail("cuMemAlloc_v2", 1, OUT_OF_MEMORY);
+    sim.fail("cuMemAlloc_v2", 2, OUT_OF_MEMORY);
+    let e = exec.upload(&ty(5000), &vec![0; 20_000]).err().unwrap();
+    assert_eq!(e.kind(), ErrorKind::Limit, "{e}");
+    assert!(e.message().contains("no room") && e.message().contains("5000") && e.message().contains("f32[100]"), "{e}");
+    assert_eq!(exec.memory_stats().live, before);
+    assert!(exec.upload(&ty(5000), &vec![0; 20_000]).is_ok());
+    drop(held);
+}
+
 /// Functions whose failure must come out: all that a program's work needs.
 const MUST_FAIL: &[&str] = &[
     "cuDeviceGetCount",
