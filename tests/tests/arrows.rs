@@ -86,7 +86,7 @@ fn unsafe_is_forbidden_where_it_has_no_home() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is the parent folder");
     let workspace = read(&root.join("Cargo.toml"));
     assert!(workspace.contains("unsafe_code = \"forbid\""));
-    for name in ["ir", "passes", "codegen", "frontend", "run", "tests"] {
+    for name in ["ir", "passes", "codegen", "frontend", "runtime/run", "tests"] {
         let manifest = read(&root.join(name).join("Cargo.toml"));
         assert!(manifest.contains("[lints]\nworkspace = true"), "{name} does not take the workspace's lints");
     }
