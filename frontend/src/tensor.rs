@@ -138,9 +138,12 @@ impl Tensor {
         if stale { Err(self.clone()) } else { Ok(f(&state.node)) }
     }
 
-    /// The buffer of a tensor that is realised. Not for use in a trace.
-    pub(crate) fn ready(&self) -> Option<BufferRef> {
-        self.current(Node::buffer).unwrap_or_else(|stale| stale.node().buffer())
+    /// The buffer, if there is one yet, of a tensor that has this type and is on this device: looked at in one go, as
+    /// another thread may give the handle another value at any time. `None` where it has another type or place. Not for
+    /// use in a trace.
+    pub(crate) fn ready_as(&self, ty: &Type, device: Device) -> Option<Option<BufferRef>> {
+        let buffer = |node: &Node| (node.ty == *ty && node.device == device).then(|| node.buffer());
+        self.current(buffer).unwrap_or_else(|stale| buffer(&stale.node()))
     }
 
     /// Whether the tensor has this type, is on this device and takes part in gradients as stated. Not for use in a trace.

@@ -19,6 +19,10 @@ use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 
+/// Nodes of one hash that are looked at for an equal one. Only a graph that was made for it has more; those are then
+/// added although they may be there, so that adding takes constant time.
+const MOST_OF_ONE_HASH: usize = 64;
+
 /// Index of a node; ids are a topological order.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
@@ -51,7 +55,8 @@ pub struct Node {
 pub struct Graph {
     dag: DiGraph<Node, ()>,
     // Hash of a node to the nodes with that hash.
-    cons: HashMap<u64, SmallVec<[NodeId; 1]>, FxBuildHasher>,
+    // The table's own hash is seeded: a graph may come from a file that somebody else made.
+    cons: HashMap<u64, SmallVec<[NodeId; 1]>>,
     // Of all nodes, in order.
     hasher: FxHasher,
     locs: Vec<Option<Loc>>,
@@ -147,7 +152,10 @@ impl Graph {
             return id;
         }
         let id = self.push(hash, node);
-        self.cons.entry(hash).or_default().push(id);
+        let ids = self.cons.entry(hash).or_default();
+        if ids.len() < MOST_OF_ONE_HASH {
+            ids.push(id);
+        }
         id
     }
 

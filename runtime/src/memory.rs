@@ -125,9 +125,15 @@ impl Pool {
     fn give_up_packed(&self) -> bool {
         let packers = std::mem::take(&mut self.state().packers);
         let mut some = false;
+        let mut kept = Vec::new();
         for copies in packers.iter().filter_map(Weak::upgrade) {
-            some |= copies.give_up();
+            match copies.give_up() {
+                true => some = true,
+                // Somebody is at them just now: they are asked again another time.
+                false => kept.push(Arc::downgrade(&copies)),
+            }
         }
+        self.state().packers.append(&mut kept);
         some
     }
 

@@ -347,9 +347,12 @@ impl Program {
 
     // The buffer of an input; `None` when it must be waited for and the caller will not.
     fn buffer(&self, input: &Input, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<BufferRef>> {
-        let of = |t: &Tensor| match t.ready() {
-            None if wait => buffer_of(t).map(Some),
-            found => Ok(found),
+        // The checks of the call were made before anything was waited for.
+        let of = |t: &Tensor| loop {
+            match t.ready_as(&input.ty, input.device).ok_or_else(changed)? {
+                None if wait => drop(buffer_of(t)?),
+                found => return Ok(found),
+            }
         };
         match &input.source {
             Source::Arg(i) => match leaves.tensor(*i) {
@@ -409,9 +412,10 @@ impl Program {
     fn history_inputs(&self, leaves: &dyn Args, captured: &[f64], wait: bool) -> Result<Option<Vec<NodeRef>>> {
         let mut nodes = Vec::new();
         for input in self.inputs.iter().filter(|_| !self.history.is_empty()) {
+            let checked = |node: NodeRef| if node.ty == input.ty { Ok(node) } else { Err(changed()) };
             nodes.push(match &input.source {
-                Source::Arg(i) => leaves.tensor(*i).ok_or_else(|| Error::internal("no argument"))?.node(),
-                Source::Handle(t) => t.node(),
+                Source::Arg(i) => checked(leaves.tensor(*i).ok_or_else(|| Error::internal("no argument"))?.node())?,
+                Source::Handle(t) => checked(t.node())?,
                 _ => {
                     let Some(buffer) = self.buffer(input, leaves, captured, wait)? else { return Ok(None) };
                     Node::data(input.ty.clone(), buffer, Grad::None)

@@ -124,9 +124,13 @@ fn run(options: &Options) -> Result<()> {
     if let Some(folder) = &options.state {
         let io = |e: std::io::Error| Error::runtime(format!("{}: {e}", folder.display()));
         std::fs::create_dir_all(folder).map_err(io)?;
+        let mut written = std::collections::HashSet::new();
         for entry in model.manifest().state.clone() {
             // Names come from the file: a separator in one must not lead elsewhere.
             let name = entry.name.replace(['/', '\\'], "_");
+            if !written.insert(name.clone()) {
+                return Err(Error::value(format!("two tensors of the state would be written to {name}.npy")));
+            }
             npy::write(&folder.join(format!("{name}.npy")), &model.state(&entry.name)?)?;
         }
     }

@@ -64,6 +64,8 @@ const LEAST_BYTES_OF_ROWS: usize = 64 << 10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PackKey {
     dtype: DType,
+    // Levels have panels of different widths.
+    level: Level,
     k: usize,
     n: usize,
     offset: i64,
@@ -85,6 +87,7 @@ pub(crate) fn pack_key(step: &DotStep, dtype: DType, level: Level) -> Option<Pac
     let worth = s.batch.is_empty() && (2..=MOST_ROWS).contains(&s.m) && s.n > 1 && s.k > 0;
     (worth && (least..usize::MAX).contains(&bytes)).then(|| PackKey {
         dtype,
+        level,
         k: s.k,
         n: s.n,
         offset: s.rhs.offset,

@@ -155,7 +155,9 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     };
     let item = need(WEIGHTS)?;
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
-    let weights = if is_ours(&meta) && len > 0 {
+    // Bools must be 0 or 1 whatever happens to the file after they were checked.
+    let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
+    let weights = if is_ours(&meta) && len > 0 && !has_bools {
         Mapping::map(&file, item.data.start, len).map_err(|e| bad(WEIGHTS, format!("cannot be mapped: {e}")))?
     } else {
         let mut block = Block::new(len).ok_or_else(|| Error::limit(format!("{WEIGHTS}: no memory for {len} bytes")))?;

@@ -23,7 +23,7 @@ impl Mapping {
         // under a shared reference only if this user or root rewrote the file in place while it is loaded: the
         // exporter never does (it renames a new file over the old one), and others cannot, as the caller has checked.
         // Whatever the bytes, they are only ever numbers: no bool, pointer or length is read from a tensor after
-        // validation without being checked again by the kernel that uses it, bools excepted, which `package` copies.
+        // validation without being checked again by the kernel that uses it, bools excepted, and packages with some are read.
         let map = unsafe { MmapOptions::new().offset(offset).len(len).map_copy_read_only(file)? };
         Ok(Mapping(Kind::Mapped(map)))
     }
