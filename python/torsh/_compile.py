@@ -433,6 +433,12 @@ def _attribute(out, obj, name: str):
         return _MISSING
     if isinstance(obj, _PLAIN) or isinstance(obj, _CONTAINERS):
         return _MISSING
+    if isinstance(obj, type):
+        value = getattr(obj, name, _MISSING)
+        if value is _MISSING or callable(value) or hasattr(type(value), "__get__"):
+            return _MISSING
+        out.add("attr", obj, name, value)
+        return value
     kind = "module" if hasattr(type(obj), "register_buffer") else "attr"
     own = getattr(obj, "__dict__", None)
     if isinstance(own, dict) and name in own:

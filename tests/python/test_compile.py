@@ -69,6 +69,24 @@ def test_structures_and_keywords():
     assert g.cache_info()["hits"] == 1
 
 
+def test_class_attributes_are_guarded():
+    class Base:
+        scale = 2.0
+
+    class Settings(Base):
+        shift = 1.0
+
+    f = torsh.compile(lambda x: x * Settings.scale + Settings.shift)
+    x = torsh.ones(2)
+    assert f(x).tolist() == [3.0, 3.0]
+    Settings.shift = 5.0
+    assert f(x).tolist() == [7.0, 7.0]
+    Base.scale = 10.0
+    assert f(x).tolist() == [15.0, 15.0]
+    Settings.scale = 0.0
+    assert f(x).tolist() == [5.0, 5.0]
+
+
 def test_globals_and_closures_are_guarded():
     global SCALE
     offset = 1.0
