@@ -54,7 +54,7 @@ test: test-rust test-cuda test-python
 
 # torsh-python is the extension module itself: it is built by pip and tested from Python.
 test-rust: $(STAMPS)/test
-	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then export TORSH_REQUIRE_NVRTC=1; fi; \
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then export REQUIRE_NVRTC=1; fi; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --release --locked --workspace --exclude torsh-python --no-fail-fast; \
 	else \

@@ -8,9 +8,13 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/packages/0.1.0").join(name)
 }
 
-/// Exit status and everything written.
+/// Exit status and everything written. The variables of whoever runs the tests are kept away from the program.
 fn run(words: &[&str]) -> (i32, String) {
-    let done = Command::new(env!("CARGO_BIN_EXE_torsh-run")).args(words).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torsh-run"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TORSH_")) {
+        command.env_remove(name);
+    }
+    let done = command.args(words).output().unwrap();
     let text = [done.stdout, done.stderr].concat();
     (done.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
 }

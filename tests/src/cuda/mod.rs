@@ -37,7 +37,7 @@ fn in_folder(folder: &Path) -> Option<String> {
     names.filter(is_library).max().map(|p| p.to_string_lossy().into_owned())
 }
 
-/// The NVRTC library; `None`, with a line on standard error, where there is none. `TORSH_REQUIRE_NVRTC=1`, as `make test` sets
+/// The NVRTC library; `None`, with a line on standard error, where there is none. `REQUIRE_NVRTC=1`, as `make test` sets
 /// it where NVRTC's wheel exists, makes that a failure.
 pub fn nvrtc() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
@@ -51,7 +51,7 @@ pub fn nvrtc() -> Option<&'static str> {
     };
     let found = FOUND.get_or_init(find).as_deref();
     if found.is_none() {
-        assert!(std::env::var_os("TORSH_REQUIRE_NVRTC").is_none(), "NVRTC was not found");
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "NVRTC was not found");
         eprintln!("skipped: no NVRTC; install nvidia-cuda-nvrtc-cu12 or set TORSH_NVRTC");
     }
     found

@@ -443,12 +443,12 @@ fn nvrtc() -> Option<PathBuf> {
 }
 
 /// NVRTC opens the driver, too; it must not fall over the simulator. Without NVRTC this test can show nothing;
-/// `TORSH_REQUIRE_NVRTC=1` makes that a failure.
+/// `REQUIRE_NVRTC=1` makes that a failure.
 #[test]
 fn nvrtc_compiles_for_it() {
     let (_one, sim) = sim();
     let Some(path) = nvrtc() else {
-        assert!(std::env::var_os("TORSH_REQUIRE_NVRTC").is_none(), "NVRTC was not found");
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "NVRTC was not found");
         eprintln!("skipped: no NVRTC; set TORSH_NVRTC to its folder");
         return;
     };
