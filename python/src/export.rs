@@ -1,6 +1,7 @@
 //! `torsh.export` and the reading of packages: traces for them, the writer, and programs that were loaded.
 
 use crate::compile::{Captured, take_floats};
+use crate::device;
 use crate::errors::{OrRaise, guarded, outside};
 use crate::signature::{Given, Leaves, describe, rebuild};
 use crate::source;
@@ -10,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use torsh_frontend::compiled::{Ended, Export, From, To, finish, gradient_stop};
+use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, gradient_stop};
 use torsh_frontend::node::{Grad, Node};
 use torsh_frontend::{Tensor, inline, mode, ops, trace};
 use torsh_ir::exec::{BufferRef, Device};
@@ -148,7 +149,10 @@ fn trace_export(
         }
     };
     let handles: Vec<Tensor> = found.iter().filter_map(Given::tensor).cloned().collect();
-    let ended = outside(py, || finish(&handles));
+    let ended = outside(py, || match divided(&handles) {
+        Some(error) => Err(error),
+        None => finish(&handles),
+    });
     if ended.is_err() {
         trace::abort();
     }
@@ -300,13 +304,20 @@ impl PyPackage {
         wrap(py, Tensor::new(Node::data(ty.clone(), buffer, Grad::None)))
     }
 
-    /// Applies the program to tensors, in the order of the inputs of its graph: its outputs, in order. With `grad`,
-    /// operations record gradients.
-    fn apply(&self, py: Python<'_>, inputs: Vec<Py<PyTensor>>, grad: bool) -> PyResult<Vec<Py<PyTensor>>> {
+    /// Applies the program to tensors of a device, in the order of the inputs of its graph: its outputs, in order. With
+    /// `grad`, operations record gradients.
+    fn apply(
+        &self,
+        py: Python<'_>,
+        inputs: Vec<Py<PyTensor>>,
+        grad: bool,
+        device: &Bound<'_, PyAny>,
+    ) -> PyResult<Vec<Py<PyTensor>>> {
         source::enter(py);
+        let device = device::named(device)?;
         let tensors: Vec<Tensor> = inputs.iter().map(|t| t.bind(py).get().t.clone()).collect();
         let run = || {
-            let nodes = inline::apply(self.package.forward(), &tensors)?;
+            let nodes = inline::apply(self.package.forward(), &tensors, device)?;
             Ok(nodes.iter().map(|n| Tensor::new(if grad { n.clone() } else { ops::detach(n) })).collect::<Vec<_>>())
         };
         let made = guarded(|| if grad { run() } else { mode::no_grad(run) }).or_raise()?;

@@ -683,10 +683,10 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
 
     Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
 
-    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
-    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
-    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
-    the file.
+    A package (`.torsh`) gives a program, which runs on that device: a callable with `inputs`, `outputs`, `metadata`,
+    `state_dict()` and `to()`. With `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal
+    digits, or files that `torsh keygen` made), a package must be signed by one of them. Its weights are mapped, not
+    read, if only this user can change the file; what is read counts against the memory limit.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
     `map_location` that is not there.

@@ -11,7 +11,25 @@ import os
 import secrets
 import sys
 import time
+import traceback
 from pathlib import Path
+
+_OWN = os.path.dirname(os.path.abspath(__file__))
+
+
+class _ScriptError(Exception):
+    """What a user's script raised, told as Python tells it, without the frames of torsh."""
+
+    def __init__(self, error: BaseException):
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+        lines = traceback.format_exception_only(error)
+        if frames and not isinstance(error, SyntaxError):
+            lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames), *lines]
+        super().__init__("".join(lines).rstrip())
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith("<frozen importlib") or os.path.dirname(os.path.abspath(filename)).startswith(_OWN)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return args.run(args) or 0
+    except _ScriptError as error:
+        print(f"torsh {args.command}: {args.source} failed\n{error}", file=sys.stderr)
+        return 1
     except (TorshError, OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         print(f"torsh {args.command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -28,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torsh", description="Packages of torsh programs.")
+    parser.add_argument("--version", action="version", version=f"torsh {_version()}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
@@ -51,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", _run, "Run a package on .npy files.")
     sub.add_argument("package")
     sub.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy")
-    sub.add_argument("--output", action="append", default=[], metavar="NAME=FILE.npy")
+    sub.add_argument(
+        "--output", action="append", default=[], metavar="NAME=FILE.npy",
+        help="where an output goes; FILE.npy alone if there is one output; others are printed",
+    )  # fmt: skip
+    sub.add_argument("--device", help="where to run: cpu, cuda or cuda:N (cpu)")
     sub.add_argument("--bench", action="store_true", help="measure the call")
     _keys(sub)
 
@@ -75,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    from torsh import __version__
+
+    return __version__
+
+
 def _keys(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--trusted-key",
@@ -84,11 +116,11 @@ def _keys(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _load(path: str, keys):
+def _load(path: str, keys, device: str | None = None):
     from torsh import _package
 
     # The path of a command is a package, whatever its name.
-    return _package.load(path, keys)
+    return _package.load(path, keys, device)
 
 
 def _export(args) -> None:
@@ -104,7 +136,10 @@ def _export(args) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     sys.path.insert(0, str(path.resolve().parent))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _ScriptError(error) from None
 
     def find(dotted: str):
         at = module
@@ -116,25 +151,52 @@ def _export(args) -> None:
 
     fn, example = find(name), find(args.args)
     if callable(example):
-        example = example()
+        try:
+            example = example()
+        except Exception as error:
+            raise _ScriptError(error) from None
     pairs = [m.partition("=") for m in args.metadata]
     if any(not sep for _, sep, _ in pairs):
         raise ValueError("--metadata needs KEY=VALUE")
-    size = torsh.export(
-        fn, example, args.output, include_grad=args.include_grad, name=args.name, license=args.license, sign=args.sign,
-        metadata={k: v for k, _, v in pairs},
-    )  # fmt: skip
+    try:
+        size = torsh.export(
+            fn, example, args.output, include_grad=args.include_grad, name=args.name, license=args.license,
+            sign=args.sign, metadata={k: v for k, _, v in pairs},
+        )  # fmt: skip
+    except (torsh.TorshError, OSError, ValueError, TypeError):
+        raise
+    except Exception as error:
+        # Of other kinds, only what the function itself raises while it is traced.
+        raise _ScriptError(error) from None
     print(f"{args.output}: {size} bytes")
 
 
-def _pairs(given: list[str], what: str) -> dict[str, str]:
+def _pairs(given: list[str], what: str, ports) -> dict[str, str]:
+    """Files by name. A file alone is that of the only port, where there is one and `what` is --output."""
+    names = [p.name for p in ports]
     out = {}
     for text in given:
         name, sep, path = text.partition("=")
-        if not sep:
-            raise ValueError(f"{what} needs NAME=FILE.npy, got {text!r}")
+        if not sep and what == "--output" and len(names) == 1:
+            name, path = names[0], text
+        elif not sep:
+            raise ValueError(f"{what} needs NAME=FILE.npy, got {text!r}; the names are {', '.join(names) or 'none'}")
+        if name not in names:
+            raise ValueError(f"{what} {text}: there is no {name!r}; the names are {', '.join(names) or 'none'}")
+        if name in out:
+            raise ValueError(f"{what} {text}: {name!r} was given before, as {out[name]}")
         out[name] = path
     return out
+
+
+def _array(path: str):
+    """The array of a file in this machine's byte order."""
+    import numpy as np
+
+    array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays (.npz); an input is one array (.npy)")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _run(args) -> None:
@@ -142,24 +204,26 @@ def _run(args) -> None:
 
     import torsh
 
-    program = _load(args.package, args.trusted_key)
-    given, wanted = _pairs(args.input, "--input"), _pairs(args.output, "--output")
+    program = _load(args.package, args.trusted_key, args.device)
+    given = _pairs(args.input, "--input", program.inputs)
+    wanted = _pairs(args.output, "--output", program.outputs)
     names = [p.name for p in program.inputs]
-    strange = [n for n in given if n not in names] + [n for n in wanted if n not in [p.name for p in program.outputs]]
     missing = [n for n in names if n not in given]
-    if strange or missing:
-        raise ValueError(f"unknown names {strange}, missing inputs {missing}; inputs are {names}")
+    if missing:
+        raise ValueError(f"missing inputs: {', '.join(missing)}; give each with --input NAME=FILE.npy")
     kinds = [p["kind"] for p in program.manifest["inputs"]]
     values: list = []
     for name, kind in zip(names, kinds, strict=True):
-        array = np.load(given[name], allow_pickle=False)
-        values.append(float(array) if kind == "float" else torsh.from_numpy(array))
+        array = _array(given[name])
+        values.append(float(array) if kind == "float" else torsh.from_numpy(array).to(program.device))
     outputs = program.call_flat(values)
     for port, value in zip(program.outputs, outputs, strict=True):
         if port.name in wanted:
             if value.dtype == torsh.bfloat16:
                 value = value.float()
-            np.save(wanted[port.name], value.numpy())
+            # NumPy would put a suffix of its own behind a name.
+            with open(wanted[port.name], "wb") as file:
+                np.save(file, value.detach().cpu().numpy())
         else:
             print(f"{port.name}: {value}")
     if args.bench:
@@ -256,10 +320,16 @@ def _keygen(args) -> None:
     from torsh._package import PUBLIC, SECRET
 
     secret = secrets.token_bytes(32)
-    # A key that exists is never overwritten.
+    public = f"{args.file}.pub"
+    for path in (args.file, public):
+        if os.path.lexists(path):
+            raise FileExistsError(
+                f"{path} exists, and a key is never overwritten: what it signed could not be signed again. Choose "
+                f"another name, or move {args.file} and {public} away first"
+            )
     handle = os.open(args.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(f"{SECRET}{secret.hex()}\n")
-    with open(f"{args.file}.pub", "x") as file:
+    with open(public, "x") as file:
         file.write(f"{PUBLIC}{_C.public_key(secret).hex()}\n")
     print(f"{args.file}: secret key; {args.file}.pub: public key")

@@ -182,6 +182,7 @@ class _Exporter:
         if self.grad:
             _C.check_gradients(tensors)
         self.result_tree, self.flows = tree, [t.requires_grad for t in tensors]
+        self.devices = [t.device for t in tensors]
         # Not the tensors: they would outlive the trace.
         found[:] = [(path, value.dtype.name, list(value.shape)) for path, value in leaves]
         return [_C.clone(t.detach()) for t in tensors]
@@ -195,7 +196,7 @@ class _Exporter:
         empty = [t for t in self.candidates.values() if t.requires_grad and t.is_leaf and t.grad is None]
         try:
             for t in empty:
-                t.grad = _C.full(list(t.shape), 0, t.dtype, None)
+                t.grad = _C.full(list(t.shape), 0, t.dtype, t.device)
             forward = _C.trace_export(call, self.args, self.kwargs)
             self._name_tensors()
         finally:
@@ -215,7 +216,7 @@ class _Exporter:
                 "export(): include_grad=True, but no output depends on an input or parameter of a float dtype"
             )
         ports = manifest["outputs"]
-        cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), None) for i in seeds]
+        cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), self.devices[i]) for i in seeds]
         # What to differentiate is what the user's function uses.
         parameters = [i for i, entry in enumerate(self.state) if entry["role"] == "parameter"]
         slots: list = []

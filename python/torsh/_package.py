@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import weakref
 from collections import OrderedDict, namedtuple
 from typing import Any
 
@@ -23,6 +24,10 @@ class Program:
 
     Called like the function that was exported, with tensors of the same dtypes and shapes. It works inside
     `torsh.compile`, and with gradients if it was exported with `include_grad=True`.
+
+    It runs on the device of its state, `device`, where its inputs must be, too (0-d tensors of the CPU may go
+    anywhere, as in PyTorch); `to` moves it. A program without state runs where its inputs are. The thread's default
+    device plays no part.
     """
 
     def __init__(self, package: _C.Package):
@@ -39,7 +44,9 @@ class Program:
             if self._grad and entry["role"] == "parameter":
                 tensor.requires_grad_(True)
             self._state.append(tensor)
-        self._compiled = Compiled(self._apply, True, self.name)
+        # Where a program without state makes what it returns, if its inputs do not say.
+        self._home = _C.PyDevice("cpu")
+        self._compiled = self._fresh()
 
     @property
     def name(self) -> str:
@@ -67,6 +74,11 @@ class Program:
         return tuple(_port(p) for p in self._manifest["outputs"])
 
     @property
+    def device(self) -> _C.PyDevice:
+        """Where the program runs: the device of its state."""
+        return self._state[0].device if self._state else self._home
+
+    @property
     def signer(self) -> bytes | None:
         """The public key whose signature the file bears."""
         return self._package.signer
@@ -89,6 +101,37 @@ class Program:
         ports = ", ".join(f"{p.name}: {p.dtype.name}{list(p.shape)}" for p in self.inputs)
         return f"<torsh program {self.name}({ports})>"
 
+    # -- device --------------------------------------------------------------------------------------------
+
+    def to(self, device):
+        """Moves the state, constants included, and gradients with it; returns the program.
+
+        Raises: DeviceError for a device that is not there; nothing has moved then.
+        """
+        device = _C.resolve_device(device)
+        _C.open_device(device)
+        moved = [(t.detach().to(device), None if t.grad is None else t.grad.detach().to(device)) for t in self._state]
+        _C.eval([t for pair in moved for t in pair if t is not None])
+        for tensor, (value, gradient) in zip(self._state, moved, strict=True):
+            # The tensor itself stays: an optimizer may hold it.
+            tensor.data = value
+            if gradient is not None:
+                tensor.grad = gradient
+        self._home = _C.full([], 0.0, _C.float32, device).device
+        if not self._state:
+            # Nothing else tells a traced call without inputs that it belongs elsewhere now.
+            self._compiled = self._fresh()
+        _C.bump_module_epoch()
+        return self
+
+    def cpu(self):
+        """The program on the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device=None):
+        """The program on a CUDA device, the current one by default."""
+        return self.to("cuda" if device is None else device)
+
     # -- state ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> OrderedDict[str, Tensor]:
@@ -104,7 +147,8 @@ class Program:
         return (t for _, t in self.named_parameters())
 
     def load_state_dict(self, state_dict, strict: bool = True) -> None:
-        """Replaces the state by tensors of the same dtypes and shapes; numbers do for learning rates and the like.
+        """Replaces the state by tensors of the same dtypes and shapes, copied from whatever device they are on; numbers
+        do for learning rates and the like.
 
         Raises: KeyError for unknown names, and for missing ones when `strict`; ShapeError, DTypeError. Nothing is
         changed then.
@@ -118,7 +162,7 @@ class Program:
         for name, value in state_dict.items():
             old = own[name]
             if isinstance(value, (int, float)) and old.ndim == 0:
-                value = _C.full([], float(value), old.dtype, None)
+                value = _C.full([], float(value), old.dtype, old.device)
             if not isinstance(value, Tensor):
                 raise TypeError(f"load_state_dict(): {name!r} must be a Tensor, not {type(value).__name__}")
             _fits(f"load_state_dict(): {name!r}", value, old.dtype, tuple(old.shape))
@@ -165,7 +209,32 @@ class Program:
             out.append(kwargs.pop(name))
         return tuple(out)
 
+    def _place(self, leaves: tuple) -> _C.PyDevice:
+        """Where a call with these inputs runs. Raises: DeviceError for an input elsewhere."""
+        tensors = [
+            (p["name"], v) for p, v in zip(self._manifest["inputs"], leaves, strict=True) if isinstance(v, Tensor)
+        ]
+        away = [(n, v.device) for n, v in tensors if v.ndim or v.device.type != "cpu"]
+        place = self.device if self._state or not away else away[0][1]
+        for name, device in away:
+            if device != place:
+                raise _C.DeviceError(
+                    f"input {name!r} is on {device}, but {self.name}() runs on {place}: move the input there, or the "
+                    f'program with program.to("{device}")'
+                )
+        return place
+
+    def _fresh(self) -> Compiled:
+        # No bound method: Python does not look for cycles through compiled functions, and the program would never go.
+        this = weakref.ref(self)
+
+        def apply(*leaves):
+            return this()._apply(*leaves)
+
+        return Compiled(apply, True, self.name)
+
     def _apply(self, *leaves):
+        place = self._place(leaves)
         spec = self._manifest["forward"]
         given = []
         for slot in spec["inputs"]:
@@ -174,7 +243,7 @@ class Program:
             given.append(value if isinstance(value, Tensor) else _C.convert_float(value))
         results: list = [None] * len(self._manifest["outputs"])
         grad = self._grad and _C.is_grad_enabled()
-        for slot, made in zip(spec["outputs"], self._package.apply(given, grad), strict=True):
+        for slot, made in zip(spec["outputs"], self._package.apply(given, grad, place), strict=True):
             ((kind, i),) = slot.items()
             if kind == "output":
                 results[i] = made
@@ -210,6 +279,10 @@ def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
         port = ports[spec]
         what = f"input {port['name']!r}"
         if port["kind"] == "float":
+            if isinstance(value, Tensor) and value.ndim == 0 and value.dtype == _C.float64:
+                # What a float argument is to a function while it is traced.
+                out.append(value)
+                return
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{what} must be a float, got {type(value).__name__}")
             out.append(float(value))
@@ -312,11 +385,12 @@ def is_package(path) -> bool:
     return head[:4] == b"PK\x03\x04" and (head[30:43] == b"manifest.json" or os.fsdecode(path).endswith(".torsh"))
 
 
-def load(path, trusted_keys=None) -> Program:
-    """Reads a package; see `torsh.load`."""
+def load(path, trusted_keys=None, device=None) -> Program:
+    """Reads a package, for a device; see `torsh.load`."""
     keys = None
     if trusted_keys is not None:
         if isinstance(trusted_keys, (str, bytes, bytearray, os.PathLike)):
             raise TypeError("load(): trusted_keys must be a list of keys")
         keys = [read_key(k, PUBLIC) for k in trusted_keys]
-    return Program(_C.Package(os.fsdecode(path), keys))
+    program = Program(_C.Package(os.fsdecode(path), keys))
+    return program if device is None else program.to(device)

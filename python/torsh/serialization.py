@@ -138,10 +138,10 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
 
     Tensors come on the CPU, or on the device that `map_location` names; a file does not say where they were.
 
-    A package (`.torsh`) gives a callable with `inputs`, `outputs`, `metadata` and `state_dict()`. With
-    `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal digits, or files that `torsh keygen`
-    made), a package must be signed by one of them. Its weights are mapped, not read, if only this user can change
-    the file.
+    A package (`.torsh`) gives a program, which runs on that device: a callable with `inputs`, `outputs`, `metadata`,
+    `state_dict()` and `to()`. With `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal
+    digits, or files that `torsh keygen` made), a package must be signed by one of them. Its weights are mapped, not
+    read, if only this user can change the file; what is read counts against the memory limit.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
     `map_location` that is not there.
@@ -163,11 +163,9 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
     from torsh import _package
 
     if trusted_keys is not None or os.fsdecode(f).endswith(".torsh") or _package.is_package(f):
-        if map_location is not None:
-            raise ValueError("load(): a package runs where torsh computes; map_location is for tensors")
         if not os.path.exists(f):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(f))
-        return _package.load(f, trusted_keys)
+        return _package.load(f, trusted_keys, map_location)
     with open(f, "rb") as file:
         return _read(file, map_location, os.fspath(f))
 

@@ -620,7 +620,13 @@ def test_the_command(tmp_path):
     key, a, b = tmp_path / "key", tmp_path / "a.torsh", tmp_path / "b.torsh"
     command("keygen", key)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    command("keygen", key, status=1)
+    before = key.read_bytes()
+    said = command("keygen", key, status=1)
+    assert f"{key} exists" in said and "another name" in said and key.read_bytes() == before
+    (tmp_path / "half.pub").write_text("")
+    assert "half.pub exists" in command("keygen", tmp_path / "half", status=1)
+    assert not (tmp_path / "half").exists()
+    assert command("--version") == f"torsh {torsh.__version__}\n"
     source = f"{tmp_path / 'model.py'}:Holder.model"
     out = command("export", source, "-o", a, "--sign", key, "--license", "MIT", "--metadata", "who=me")
     assert f"{a.stat().st_size} bytes" in out
@@ -650,10 +656,44 @@ def test_the_command(tmp_path):
     command("run", a, "--input", f"input={x}", "--output", f"output={y}")
     want = torsh.load(a)(torsh.from_numpy(np.load(x)))
     assert np.load(y).tobytes() == want.detach().numpy().tobytes()
-    assert "missing inputs ['input']" in command("run", a, status=1)
+    given = ("--input", f"input={x}")
+    assert "missing inputs: input" in command("run", a, status=1)
+    # A file alone is that of the only output, under its own name.
+    command("run", a, *given, "--output", tmp_path / "zz")
+    assert np.load(tmp_path / "zz").tobytes() == np.load(y).tobytes()
+    assert "there is no 'zz'; the names are output" in command("run", a, *given, "--output", "zz=y.npy", status=1)
+    assert "needs NAME=FILE.npy, got 'x.npy'; the names are input" in command("run", a, "--input", "x.npy", status=1)
+    assert "'input' was given before" in command("run", a, *given, *given, status=1)
+    # The other byte order is converted.
+    np.save(x, np.arange(6, dtype=">f4").reshape(2, 3))
+    command("run", a, *given, "--output", f"output={tmp_path / 'z.npy'}")
+    assert np.load(tmp_path / "z.npy").tobytes() == np.load(y).tobytes()
+    np.savez(tmp_path / "x.npz", np.zeros(2))
+    assert "several arrays" in command("run", a, "--input", f"input={tmp_path / 'x.npz'}", status=1)
+    assert "Unknown device" in command("run", a, *given, "--device", "tpu", status=1)
     np.save(x, np.arange(6, dtype=np.float64).reshape(2, 3))
     assert "must be float32" in command("run", a, "--input", f"input={x}", status=1)
     command("run", status=2)
+
+
+def test_errors_of_an_exported_script_are_told_without_torsh(tmp_path):
+    script = tmp_path / "model.py"
+    cases = {
+        "def f(:\n": ("SyntaxError", "def f(:"),
+        "import torsh\n1 / 0\n": ("ZeroDivisionError", "line 2, in <module>"),
+        "raise SystemExit('no')\n": ("SystemExit: no", "line 1"),
+        "def f(x):\n    return x.nothing\nimport torsh\nexample_args = (torsh.ones(1),)\n": (
+            "AttributeError",
+            "line 2, in f",
+        ),
+        "def f(x):\n    return x\ndef example_args():\n    return {}['a']\n": ("KeyError: 'a'", "line 4"),
+    }
+    for text, (error, where) in cases.items():
+        script.write_text(text)
+        said = command("export", f"{script}:f", "-o", tmp_path / "never.torsh", status=1)
+        assert error in said and where in said and str(script) in said, said
+        assert "_cli.py" not in said and "importlib" not in said and "_export.py" not in said, said
+    assert not (tmp_path / "never.torsh").exists()
 
 
 @pytest.mark.compiled_only
@@ -688,6 +728,12 @@ def test_torsh_run(tmp_path):
     assert "is missing" in run(path, status=1)
     swapped = ("--input", f"x={tmp_path / 'y.npy'}", "--input", f"y={tmp_path / 'y.npy'}")
     assert 'input "x" must be float32, got int64' in run(path, *swapped, status=1)
+    np.save(tmp_path / "x.npy", x.numpy().astype(">f4"))
+    run(path, *given, "--output", tmp_path / "big.npy")
+    np.save(tmp_path / "x.npy", x.numpy())
+    run(path, *given, "--output", tmp_path / "little.npy")
+    assert np.load(tmp_path / "big.npy").tobytes() == np.load(tmp_path / "little.npy").tobytes()
+    assert "was given before" in run(path, *given, *given, status=2)
     np.save(tmp_path / "x.npy", x.numpy()[:2])
     assert "must have shape [8, 16], got [2, 16]" in run(path, *given, status=1)
     (tmp_path / "x.npy").write_bytes(b"nonsense")

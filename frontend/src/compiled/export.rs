@@ -1,13 +1,14 @@
 //! A traced function as a package sees it: a graph whose inputs are arguments and state, and whose outputs are results
 //! and new state. Nothing else that the function does to tensors can be exported, and is refused.
 
-use super::{Program, ResultSpec, Slot, Target};
+use super::{Program, ResultSpec, Slot, Target, see};
 use crate::node::{Grad, lock};
+use crate::place;
 use crate::tensor::Tensor;
 use crate::trace::Source;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use torsh_ir::exec::BufferRef;
+use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::op::{Kind, Vjp};
 use torsh_ir::{Error, ErrorKind, Graph, Loc, Node, NodeId, Result, Type};
 
@@ -51,12 +52,26 @@ fn refused(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Export, why)
 }
 
+/// The refusal of a function that moves tensors: a graph names no device, so that the move would be lost.
+fn moved(reason: &str) -> Error {
+    refused(format!(
+        "{reason}. A package names no device: its program runs where its state and inputs are. Move tensors before the \
+         function is called, and export it with all of them on one device"
+    ))
+}
+
+/// Why the active trace of a function that returned `results` is not the work of one device.
+pub fn divided(results: &[Tensor]) -> Option<Error> {
+    let conflict = place::of_trace(&see(results).roots(results)).err()?;
+    Some(moved(&conflict.reason).with_loc(conflict.loc))
+}
+
 impl Program {
     /// The program for a package. Every argument is an input, whether the program needs it or not. Without `updates`, the
     /// outputs are the results alone.
     ///
-    /// Errors: `Export` for a function that writes its arguments, keeps tensors that it makes, or uses gradients that are
-    /// left from before.
+    /// Errors: `Export` for a function that writes its arguments, keeps tensors that it makes, moves tensors to another
+    /// device, or uses gradients that are left from before.
     pub fn export(&self, updates: bool) -> Result<Export> {
         let slot_input = |slot: &Slot| match slot {
             Slot::Fixed(slot) => {
@@ -66,6 +81,14 @@ impl Program {
         };
         let live = self.graph.live();
         let is_live = |input: usize| live[self.graph.inputs()[input].index()];
+        // A number of the CPU may stand beside tensors of any device, in the program that is loaded, too.
+        let number = |ty: &Type, device: Device| device == Device::Cpu && ty.rank() == 0;
+        let mut inputs = self.inputs.iter().enumerate();
+        let away = inputs.find(|(i, x)| x.device != self.device && is_live(*i) && !number(&x.ty, x.device));
+        if let Some((_, input)) = away {
+            let (from, to) = (input.device, self.device);
+            return Err(moved(&format!("the function moves a tensor of type {} from {from} to {to}", input.ty)));
+        }
         let mut outputs: Vec<(usize, To)> = Vec::new();
         for (i, result) in self.results.iter().enumerate() {
             let ResultSpec::New { output, .. } = result else {
