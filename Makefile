@@ -16,7 +16,7 @@ LEVELS := portable $(if $(shell grep -m1 -w -o avx2 /proc/cpuinfo 2>/dev/null),a
 # Tests of values, not of the machinery round them: these are repeated at each level by `make test`.
 VALUE_TESTS := $(addprefix tests/python/test_,functions.py autograd.py views.py edges.py attention.py)
 
-.PHONY: help demo test test-rust test-python test-levels test-cuda test-cuda-full cuda-sim cuda-report mutants-cuda lint bench clean
+.PHONY: help demo test test-rust test-python test-levels test-cuda test-cuda-full fuzz-packages cuda-sim cuda-report mutants-cuda lint bench clean
 
 help:
 	@echo "make demo    train the two demo models (installs torsh into $(VENV) first)"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-levels  run the op matrix, random graphs and the Python tests at every level and schedule (half an hour)"
 	@echo "make cuda-sim  build the simulated CUDA driver and cublasLt into target/cuda-sim, for LD_LIBRARY_PATH"
 	@echo "make test-cuda       the CUDA backend on the simulator (part of make test); test-cuda-full: all of it"
+	@echo "make fuzz-packages   hostile packages under hashes that fit, for SECONDS (60) from SEED (0)"
 	@echo "make cuda-report     check and measure the CUDA devices of this machine, and write cuda-report.md"
 	@echo "make mutants-cuda  change the CUDA code that is generated, one thing at a time, and count what the tests notice"
 	@echo "make lint    rustfmt, clippy, ruff, dependency checks"
@@ -101,6 +102,12 @@ else
 test-cuda test-cuda-full:
 	@echo "skipped: the simulator of CUDA and NVRTC's wheel are for Linux on x86-64"
 endif
+
+# `make test` tries a few thousand of these cases.
+SECONDS ?= 60
+SEED ?= 0
+fuzz-packages:
+	cargo run --release --locked -p torsh-runtime --example fuzz_packages -- $(SECONDS) $(SEED)
 
 cuda-report: $(STAMPS)/torsh
 	$(BIN)/python tests/cuda_device/report.py cuda-report.md

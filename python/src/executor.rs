@@ -3,8 +3,8 @@
 use pyo3::prelude::*;
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use torsh_frontend::loan;
 use torsh_frontend::session::{self, Config, Dump};
@@ -14,13 +14,27 @@ use torsh_ir::{Error, Result, env, limits};
 
 use torsh_runtime::CpuExecutor;
 use torsh_runtime::cuda::CudaProvider;
+use torsh_runtime::package::Memory;
+
+static MEMORY: OnceLock<Memory> = OnceLock::new();
+
+/// The memory of the CPU's executor; none where everything is interpreted, which does not count.
+pub fn memory() -> Option<Memory> {
+    MEMORY.get().cloned()
+}
 
 /// Installs the session.
 pub fn init(py: Python<'_>) -> Result<()> {
     env::warn_unknown();
     let interpret = env::interpret();
-    let executor: Arc<dyn Executor> =
-        if interpret { Arc::new(InterpExecutor::new()) } else { Arc::new(CpuExecutor::new()?) };
+    let executor: Arc<dyn Executor> = if interpret {
+        Arc::new(InterpExecutor::new())
+    } else {
+        let executor = CpuExecutor::new()?;
+        // The first session is the only one; see `session::init`.
+        let _ = MEMORY.set(executor.memory());
+        Arc::new(executor)
+    };
     limits::set(env::limits(limits::Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     torsh_runtime::set_interrupt_check(Some(interrupted));
     loan::set_hooks(loan::Hooks { unlocked, interrupted });

@@ -3,6 +3,7 @@
 use crate::compile::{Captured, take_floats};
 use crate::device;
 use crate::errors::{OrRaise, guarded, outside};
+use crate::executor;
 use crate::signature::{Given, Leaves, describe, rebuild};
 use crate::source;
 use crate::tensor::{PyTensor, wrap};
@@ -252,7 +253,7 @@ impl PyPackage {
     #[pyo3(signature = (path, trusted_keys = None))]
     fn new(py: Python<'_>, path: PathBuf, trusted_keys: Option<Vec<Vec<u8>>>) -> PyResult<PyPackage> {
         let keys = trusted_keys.map(|keys| keys.iter().map(|k| seed(k, "a trusted key")).collect()).transpose()?;
-        let options = LoadOptions { trusted_keys: keys };
+        let options = LoadOptions { trusted_keys: keys, memory: executor::memory() };
         let package = outside(py, || Package::load_with(&path, &options))?;
         let state = Mutex::new(vec![None; package.types().state.len()]);
         Ok(PyPackage { package, state })

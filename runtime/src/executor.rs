@@ -106,6 +106,13 @@ impl CpuExecutor {
     }
 }
 
+impl CpuExecutor {
+    /// Its memory, for weights of packages that are read ([`crate::package::LoadOptions`]).
+    pub fn memory(&self) -> crate::package::Memory {
+        crate::package::Memory(self.shared.pool.clone())
+    }
+}
+
 /// The primitives of a level; each table is made once.
 fn symbols(level: &'static str) -> Arc<Symbols> {
     static TABLES: Mutex<Option<HashMap<&'static str, Arc<Symbols>>>> = Mutex::new(None);

@@ -7,19 +7,23 @@ rule and is stopped by the check for that rule.
 from __future__ import annotations
 
 import copy
+import gc
 import hashlib
 import json
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import torsh
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "packages" / "0.1.0"
 ALIGN = 64
 GRAPH = """graph {
   %0: f32[2, 3] = input(index=0)
@@ -62,25 +66,29 @@ class Zip:
         self.body, self.directory, self.count = b"", b"", 0
 
     def add(self, name, data, *, method=0, flags=0, size=None, stored=None, mode=0o100644, local=None, align=True,
-            start=None, crc=None, extra=None, comment=b"", local_size=None):  # fmt: skip
+            start=None, crc=None, extra=None, comment=b"", local_size=None, version=10, maker=0x030A, time=0, date=33,
+            internal=0, attributes=None, more=b"", padding=0xA11E, fill=b"\0", longer=0, aligned=ALIGN):  # fmt: skip
         name = name.encode() if isinstance(name, str) else name
         at = len(self.body)
-        pad = -(at + 30 + len(name) + 4) % ALIGN if align else 7
-        own = struct.pack("<HH", 0xD935, pad) + b"\0" * pad if extra is None else extra
+        pad = -(at + 30 + len(name)) % ALIGN if align else 11
+        pad += (ALIGN if 0 < pad < 6 else 0) + longer
+        own = struct.pack("<HHH", padding, pad - 4, aligned) + fill * (pad - 6) if pad else b""
+        own = own if extra is None else extra
+        attributes = mode << 16 if attributes is None else attributes
         crc = zlib.crc32(data) if crc is None else crc
         size = len(data) if size is None else size
         stored = size if stored is None else stored
         inner = name if local is None else local.encode()
         sizes = (stored, size) if local_size is None else (local_size, local_size)
         self.body += struct.pack(
-            "<IHHHHHIIIHH", 0x04034B50, 20, flags, method, 0, 33, crc, *sizes, len(inner), len(own)
+            "<IHHHHHIIIHH", 0x04034B50, version, flags, method, time, date, crc, *sizes, len(inner), len(own)
         )
         self.body += inner + own + data
         self.directory += struct.pack(
-            "<IHHHHHHIIIHHHHHII", 0x02014B50, 0x0314, 20, flags, method, 0, 33, crc, stored, size, len(name), 0,
-            len(comment), 0, 0, mode << 16, at if start is None else start,
+            "<IHHHHHHIIIHHHHHII", 0x02014B50, maker, version, flags, method, time, date, crc, stored, size, len(name),
+            len(more), len(comment), 0, internal, attributes, at if start is None else start,
         )  # fmt: skip
-        self.directory += name + comment
+        self.directory += name + more + comment
         self.count += 1
         return self
 
@@ -193,6 +201,25 @@ CASES = {
     "beyond the file": (build(weights={"size": 2**30}), "outside of the file"),
     "not aligned": (build(weights={"align": False}), "not at a multiple"),
     "a checksum": (build(manifest={"crc": 1}), "checksum"),
+    "a checksum of the weights": (build(weights={"crc": 1}), "weights.safetensors: its checksum"),
+    # bytes that nothing else looks at
+    "padding that says something": (build(graph={"fill": b"x"}), "graph.txt: a field or padding"),
+    "padding of another kind": (build(graph={"padding": 0xD935}), "graph.txt: a field or padding"),
+    "padding of another alignment": (build(graph={"aligned": 32}), "graph.txt: a field or padding"),
+    "more padding than is needed": (build(weights={"longer": 64}), "weights.safetensors: a field or padding"),
+    "a date": (build(graph={"date": 34}), "graph.txt: a field or padding"),
+    "a time": (build(graph={"time": 1}), "graph.txt: a field or padding"),
+    "another version that is needed": (build(graph={"version": 20}), "graph.txt: a field or padding"),
+    "a flag": (build(graph={"flags": 1 << 11}), "graph.txt: a field or padding"),
+    "another maker": (build(graph={"maker": 0x0014}), "the directory of the file: a field"),
+    "other rights": (build(graph={"mode": 0o100755}), "the directory of the file: a field"),
+    "attributes of DOS": (build(graph={"attributes": (0o100644 << 16) | 1}), "the directory of the file: a field"),
+    "attributes of its own": (build(graph={"internal": 1}), "the directory of the file: a field"),
+    "extra data in the directory": (build(graph={"more": b"\xfe\xca\x01\0x"}), "the directory of the file: a field"),
+    "64-bit sizes that are not needed": (
+        build(graph={"more": struct.pack("<HHQ", 1, 8, 0)}), "the directory of the file: a field",
+    ),
+    "another order": (build(dict(reversed(parts().items()))), "stands behind"),
     "a parent folder": (second("../evil"), "no plain name"),
     "an absolute path": (second("/etc/passwd"), "no plain name"),
     "a drive": (second("C:evil"), "no plain name"),
@@ -266,7 +293,11 @@ CASES = {
     # the weights
     "a header without end": (build(parts(data=struct.pack("<Q", 2**63) + b"{}")), "a header of"),
     "no header": (build(parts(data=b"\x05")), "within the length"),
-    "a header of nothing": (tensors({}), "0 tensors"),
+    "a header of nothing": (tensors({}), "the tensors of the manifest take 24"),
+    "weights that are too small": (tensors({"w": ("F32", [2, 2], F32[:16])}), "the tensors of the manifest take 24"),
+    "a header that takes all": (
+        build(parts(data=struct.pack("<Q", len(weights()) - 8) + weights()[8:])), "the tensors of the manifest take 24",
+    ),
     "weights of another dtype": (tensors({"w": ("I32", [2, 3], F32)}), "in the manifest"),
     "weights of another shape": (tensors({"w": ("F32", [3, 2], F32)}), "in the manifest"),
     "weights of another name": (tensors({"v": ("F32", [2, 3], F32)}), "is missing"),
@@ -287,7 +318,7 @@ CASES = {
     "nan sizes": (
         tensors(header='{"w": {"dtype": "F32", "shape": [NaN, 3], "data_offsets": [0, 24]}}'), "not a safetensors file",
     ),
-    "bytes after the weights": (build(parts(data=weights() + b"evil")), "not a safetensors file"),
+    "bytes after the weights": (build(parts(data=weights() + b"evil")), "the tensors of the manifest take 24"),
 }  # fmt: skip
 _many = Zip()
 for _i in range(17):
@@ -363,10 +394,14 @@ def test_memory_and_time_are_bounded(tmp_path):
     nodes = "".join(f"  %{i}: f32[2, 3] = mul(%{i - 1}, %1)\n" for i in range(2, n))
     text = GRAPH.replace("  %2: f32[2, 3] = mul(%0, %1)\n", nodes).replace("return %2", f"return %{n - 1}")
     names = {f"w{i}": ("F32", [1], b"\0\0\0\0") for i in range(n)}
+
+    def many(m):
+        m["state"] += [{"name": k, "dtype": "float32", "shape": [1], "role": "buffer"} for k in names]
+
     data = f'constant(data=hex"{"00" * (8 << 20)}")'
     files = {
         "nodes": build(parts(graph=text)),
-        "tensors": tensors(names),
+        "tensors": build(parts(many, data=weights({**names, "w": ("F32", [2, 3], F32)}))),
         "metadata": edited((["metadata"], {f"k{i}": "v" for i in range(n)})),
         "constant": graph(GRAPH.replace("  return", f"  %3: u8[{8 << 20}] = {data}\n  return")),
         "comment": graph(GRAPH + ";" * (8 << 20)),
@@ -446,21 +481,75 @@ def wide(entries: dict[str, bytes], lie: int = 0) -> bytes:
     return body + directory + end + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, full, full, 0)
 
 
-def test_64_bit_sizes_are_read(tmp_path):
+def test_64_bit_sizes_that_are_not_needed_are_refused(tmp_path):
+    """What small files would have beside their one form. Larger files: `package/archive.rs`."""
     path = tmp_path / "wide.torsh"
     path.write_bytes(wide(parts()))
-    assert torsh.load(path)(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    with pytest.raises(torsh.PackageError, match="a field or padding"):
+        torsh.load(path)
     path.write_bytes(wide(parts(), lie=1))
     with pytest.raises(torsh.PackageError, match="differs from that in the directory"):
         torsh.load(path)
-    good = wide(parts())
-    for at in range(len(good) - 98, len(good) - 22):
-        bad = bytearray(good)
-        bad[at] ^= 0x40
-        path.write_bytes(bad)
-        try:
+
+
+@pytest.mark.parametrize("name", ["linear", "gradients"])
+def test_every_byte_counts(name, tmp_path):
+    """One content has one file: whichever byte changes, signed or not, the file is refused."""
+    good = (GOLDEN / f"{name}.torsh").read_bytes()
+    path = tmp_path / "bad.torsh"
+    for at in range(len(good)):
+        for bit in (0x01, 0x20, 0x80):
+            bad = bytearray(good)
+            bad[at] ^= bit
+            path.write_bytes(bad)
+            with pytest.raises(torsh.PackageError):
+                torsh.load(path)
+
+
+def test_a_signature_has_one_form(tmp_path):
+    """No hash covers the entry of the signature: it may be written in one way only."""
+    path = tmp_path / "s.torsh"
+    torsh.export(lambda x: x * 2, (torsh.ones(2),), path, sign=bytes(range(32)))
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    good = entries["signature.json"]
+    fields = json.loads(good)
+    upper = {**fields, "key": fields["key"].upper()}
+    compact = {"separators": (",", ":")}
+    forms = [
+        good + b"\n",
+        json.dumps(fields).encode(),
+        json.dumps(upper, **compact).encode(),
+        json.dumps(dict(reversed(fields.items())), **compact).encode(),
+        good.replace(b"ed25519", b"ed2551\\u0039"),
+    ]
+    assert build(entries) == path.read_bytes()
+    for form in forms:
+        path.write_bytes(build({**entries, "signature.json": form}))
+        with pytest.raises(torsh.PackageError, match="signature.json: it is not written as"):
             torsh.load(path)
-        except torsh.PackageError:
-            continue
-        # Only what says which version made the file may be anything.
-        assert 12 <= at - (len(good) - 98) < 16
+
+
+@pytest.mark.compiled_only
+def test_weights_that_are_read_count_against_the_cap(tmp_path):
+    path = tmp_path / "large.torsh"
+    nbytes = 8 << 20
+    held = torsh.zeros(nbytes // 4)
+    torsh.export(lambda x: x + held, (torsh.ones(1),), path)
+    os.chmod(path, 0o666)
+    live = lambda: torsh.memory_stats()["live"]  # noqa: E731
+    before, limit = live(), torsh.memory_stats()["limit"]
+    program = torsh.load(path)
+    assert not program._package.mapped and live() - before >= nbytes
+    del program
+    gc.collect()
+    assert live() <= before
+    try:
+        torsh.limits.set_memory_limit(before + nbytes // 2)
+        with pytest.raises(torsh.LimitError, match="weights.safetensors, which is read into memory, needs"):
+            torsh.load(path)
+        os.chmod(path, 0o644)
+        assert torsh.load(path)._package.mapped, "pages of a file are the system's to take back"
+    finally:
+        torsh.limits.set_memory_limit(limit)
+    assert live() <= before

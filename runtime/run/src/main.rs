@@ -24,6 +24,7 @@ usage: torsh-run MODEL.torsh [options]
   --info                   says what the package takes, gives and keeps, and runs nothing
   --trusted-key HEX        demands a signature by this ed25519 key (64 hexadecimal digits); may be given several times
   --threads N              worker threads
+  --version                which torsh this is
   --help                   this text
 
 exit status: 0 done, 1 the package or an input was refused or the run failed, 2 the command line is wrong
@@ -44,9 +45,9 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = match parse() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{HELP}");
+        Ok(Asked::Run(options)) => options,
+        Ok(Asked::Text(text)) => {
+            print!("{text}");
             return ExitCode::SUCCESS;
         }
         Err(e) => {
@@ -63,7 +64,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse() -> std::result::Result<Option<Options>, lexopt::Error> {
+/// What the command line asks for.
+enum Asked {
+    Run(Options),
+    Text(String),
+}
+
+fn parse() -> std::result::Result<Asked, lexopt::Error> {
     let mut options = Options { repeat: 1, ..Options::default() };
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
@@ -71,14 +78,21 @@ fn parse() -> std::result::Result<Option<Options>, lexopt::Error> {
             Long("input") => {
                 let text = parser.value()?.string()?;
                 let (name, path) = text.split_once('=').ok_or("--input needs NAME=FILE.npy")?;
+                if let Some((_, before)) = options.inputs.iter().find(|(n, _)| n == name) {
+                    return Err(format!("--input {text}: {name:?} was given before, as {}", before.display()).into());
+                }
                 options.inputs.push((name.to_string(), path.into()));
             }
             Long("output") => {
                 let text = parser.value()?.string()?;
-                options.outputs.push(match text.split_once('=') {
+                let output = match text.split_once('=') {
                     Some((name, path)) => (Some(name.to_string()), path.into()),
-                    None => (None, text.into()),
-                });
+                    None => (None, text.clone().into()),
+                };
+                if let Some((_, before)) = options.outputs.iter().find(|(n, _)| *n == output.0) {
+                    return Err(format!("--output {text}: it was given before, as {}", before.display()).into());
+                }
+                options.outputs.push(output);
             }
             Long("save-state") => options.state = Some(parser.value()?.into()),
             Long("repeat") => options.repeat = parser.value()?.parse()?,
@@ -89,7 +103,8 @@ fn parse() -> std::result::Result<Option<Options>, lexopt::Error> {
                 options.keys.get_or_insert_default().push(key);
             }
             Long("threads") => options.threads = Some(parser.value()?.parse()?),
-            Short('h') | Long("help") => return Ok(None),
+            Long("version") => return Ok(Asked::Text(format!("torsh-run {}\n", env!("CARGO_PKG_VERSION")))),
+            Short('h') | Long("help") => return Ok(Asked::Text(HELP.to_string())),
             Value(path) if options.model.is_none() => options.model = Some(path.into()),
             other => return Err(other.unexpected()),
         }
@@ -97,7 +112,7 @@ fn parse() -> std::result::Result<Option<Options>, lexopt::Error> {
     if options.model.is_none() {
         return Err("a package is needed".into());
     }
-    Ok(Some(options))
+    Ok(Asked::Run(options))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -107,7 +122,8 @@ fn run(options: &Options) -> Result<()> {
     let executor = CpuExecutor::with_config(&config)?;
     limits::set(env::limits(Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     let start = Instant::now();
-    let package = Package::load_with(path, &LoadOptions { trusted_keys: options.keys.clone() })?;
+    let conditions = LoadOptions { trusted_keys: options.keys.clone(), memory: Some(executor.memory()) };
+    let package = Package::load_with(path, &conditions)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     let mut model = package.instantiate(&executor)?;
     let compiled = start.elapsed().as_secs_f64() * 1e3 - loaded;
@@ -165,7 +181,11 @@ fn write(options: &Options, model: &Model, outputs: &[Value]) -> Result<()> {
         };
         let Some(i) = found else {
             let names: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
-            return Err(Error::value(format!("--output must name one of the outputs: {}", names.join(", "))));
+            return Err(Error::value(format!(
+                "--output must name one of the outputs, as NAME=FILE.npy: {}; {} names none",
+                names.join(", "),
+                name.as_deref().map_or_else(|| path.display().to_string(), |n| format!("{n:?}")),
+            )));
         };
         npy::write(path, &outputs[i])?;
         written[i] = true;

@@ -12,9 +12,9 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |e| Error::value(format!("{}: {e}", path.display()))
 }
 
-/// The dtype that a type string such as `<f4` names.
+/// The dtype that a type string such as `<f4` names; the reader converts either byte order.
 fn dtype(word: &str) -> Option<DType> {
-    Some(match word.trim_start_matches(['<', '|', '=']) {
+    Some(match word.trim_start_matches(['<', '>', '|', '=']) {
         "b1" => DType::Bool,
         "u1" => DType::U8,
         "i1" => DType::I8,
@@ -28,7 +28,7 @@ fn dtype(word: &str) -> Option<DType> {
     })
 }
 
-/// Reads a file. Errors: `Value` for what is no such file, another byte order, or a dtype that torsh lacks.
+/// Reads a file of either byte order. Errors: `Value` for what is no such file, or a dtype that torsh lacks.
 pub fn read(path: &Path, executor: &dyn Executor) -> Result<Value> {
     let bad = |why: String| Error::value(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(failed(path))?;

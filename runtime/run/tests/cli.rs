@@ -44,6 +44,16 @@ fn a_package_runs_on_files() {
 
     let (status, text) = run(&[model, "--input", &input]);
     assert!(status == 0 && text.contains("output: f32[2, 2] [14, -1, 32, 2]"), "{text}");
+    // The same array with its bytes the other way round.
+    let mut turned = std::fs::read(&x).unwrap();
+    let at = turned.windows(3).position(|w| w == b"<f4").unwrap();
+    turned[at] = b'>';
+    let data = turned.len() - 24;
+    turned[data..].chunks_exact_mut(4).for_each(<[u8]>::reverse);
+    let big = folder.join("big.npy");
+    std::fs::write(&big, turned).unwrap();
+    let (status, text) = run(&[model, "--input", &format!("input={}", big.display())]);
+    assert!(status == 0 && text.contains("output: f32[2, 2] [14, -1, 32, 2]"), "{text}");
     let (status, text) = run(&[model, "--info"]);
     assert!(status == 0 && text.contains("input input: float32 [2, 3]"), "{text}");
     let (status, text) = run(&[model, "--input", &input, "--bench"]);
@@ -59,6 +69,8 @@ fn a_package_runs_on_files() {
     refused(&[model, "--trusted-key", &"0".repeat(64), "--input", &input], 1, "not signed");
     refused(&[x.to_str().unwrap()], 1, "no end record");
     refused(&["nothing.torsh"], 1, "cannot open");
+    refused(&[model, "--input", &input, "--input", &input], 2, "\"input\" was given before");
+    refused(&[model, "--input", &input, "--output", "a", "--output", "b"], 2, "it was given before, as a");
     refused(&[], 2, "a package is needed");
     refused(&[model, "--trusted-key", "zz"], 2, "64 hexadecimal digits");
     refused(&[model, "--unknown"], 2, "usage");
@@ -77,6 +89,9 @@ fn a_package_runs_on_files() {
 fn help_names_every_option() {
     let (status, text) = run(&["--help"]);
     assert_eq!(status, 0);
+    let (status, text) = run(&["--version"]);
+    assert_eq!((status, text), (0, format!("torsh-run {}\n", env!("CARGO_PKG_VERSION"))));
+    let (_, text) = run(&["--help"]);
     for word in ["--input", "--output", "--save-state", "--repeat", "--bench", "--info", "--trusted-key", "--threads"] {
         assert!(text.contains(word), "{word}");
     }

@@ -4,25 +4,19 @@
 //! two headers of an entry. None of that is needed here, and each such freedom is one more way for two programs to see
 //! two different files. So: the end record ends the file and has no comment; the directory ends where it begins; entries
 //! follow each other without holes from the first byte on, in the order of the directory; the two headers of an entry
-//! agree; every entry is stored, not encrypted, a plain file in the top folder, and its data is aligned. Work is linear in
-//! the number of entries, of which there are few.
+//! agree; every entry is stored, not encrypted, a plain file in the top folder, and its data is aligned. Last, all bytes
+//! outside of the data are compared with the one form that they may have ([`super::layout`]). Work is linear in the number
+//! of entries, of which there are few.
 
 use super::format::{ALIGN, MAX_ENTRIES, MAX_ENTRY_NAME, bad};
+use super::layout::{
+    CENTRAL, CENTRAL_BYTES, END, END_BYTES, END64, END64_BYTES, Facts, LOCAL, LOCAL_BYTES, LOCATOR64, LOCATOR64_BYTES,
+    layout,
+};
 use std::fs::File;
 use std::ops::Range;
 use torsh_ir::Result;
 
-const LOCAL: u32 = 0x0403_4b50;
-const CENTRAL: u32 = 0x0201_4b50;
-const END: u32 = 0x0605_4b50;
-const END64: u32 = 0x0606_4b50;
-const LOCATOR64: u32 = 0x0706_4b50;
-/// Fixed parts of the records.
-const LOCAL_BYTES: usize = 30;
-const CENTRAL_BYTES: usize = 46;
-const END_BYTES: u64 = 22;
-const END64_BYTES: u64 = 56;
-const LOCATOR64_BYTES: u64 = 20;
 /// Extra data of a header: alignment and 64-bit sizes.
 const MAX_EXTRA: usize = 256;
 /// Names are UTF-8: the only flag.
@@ -189,7 +183,27 @@ pub fn list(file: &File, size: u64) -> Result<Vec<Item>> {
     if !r.0.is_empty() || at != directory.start {
         return Err(bad(THE_DIRECTORY, "bytes between the last entry and the end of the directory belong to nothing"));
     }
+    one_form(file, &items, directory.start, size)?;
     Ok(items)
+}
+
+/// Checks that every byte outside of the data has the one value that it may have.
+fn one_form(file: &File, items: &[Item], directory: u64, size: u64) -> Result<()> {
+    let facts: Vec<Facts<'_>> =
+        items.iter().map(|i| Facts { name: &i.name, bytes: i.data.end - i.data.start, crc: i.crc }).collect();
+    let wanted = layout(&facts).ok_or_else(|| bad(THE_DIRECTORY, "sizes that cannot be counted"))?;
+    let differs = "a field or padding of its header has another value than the one that it may have";
+    let mut at = 0;
+    for (item, head) in items.iter().zip(&wanted.heads) {
+        if item.data.start - at != head.len() as u64 || bytes_at(file, at, head.len() as u64)? != *head {
+            return Err(bad(&item.name, differs));
+        }
+        at = item.data.end;
+    }
+    if size - directory != wanted.tail.len() as u64 || bytes_at(file, directory, size - directory)? != wanted.tail {
+        return Err(bad(THE_DIRECTORY, "a field of it has another value than the one that it may have"));
+    }
+    Ok(())
 }
 
 fn central(r: &mut Record<'_>) -> Result<(Header, u64)> {

@@ -7,9 +7,8 @@ use super::format::{
 use super::manifest::{Manifest, Program, Types};
 use super::sign::{self, PublicKey, hex};
 use super::weights;
-use crate::memory::CpuBuffer;
+use crate::memory::{CpuBuffer, Pool};
 use crate::sys::map::Mapping;
-use crate::sys::mem::Block;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
@@ -25,6 +24,19 @@ pub struct LoadOptions {
     /// With keys, a file must be signed by one of them; with none in the list, no file is good enough. Without a list,
     /// unsigned files are read; a signature that does not verify refuses a file always.
     pub trusted_keys: Option<Vec<PublicKey>>,
+    /// Against whose cap weights count that are read into memory, because the file cannot be mapped. Without one they are
+    /// bounded by the size of the file alone.
+    pub memory: Option<Memory>,
+}
+
+/// The memory of an executor, as [`crate::CpuExecutor::memory`] gives it.
+#[derive(Clone)]
+pub struct Memory(pub(crate) Pool);
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({:?})", self.0.stats())
+    }
 }
 
 /// A package that has passed every check.
@@ -46,7 +58,7 @@ impl std::fmt::Debug for Package {
 }
 
 impl Package {
-    /// Reads a package. Errors: `Package`, which names the file, the entry and the reason.
+    /// Reads a package. Errors: `Package`, which names the file, the entry and the reason; `Limit` for want of memory.
     pub fn load(path: impl AsRef<Path>) -> Result<Package> {
         Package::load_with(path, &LoadOptions::default())
     }
@@ -141,6 +153,7 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
         return Err(bad(&item.name, "the manifest does not know this entry"));
     }
+    in_order(&items)?;
     for entry in &manifest.entries {
         let item = need(&entry.name)?;
         if item.data.end - item.data.start != entry.bytes {
@@ -148,24 +161,28 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
             return Err(bad(&entry.name, format!("{has} bytes, in the manifest {}", entry.bytes)));
         }
     }
+    // What the types say takes a moment to check; hashes take time.
+    let item = need(WEIGHTS)?;
+    weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(&file, item.data.start, bytes))?;
     let forward = graph(&file, need(GRAPH)?, &manifest, &manifest.forward, &types)?;
     let vjp = match &manifest.vjp {
         Some(program) => Some(graph(&file, need(VJP)?, &manifest, program, &types)?),
         None => None,
     };
-    let item = need(WEIGHTS)?;
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
     let weights = if is_ours(&meta) && len > 0 && !has_bools {
         Mapping::map(&file, item.data.start, len).map_err(|e| bad(WEIGHTS, format!("cannot be mapped: {e}")))?
     } else {
-        let mut block = Block::new(len).ok_or_else(|| Error::limit(format!("{WEIGHTS}: no memory for {len} bytes")))?;
-        read_at(&file, item.data.start, block.bytes_mut(len))
+        let pool = options.memory.as_ref().map_or_else(|| Pool::new(u64::MAX), |m| m.0.clone());
+        let mut memory = pool.take(len, &|| format!("{WEIGHTS}, which is read into memory,"))?;
+        read_at(&file, item.data.start, memory.bytes_mut(len))
             .map_err(|e| bad(WEIGHTS, format!("cannot be read: {e}")))?;
-        Mapping::owned(block)
+        Mapping::owned(memory, len)
     };
     check_hash(WEIGHTS, weights.bytes(), &manifest)?;
+    check_crc(WEIGHTS, weights.bytes(), item.crc)?;
     let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
     let state = weights::read(weights.bytes(), &wanted)?;
     drop(wanted);
@@ -189,10 +206,25 @@ fn small(file: &File, item: &Item, most: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = vec![0; len as usize];
     read_at(file, item.data.start, &mut bytes).map_err(|e| bad(&item.name, format!("cannot be read: {e}")))?;
-    if crc32fast::hash(&bytes) != item.crc {
-        return Err(bad(&item.name, "its checksum is another: the file is damaged"));
-    }
+    check_crc(&item.name, &bytes, item.crc)?;
     Ok(bytes)
+}
+
+fn check_crc(name: &str, bytes: &[u8], wanted: u32) -> Result<()> {
+    if crc32fast::hash(bytes) != wanted {
+        return Err(bad(name, "its checksum is another: the file is damaged"));
+    }
+    Ok(())
+}
+
+/// Checks that entries stand in the order of the format.
+fn in_order(items: &[Item]) -> Result<()> {
+    const ORDER: [&str; 5] = [MANIFEST, SIGNATURE, GRAPH, VJP, WEIGHTS];
+    let place = |item: &Item| ORDER.iter().position(|name| *name == item.name);
+    match items.windows(2).find(|pair| place(&pair[0]) >= place(&pair[1])) {
+        Some(pair) => Err(bad(&pair[1].name, format!("it stands behind {}, where it has no place", pair[0].name))),
+        None => Ok(()),
+    }
 }
 
 fn check_hash(name: &str, bytes: &[u8], manifest: &Manifest) -> Result<()> {

@@ -26,8 +26,9 @@
 //! # }
 //! ```
 
-mod archive;
+pub mod archive;
 pub mod format;
+pub mod layout;
 mod load;
 pub mod manifest;
 mod model;
@@ -36,7 +37,7 @@ mod value;
 mod weights;
 mod write;
 
-pub use load::{LoadOptions, Package};
+pub use load::{LoadOptions, Memory, Package};
 pub use manifest::Manifest;
 pub use model::Model;
 pub use sign::{PublicKey, SecretKey, hex, unhex};

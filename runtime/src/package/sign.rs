@@ -69,9 +69,20 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
+fn has_upper(signed: &Signed) -> bool {
+    [&signed.key, &signed.signature].into_iter().any(|digits| digits.bytes().any(|b| b.is_ascii_uppercase()))
+}
+
 /// The key whose signature of this manifest `text` holds; an error if it does not verify.
 pub(super) fn verify(text: &[u8], manifest: &[u8]) -> Result<PublicKey> {
     let signed: Signed = serde_json::from_slice(text).map_err(|e| bad(SIGNATURE, format!("not a signature: {e}")))?;
+    // Nothing else covers these bytes: they have one form.
+    if serde_json::to_vec(&signed).ok().as_deref() != Some(text) || has_upper(&signed) {
+        return Err(bad(
+            SIGNATURE,
+            "it is not written as the exporter writes it: no spaces, fields in order, lower case",
+        ));
+    }
     if signed.algorithm != ALGORITHM {
         return Err(bad(SIGNATURE, format!("the algorithm is {:.40?}, not {ALGORITHM:?}", signed.algorithm)));
     }

@@ -73,14 +73,33 @@ pub fn header(tensors: &[(&str, &Type)]) -> Result<(Vec<u8>, Vec<usize>)> {
     Ok((out, order))
 }
 
-/// Where the tensors of the state lie in the entry's bytes, checked: the header is well formed, its tensors are exactly
-/// those named, of these types, one after the other from the header to the end of the entry, and a bool is 0 or 1.
-pub fn read(bytes: &[u8], wanted: &[(&str, &Type)]) -> Result<Vec<Range<usize>>> {
-    let claimed = bytes.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
-    let claimed = claimed.ok_or_else(|| bad(WEIGHTS, "it ends within the length of its header"))?;
+/// Checks that an entry of `len` bytes has room for the header that it claims and for tensors of these types, and for
+/// nothing else. `read` reads the first bytes of the entry.
+pub fn check_size(len: u64, types: &[Type], read: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> Result<()> {
+    let mut claimed = [0; 8];
+    if len < claimed.len() as u64 {
+        return Err(bad(WEIGHTS, "it ends within the length of its header"));
+    }
+    read(&mut claimed).map_err(|e| bad(WEIGHTS, format!("cannot be read: {e}")))?;
+    let claimed = u64::from_le_bytes(claimed);
     if claimed > MAX_WEIGHTS_HEADER {
         return Err(bad(WEIGHTS, format!("a header of {claimed} bytes; the most is {MAX_WEIGHTS_HEADER}")));
     }
+    let wanted = types.iter().try_fold(8 + claimed, |sum, ty| sum.checked_add(ty.nbytes() as u64));
+    if wanted != Some(len) {
+        let data = wanted.map_or_else(|| "more than can be counted".to_string(), |w| (w - 8 - claimed).to_string());
+        return Err(bad(
+            WEIGHTS,
+            format!("{len} bytes, of which the header takes {}: the tensors of the manifest take {data}", 8 + claimed),
+        ));
+    }
+    Ok(())
+}
+
+/// Where the tensors of the state lie in the entry's bytes, checked: the header is well formed, its tensors are exactly
+/// those named, of these types, one after the other from the header to the end of the entry, and a bool is 0 or 1. The
+/// size has been checked ([`check_size`]).
+pub fn read(bytes: &[u8], wanted: &[(&str, &Type)]) -> Result<Vec<Range<usize>>> {
     let (len, found) =
         SafeTensors::read_metadata(bytes).map_err(|e| bad(WEIGHTS, format!("not a safetensors file: {e}")))?;
     let start = 8 + len;

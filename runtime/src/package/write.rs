@@ -1,18 +1,17 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
 use super::format::{
-    ALIGN, FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION, VJP, WEIGHTS, refused,
+    FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION, VJP, WEIGHTS, refused,
 };
+use super::layout::{Facts, Layout, layout};
 use super::manifest::{Entry, Manifest, Types};
 use super::sign::{SecretKey, hex};
 use super::weights;
 use sha2::{Digest, Sha256};
-use std::io::{BufWriter, Seek, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{Error, Graph, Result, text};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, System, ZipWriter};
 
 /// What a package is made of. The manifest's `entries` are filled in by the writer.
 pub struct Contents {
@@ -25,9 +24,6 @@ pub struct Contents {
     /// The bytes of each tensor of the state.
     pub state: Vec<BufferRef>,
 }
-
-/// Entries from here on need 64-bit sizes; below, headers are shorter without.
-const LARGE: u64 = 0xf000_0000;
 
 fn io(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |e| refused(format!("cannot {what} {}: {e}", path.display()))
@@ -67,8 +63,9 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     }
     let tensors: Vec<_> = names.iter().copied().zip(&types).collect();
     let (header, order) = weights::header(&tensors)?;
-    let mut hash = Sha256::new();
+    let (mut hash, mut crc) = (Sha256::new(), crc32fast::Hasher::new());
     hash.update(&header);
+    crc.update(&header);
     let mut bytes = header.len() as u64;
     for &i in &order {
         let data = host(&state[i])?;
@@ -76,6 +73,7 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
             return Err(refused(format!("the tensor {:?} has {} bytes", names[i], data.len())));
         }
         hash.update(data);
+        crc.update(data);
         bytes += data.len() as u64;
     }
     manifest.entries = graphs
@@ -101,22 +99,32 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder).map_err(io("create a file in", folder))?;
-    let size = {
-        let mut zip = Zip(ZipWriter::new(BufWriter::new(file.as_file_mut())));
-        zip.entry(MANIFEST, json.len() as u64, [Ok(json.as_slice())])?;
-        if let Some(signature) = &signature {
-            zip.entry(SIGNATURE, signature.len() as u64, [Ok(signature.as_slice())])?;
-        }
-        for (name, graph) in &graphs {
-            zip.entry(name, graph.len() as u64, [Ok(graph.as_bytes())])?;
-        }
-        zip.entry(
-            WEIGHTS,
-            bytes,
-            std::iter::once(Ok(header.as_slice())).chain(order.iter().map(|&i| host(&state[i]))),
-        )?;
-        zip.finish()?
+    let mut small: Vec<(&str, &[u8])> = vec![(MANIFEST, &json)];
+    small.extend(signature.as_ref().map(|s| (SIGNATURE, s.as_slice())));
+    small.extend(graphs.iter().map(|(name, graph)| (*name, graph.as_bytes())));
+    let mut facts: Vec<Facts<'_>> = small.iter().map(|(name, data)| Facts::of(name, data)).collect();
+    facts.push(Facts { name: WEIGHTS, bytes, crc: crc.finalize() });
+    let Layout { heads, tail } =
+        layout(&facts).ok_or_else(|| refused("the file has more bytes than can be counted"))?;
+    let mut out = BufWriter::new(file.as_file_mut());
+    let mut size = 0;
+    let mut put = |data: &[u8]| {
+        size += data.len() as u64;
+        out.write_all(data).map_err(io("write", path))
     };
+    for (i, head) in heads.iter().enumerate() {
+        put(head)?;
+        match small.get(i) {
+            Some((_, data)) => put(data)?,
+            None => {
+                put(&header)?;
+                order.iter().try_for_each(|&i| put(host(&state[i])?))?;
+            }
+        }
+    }
+    put(&tail)?;
+    out.flush().map_err(io("write", path))?;
+    drop(out);
     file.as_file().sync_all().map_err(io("sync", path))?;
     file.persist(path).map_err(|e| io("write", path)(e.error))?;
     // The new name is on disk only once its folder is.
@@ -137,31 +145,4 @@ fn known(manifest: &Manifest) -> Result<Types> {
         return Err(refused(format!("only format {FORMAT}, version {VERSION}, is written")));
     }
     probe.check().map_err(|e| refused(e.message()))
-}
-
-struct Zip<W: Write + Seek>(ZipWriter<W>);
-
-impl<W: Write + Seek> Zip<W> {
-    fn entry<'a>(&mut self, name: &str, bytes: u64, parts: impl IntoIterator<Item = Result<&'a [u8]>>) -> Result<()> {
-        let failed = |e: &dyn std::fmt::Display| refused(format!("cannot write the entry {name}: {e}"));
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Stored)
-            .last_modified_time(DateTime::default())
-            .system(System::Unix)
-            .unix_permissions(0o644)
-            .large_file(bytes >= LARGE)
-            .with_alignment(ALIGN as u16);
-        self.0.start_file(name, options).map_err(|e| failed(&e))?;
-        for part in parts {
-            self.0.write_all(part?).map_err(|e| failed(&e))?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<u64> {
-        let failed = |e: &dyn std::fmt::Display| refused(format!("cannot finish the file: {e}"));
-        let mut inner = self.0.finish().map_err(|e| failed(&e))?;
-        inner.flush().map_err(|e| failed(&e))?;
-        inner.stream_position().map_err(|e| failed(&e))
-    }
 }

@@ -1,6 +1,6 @@
 //! Bytes of a file that tensors may be views of: mapped, or read into memory.
 
-use super::mem::Block;
+use crate::memory::Loan;
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::io;
@@ -10,7 +10,8 @@ pub struct Mapping(Kind);
 
 enum Kind {
     Mapped(Mmap),
-    Read(Block),
+    // The memory, and how much of it the bytes are.
+    Read(Loan, usize),
 }
 
 impl Mapping {
@@ -28,16 +29,16 @@ impl Mapping {
         Ok(Mapping(Kind::Mapped(map)))
     }
 
-    /// Bytes that are in memory already.
-    pub fn owned(block: Block) -> Mapping {
-        Mapping(Kind::Read(block))
+    /// The first `len` bytes of memory that is counted.
+    pub(crate) fn owned(memory: Loan, len: usize) -> Mapping {
+        Mapping(Kind::Read(memory, len))
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Kind::Mapped(map) => map,
-            Kind::Read(block) => block.bytes(block.len()),
+            Kind::Read(memory, len) => memory.bytes(*len),
         }
     }
 
