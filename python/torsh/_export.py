@@ -18,7 +18,7 @@ from typing import Any
 
 from torsh import _C
 from torsh._compile import Compiled, CompiledModule
-from torsh._fn.random import Generator, default_generator
+from torsh._fn.random import Generator, _generators, generator_of
 from torsh._package import SECRET, Program, read_key
 from torsh.autograd import enable_grad, grad
 
@@ -134,6 +134,7 @@ class _Exporter:
         leaves: list = []
         tree = _tree((self.args, self.kwargs), leaves, "", "argument")
         result: list = []
+        self._seed_devices([value for _, value in leaves])
         forward = self._trace(functools.partial(self._call, result))
         fixed = set(forward.specialised)
         numbers, inputs = {}, []
@@ -165,6 +166,16 @@ class _Exporter:
         _unique(self.state)
         manifest["state"] = self.state
         return manifest, forward, vjp, self.tensors
+
+    def _seed_devices(self, leaves: list) -> None:
+        """Makes the random state of every device that the function may use: one that is made in the trace would be a
+        tensor that the function keeps."""
+        walk = _Names()
+        walk.root(self.fn)
+        devices = {x.device for x in (*walk.tensors.values(), *leaves) if isinstance(x, Tensor)}
+        for device in (*devices, _C.get_default_device()):
+            if device.type != "cpu":
+                generator_of(device)
 
     # -- tracing -------------------------------------------------------------------------------------------
 
@@ -330,7 +341,9 @@ class _Exporter:
     def _name_tensors(self) -> None:
         walk = _Names()
         walk.root(self.fn)
-        walk.add("random.state", default_generator._state)
+        # One for each device; a program of one device uses one of them.
+        for generator in _generators.values():
+            walk.add("random.state", generator._state)
         self.names, self.candidates = walk.names, walk.tensors
         self.held.append(walk)
 

@@ -139,6 +139,19 @@ def test_a_training_step_trains_on_either_device_wherever_it_was_made(made, tmp_
         np.testing.assert_allclose([float(g) for g in got], want, rtol=1e-4)
 
 
+def test_random_numbers_of_either_device_continue_in_a_program(tmp_path, default):
+    for made in ("cpu", "cuda"):
+        torsh.manual_seed(5)
+        x = torsh.ones(64, device=made)
+        torsh.export(lambda x: F.dropout(x, 0.5), (x,), tmp_path / "d.torsh")
+        want = [values(F.dropout(x, 0.5)) for _ in range(3)]
+        for device in ("cpu", "cuda"):
+            program = torsh.load(tmp_path / "d.torsh", map_location=device)
+            assert list(program.state_dict()) == ["random.state"]
+            got = [values(program(torsh.ones(64, device=device))) for _ in range(3)]
+            assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_state_dicts_cross_devices(tmp_path, default):
     model = network()
     torsh.export(model, (torsh.ones(3, 4, device="cpu"),), tmp_path / "m.torsh")

@@ -40,6 +40,12 @@ def example(name: str):
     return module
 
 
+def load(path, **how):
+    """`torsh.load`, to the device under test."""
+    device = torsh.get_default_device()
+    return torsh.load(path, None if device.type == "cpu" else device, **how)
+
+
 def bits(x) -> list:
     """The bytes of a tensor, or of each of several."""
     if isinstance(x, torsh.Tensor):
@@ -64,7 +70,7 @@ def check_step(step, batches, path, model):
     before = bits(list(model.state_dict().values()))
     torsh.export(step, batches[0], path)
     assert bits(list(model.state_dict().values())) == before, "an export changes nothing"
-    program, compiled = torsh.load(path), torsh.compile(step)
+    program, compiled = load(path), torsh.compile(step)
     for batch in batches:
         assert bits(program(*batch)) == bits(compiled(*batch))
     state = program.state_dict()
@@ -94,7 +100,7 @@ def test_learning_rate_of_a_loaded_step(tmp_path):
     step = training_step(model, opt)
     x, y = torsh.randn(8, 4), torsh.randint(2, (8,))
     torsh.export(step, (x, y), tmp_path / "s.torsh")
-    program = torsh.load(tmp_path / "s.torsh")
+    program = load(tmp_path / "s.torsh")
     program.load_state_dict({"opt.lr": 0.125}, strict=False)
     opt.param_groups[0]["lr"] = 0.125
     compiled = torsh.compile(step)
@@ -139,7 +145,7 @@ def test_nanogpt(tmp_path):
 
 def check_forward(fn, args, path):
     torsh.export(fn, args, path)
-    program = torsh.load(path)
+    program = load(path)
     compiled = torsh.compile(fn)
     for _ in range(2):
         assert bits(program(*args)) == bits(compiled(*args))
@@ -167,7 +173,7 @@ def test_workloads(workload, tmp_path):
     fn, args = bind()
     path = tmp_path / "w.torsh"
     torsh.export(fn, tuple(args), path)
-    program = torsh.load(path)
+    program = load(path)
     fn, args = bind()
     compiled = torsh.compile(fn)
     for _ in range(3 if workload.kind == "step" else 1):
@@ -188,7 +194,7 @@ def test_structure_of_arguments_and_results(tmp_path):
     x, y, z, w = (torsh.randn(3) for _ in range(4))
     args = {"pair": (x, [y, z]), "options": {"w": w, "deep": [1, None]}, "scale": 2.0, "mode": "sum"}
     torsh.export(f, args, tmp_path / "f.torsh")
-    program = torsh.load(tmp_path / "f.torsh")
+    program = load(tmp_path / "f.torsh")
     want, got = f(**args), program(**args)
     assert list(got) == ["s", "p"] and type(got["p"]).__name__ == "Point" and got["p"]._fields == ("a", "b")
     assert got["p"].b[1][1:] == (7, None, "text", 2.5) and isinstance(got["p"].b, list)
@@ -208,7 +214,7 @@ def test_structure_of_arguments_and_results(tmp_path):
 
 def test_wrong_arguments_name_the_input(tmp_path):
     torsh.export(lambda x, y: x @ y, (torsh.ones(2, 3), torsh.ones(3, 2)), tmp_path / "f.torsh")
-    program = torsh.load(tmp_path / "f.torsh")
+    program = load(tmp_path / "f.torsh")
     x, y = torsh.ones(2, 3), torsh.ones(3, 2)
     with pytest.raises(torsh.ShapeError, match=r"input 'y' must have shape \[3, 2\], got \[2, 3\]"):
         program(x, x)
@@ -237,7 +243,7 @@ def test_every_dtype(tmp_path):
 
     xs = tuple(torsh.tensor([1, 0, 1]).to(d) for d in dtypes)
     torsh.export(f, xs, tmp_path / "f.torsh")
-    got, want = torsh.load(tmp_path / "f.torsh")(*xs), f(*xs)
+    got, want = load(tmp_path / "f.torsh")(*xs), f(*xs)
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype and a.float().tolist() == b.float().tolist()
 
@@ -247,10 +253,10 @@ def test_odd_shapes_and_no_inputs(tmp_path):
     got = check_forward(lambda x: (x * 2, x.sum()), (empty,), tmp_path / "a.torsh")
     assert got.outputs[0].shape == (0, 3)
     torsh.export(lambda: torsh.arange(3) + 1, (), tmp_path / "b.torsh")
-    assert torsh.load(tmp_path / "b.torsh")().tolist() == [1, 2, 3]
+    assert load(tmp_path / "b.torsh")().tolist() == [1, 2, 3]
     # An argument that is not used, one that is given back, and one output twice.
     torsh.export(lambda x, y: (x, x, y * 0 + 1), (torsh.ones(2), torsh.ones(2)), tmp_path / "c.torsh")
-    a, b, c = torsh.load(tmp_path / "c.torsh")(torsh.tensor([5.0, 6.0]), torsh.ones(2))
+    a, b, c = load(tmp_path / "c.torsh")(torsh.tensor([5.0, 6.0]), torsh.ones(2))
     assert a.tolist() == b.tolist() == [5.0, 6.0] and c.tolist() == [1.0, 1.0]
 
 
@@ -259,7 +265,7 @@ def test_floats_whose_value_the_trace_needs_are_fixed(tmp_path):
         return x * s if k > 1.0 else x
 
     torsh.export(f, (torsh.ones(2), 2.0, 3.0), tmp_path / "f.torsh")
-    program = torsh.load(tmp_path / "f.torsh")
+    program = load(tmp_path / "f.torsh")
     assert program(torsh.ones(2), 2.0, 5.0).tolist() == [5.0, 5.0]
     with pytest.raises(ValueError, match="was 2.0"):
         program(torsh.ones(2), 0.5, 5.0)
@@ -272,21 +278,21 @@ def test_state_is_the_programs_own(tmp_path):
     model = nn.BatchNorm1d(3)
     x = torsh.randn(8, 3)
     torsh.export(model, (x,), tmp_path / "bn.torsh")
-    a, b = torsh.load(tmp_path / "bn.torsh"), torsh.load(tmp_path / "bn.torsh")
+    a, b = load(tmp_path / "bn.torsh"), load(tmp_path / "bn.torsh")
     assert list(a.state_dict()) == list(model.state_dict())
     compiled = torsh.compile(model)
     for _ in range(2):
         assert bits(a(x)) == bits(compiled(x))
     assert bits(a.state_dict()["running_mean"]) == bits(model.running_mean)
     assert b.state_dict()["running_mean"].tolist() == [0.0, 0.0, 0.0], "another instance has state of its own"
-    assert torsh.load(tmp_path / "bn.torsh").state_dict()["running_var"].tolist() == [1.0] * 3
+    assert load(tmp_path / "bn.torsh").state_dict()["running_var"].tolist() == [1.0] * 3
 
 
 def test_load_state_dict(tmp_path):
     model = nn.Linear(3, 2)
     x = torsh.randn(4, 3)
     torsh.export(model, (x,), tmp_path / "m.torsh")
-    program = torsh.load(tmp_path / "m.torsh")
+    program = load(tmp_path / "m.torsh")
     other = nn.Linear(3, 2)
     program.load_state_dict(other.state_dict())
     assert bits(program(x)) == bits(torsh.compile(other)(x))
@@ -300,7 +306,7 @@ def test_load_state_dict(tmp_path):
         program.load_state_dict({"bias": other.bias.double()}, strict=False)
     assert bits(program(x)) == bits(torsh.compile(other)(x)), "a refused state changes nothing"
     torsh.save(program.state_dict(), tmp_path / "s.safetensors")
-    assert sorted(torsh.load(tmp_path / "s.safetensors")) == ["bias", "weight"]
+    assert sorted(load(tmp_path / "s.safetensors")) == ["bias", "weight"]
 
 
 def test_gradients_that_accumulate_are_state(tmp_path):
@@ -313,7 +319,7 @@ def test_gradients_that_accumulate_are_state(tmp_path):
 
     torsh.export(accumulate, (x,), tmp_path / "a.torsh")
     assert model.weight.grad is None
-    program = torsh.load(tmp_path / "a.torsh")
+    program = load(tmp_path / "a.torsh")
     assert "model.weight.grad" in program.state_dict()
     first, second = program(x).item(), program(x).item()
     assert second == pytest.approx(2 * first)
@@ -325,7 +331,7 @@ def test_gradients_that_accumulate_are_state(tmp_path):
         return model.weight.grad
 
     torsh.export(clears_first, (x,), tmp_path / "b.torsh")
-    program = torsh.load(tmp_path / "b.torsh")
+    program = load(tmp_path / "b.torsh")
     assert not [n for n in program.state_dict() if n.endswith("grad")]
     assert bits(program(x)) == bits(program(x))
 
@@ -333,25 +339,25 @@ def test_gradients_that_accumulate_are_state(tmp_path):
 def test_random_numbers_continue_in_the_program(tmp_path):
     torsh.manual_seed(7)
     torsh.export(lambda: torsh.rand(4), (), tmp_path / "r.torsh")
-    program = torsh.load(tmp_path / "r.torsh")
+    program = load(tmp_path / "r.torsh")
     assert bits([program(), program()]) == bits([torsh.rand(4), torsh.rand(4)])
-    assert bits(torsh.load(tmp_path / "r.torsh")()) != bits(program())
+    assert bits(load(tmp_path / "r.torsh")()) != bits(program())
 
 
 def test_programs_run_on_several_threads(tmp_path):
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8))
     x = torsh.randn(16, 32)
     torsh.export(model, (x,), tmp_path / "m.torsh")
-    shared = torsh.load(tmp_path / "m.torsh")
+    shared = load(tmp_path / "m.torsh")
     want = bits(shared(x))
 
     def work(_):
-        own = torsh.load(tmp_path / "m.torsh")
-        return [bits(p(x)) for _ in range(20) for p in (own, shared)]
+        own = torsh.load(tmp_path / "m.torsh", x.device)
+        return [p(x) for _ in range(20) for p in (own, shared)]
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for found in pool.map(work, range(4)):
-            assert all(b == want for b in found)
+            assert all(bits(y) == want for y in found)
 
 
 # -- gradients and compile ---------------------------------------------------------------------------------
@@ -361,7 +367,7 @@ def test_gradients_of_a_loaded_program(tmp_path):
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 2))
     x = torsh.randn(3, 5)
     torsh.export(model, (x,), tmp_path / "m.torsh", include_grad=True)
-    program = torsh.load(tmp_path / "m.torsh")
+    program = load(tmp_path / "m.torsh")
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     program(a).square().sum().backward()
     model(b).square().sum().backward()
@@ -377,7 +383,7 @@ def test_gradients_of_a_loaded_program(tmp_path):
     assert json.loads(program._package.manifest)["vjp"]["outputs"][0] == {"input": 0}
     # Without gradients, results are data.
     torsh.export(model, (x,), tmp_path / "n.torsh")
-    assert not torsh.load(tmp_path / "n.torsh")(a).requires_grad
+    assert not load(tmp_path / "n.torsh")(a).requires_grad
 
 
 def test_gradients_of_a_function_that_updates_state(tmp_path):
@@ -385,7 +391,7 @@ def test_gradients_of_a_function_that_updates_state(tmp_path):
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     x = torsh.randn(6, 5)
     torsh.export(model, (x,), tmp_path / "m.torsh", include_grad=True)
-    program = torsh.load(tmp_path / "m.torsh")
+    program = load(tmp_path / "m.torsh")
     for _ in range(2):
         a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
         program(a).square().sum().backward()
@@ -399,13 +405,13 @@ def test_inside_compile(tmp_path):
     model = nn.Linear(3, 3)
     x = torsh.randn(2, 3)
     torsh.export(model, (x,), tmp_path / "m.torsh")
-    program = torsh.load(tmp_path / "m.torsh")
+    program = load(tmp_path / "m.torsh")
     f = torsh.compile(lambda x: torsh.relu(program(x)) + 1, fullgraph=True)
     assert torsh.allclose(f(x), torsh.relu(model(x)) + 1)
     assert f.cache_info()["entries"] == 1
     # A program can be exported again.
     torsh.export(lambda x: program(x) * 2, (x,), tmp_path / "again.torsh")
-    again = torsh.load(tmp_path / "again.torsh")
+    again = load(tmp_path / "again.torsh")
     assert list(again.state_dict()) == ["program.weight", "program.bias"]
     assert torsh.allclose(again(x), model(x) * 2)
 
@@ -415,7 +421,7 @@ def test_a_detached_value_that_becomes_an_index_stops_nothing(tmp_path):
     x = torsh.randn(1, 1, 4, 4)
     torsh.export(lambda x: pool(x) * x.detach().argmax(), (x,), tmp_path / "p.torsh", include_grad=True)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    torsh.load(tmp_path / "p.torsh")(a).sum().backward()
+    load(tmp_path / "p.torsh")(a).sum().backward()
     (pool(b) * b.detach().argmax()).sum().backward()
     assert torsh.allclose(a.grad, b.grad)
 
@@ -496,8 +502,8 @@ def test_the_file_is_a_plain_archive(tmp_path):
         assert all(i.compress_type == zipfile.ZIP_STORED for i in z.infolist())
         manifest = json.loads(z.read("manifest.json"))
         (tmp_path / "w.safetensors").write_bytes(z.read("weights.safetensors"))
-    assert bits(torsh.load(tmp_path / "w.safetensors")["weight"]) == bits(model.weight)
-    program = torsh.load(path)
+    assert bits(load(tmp_path / "w.safetensors")["weight"]) == bits(model.weight)
+    program = load(path)
     assert (program.name, program.license, program.metadata) == ("layer", "MIT", {"who": "me"})
     assert str(ROOT) not in json.dumps(manifest) and str(tmp_path) not in program.graph
     umask = os.umask(0)
@@ -510,7 +516,7 @@ def test_the_manifest_fits_its_schema(tmp_path):
     schema = json.loads((ROOT / "docs" / "package.schema.json").read_text())
     model = nn.Linear(3, 2)
     torsh.export(model, (torsh.ones(1, 3),), tmp_path / "m.torsh", include_grad=True, metadata={"a": "b"})
-    jsonschema.validate(torsh.load(tmp_path / "m.torsh").manifest, schema)
+    jsonschema.validate(load(tmp_path / "m.torsh").manifest, schema)
 
 
 def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path):
@@ -532,7 +538,7 @@ def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path):
         child.stdout.close()
         whole = [path.with_name(f"m.torsh.{k}").read_bytes() for k in (0, 1)]
         assert path.read_bytes() in whole
-        assert torsh.load(path)(torsh.ones(1 << 18))[0].item() in (2.0, 3.0)
+        assert load(path)(torsh.ones(1 << 18))[0].item() in (2.0, 3.0)
 
 
 # -- keys --------------------------------------------------------------------------------------------------
@@ -546,17 +552,17 @@ def test_signatures(tmp_path):
     signed, plain = tmp_path / "signed.torsh", tmp_path / "plain.torsh"
     torsh.export(lambda x: x + 1, (torsh.ones(1),), signed, sign=key)
     torsh.export(lambda x: x + 1, (torsh.ones(1),), plain)
-    assert torsh.load(signed, trusted_keys=[_C.public_key(other), public])(torsh.ones(1)).item() == 2.0
-    assert torsh.load(signed).signer == public and torsh.load(plain).signer is None
-    assert torsh.load(signed, trusted_keys=[public.hex()]).signer == public
+    assert load(signed, trusted_keys=[_C.public_key(other), public])(torsh.ones(1)).item() == 2.0
+    assert load(signed).signer == public and load(plain).signer is None
+    assert load(signed, trusted_keys=[public.hex()]).signer == public
     with pytest.raises(torsh.PackageError, match="none of the trusted keys"):
-        torsh.load(signed, trusted_keys=[_C.public_key(other)])
+        load(signed, trusted_keys=[_C.public_key(other)])
     with pytest.raises(torsh.PackageError, match="not signed"):
-        torsh.load(plain, trusted_keys=[public])
+        load(plain, trusted_keys=[public])
     with pytest.raises(torsh.PackageError):
-        torsh.load(signed, trusted_keys=[])
+        load(signed, trusted_keys=[])
     with pytest.raises(TypeError, match="list of keys"):
-        torsh.load(signed, trusted_keys=public)
+        load(signed, trusted_keys=public)
     # Another manifest under the same signature, and the signature of another file.
     data = signed.read_bytes()
     for old, new in ((b'"license":null', b'"license":"MI"'), (b"producer", b"produceR")):
@@ -564,7 +570,7 @@ def test_signatures(tmp_path):
         forged = tmp_path / "forged.torsh"
         forged.write_bytes(_with_crc(data, old, new))
         with pytest.raises(torsh.PackageError, match="does not verify"):
-            torsh.load(forged)
+            load(forged)
 
 
 def _with_crc(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -590,14 +596,14 @@ def test_packages_of_every_release_load(version):
     spec.loader.exec_module(golden)
     expected = json.loads((GOLDEN / "packages" / version / "expected.json").read_text())
     for name, results in expected.items():
-        program = torsh.load(GOLDEN / "packages" / version / f"{name}.torsh")
+        program = load(GOLDEN / "packages" / version / f"{name}.torsh")
         _, args, _ = golden.MAKERS[name]()
         for want in results:
             got = golden.plain(program(*args))
             got, want = (list(x.values()) if isinstance(x, dict) else [x] for x in (got, want))
             for a, b in zip(got, want, strict=True):
                 np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
-    assert torsh.load(GOLDEN / "packages" / version / "gradients.torsh").signer is not None
+    assert load(GOLDEN / "packages" / version / "gradients.torsh").signer is not None
 
 
 # -- the command -------------------------------------------------------------------------------------------
@@ -612,6 +618,7 @@ def command(*words, status: int = 0):
     return done.stdout + done.stderr
 
 
+@pytest.mark.names_devices
 def test_the_command(tmp_path):
     (tmp_path / "model.py").write_text(
         "import torsh\ntorsh.manual_seed(0)\nclass Holder:\n    model = torsh.nn.Linear(3, 2)\n"
@@ -654,7 +661,7 @@ def test_the_command(tmp_path):
     x, y = tmp_path / "x.npy", tmp_path / "y.npy"
     np.save(x, np.arange(6, dtype=np.float32).reshape(2, 3))
     command("run", a, "--input", f"input={x}", "--output", f"output={y}")
-    want = torsh.load(a)(torsh.from_numpy(np.load(x)))
+    want = load(a)(torsh.from_numpy(np.load(x)))
     assert np.load(y).tobytes() == want.detach().numpy().tobytes()
     given = ("--input", f"input={x}")
     assert "missing inputs: input" in command("run", a, status=1)
@@ -697,6 +704,7 @@ def test_errors_of_an_exported_script_are_told_without_torsh(tmp_path):
 
 
 @pytest.mark.compiled_only
+@pytest.mark.names_devices
 def test_torsh_run(tmp_path):
     """The Rust program gives the bits that Python gives, if it has been built."""
     binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))
@@ -717,7 +725,7 @@ def test_torsh_run(tmp_path):
     np.save(tmp_path / "y.npy", y.numpy())
     given = ("--input", f"x={tmp_path / 'x.npy'}", "--input", f"y={tmp_path / 'y.npy'}")
     run(path, *given, "--output", tmp_path / "loss.npy", "--repeat", 3, "--save-state", tmp_path / "state")
-    program = torsh.load(path)
+    program = load(path)
     for _ in range(3):
         loss = program(x, y)
     assert np.load(tmp_path / "loss.npy").tobytes() == loss.numpy().tobytes()

@@ -23,6 +23,7 @@ import pytest
 
 import torsh
 
+pytestmark = pytest.mark.names_devices
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "packages" / "0.1.0"
 ALIGN = 64
 GRAPH = """graph {
