@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Make, Rng, affine, assert_same, inputs, program};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use torsh_ir::DType::{F32, I32, I64};
 use torsh_ir::exec::{Buffer, BufferRef, Device, DeviceKind, DeviceProvider, Executor};
@@ -17,6 +17,8 @@ use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{ErrorKind, Result, Scalar, env};
 use torsh_runtime::cuda::{CudaProvider, Simulator, simulator};
+use torsh_runtime::package::{Package, Value};
+use torsh_runtime::{Config, CpuExecutor};
 
 /// The simulator is one per process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -519,4 +521,38 @@ fn after_an_error_that_is_not_recovered_from_the_device_says_the_first_error() {
         assert!(e.message().contains("no longer be used") && e.message().contains("ILLEGAL_ADDRESS"), "{e}");
     }
     assert_eq!(exe.run(&mut buffers).err().unwrap().kind(), ErrorKind::Device);
+}
+
+#[test]
+fn packages_run_on_a_device() {
+    let Some((_one, _sim)) = sim() else { return };
+    let executor = open().unwrap();
+    let cpu = CpuExecutor::with_config(&Config::default()).unwrap();
+    let golden = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/packages/0.1.0").join(name);
+    let load = |name| Package::load(golden(name)).unwrap().instantiate(&*executor).unwrap();
+    let floats = |value: &Value| -> Vec<f32> {
+        let bytes = value.download(&*executor).unwrap();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let mut linear = load("linear.torsh");
+    let given = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let x = Value::from_slice(&*executor, &[2, 3], &given).unwrap();
+    let y = linear.run(&[x]).unwrap();
+    assert_eq!(floats(&y[0]), [14.0, -1.0, 32.0, 2.0]);
+    assert_eq!(y[0].bytes().unwrap_err().kind(), ErrorKind::Device);
+    let elsewhere = Value::from_slice(&cpu, &[2, 3], &given).unwrap();
+    assert_eq!(elsewhere.download(&cpu).unwrap(), elsewhere.bytes().unwrap());
+    let e = linear.run(&[elsewhere]).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Device);
+    assert!(e.message().contains("input \"input\" is on cpu, and the program on cuda:0"), "{e}");
+    // A training step, whose state lives there.
+    let mut step = load("step.torsh");
+    let xs: Vec<f32> = (0..20).map(|i| i as f32 * 0.1).collect();
+    let x = Value::from_slice(&*executor, &[5, 4], &xs).unwrap();
+    let y = Value::from_slice(&*executor, &[5], &[0i64, 1, 2, 1, 0]).unwrap();
+    let mut losses = Vec::new();
+    for _ in 0..20 {
+        losses.push(floats(&step.run(&[x.clone(), y.clone()]).unwrap()[0])[0]);
+    }
+    assert!(losses[19] < losses[0], "{losses:?}");
 }

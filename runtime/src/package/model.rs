@@ -6,7 +6,7 @@ use super::value::Value;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use torsh_ir::exec::{BufferRef, Executable, Executor};
+use torsh_ir::exec::{BufferRef, Device, Executable, Executor};
 use torsh_ir::{Error, Graph, Result, Type};
 use torsh_passes::pipeline::{self, Options};
 
@@ -19,6 +19,7 @@ pub struct Model {
     state: Vec<Option<BufferRef>>,
     forward: Loaded,
     vjp: Option<Loaded>,
+    device: Device,
 }
 
 struct Loaded {
@@ -29,15 +30,21 @@ struct Loaded {
 }
 
 impl Package {
-    /// Compiles the package for an executor. Errors: `Limit` when a run would need more memory than the limits allow.
+    /// Compiles the package for an executor, of the CPU or of another device, to which the state is copied then.
+    /// Errors: `Limit` when a run would need more memory than the limits allow.
     pub fn instantiate(&self, executor: &dyn Executor) -> Result<Model> {
         let forward = Loaded::new(self.forward(), &self.manifest().forward, executor)?;
         let vjp = match (self.vjp(), &self.manifest().vjp) {
             (Some(graph), Some(program)) => Some(Loaded::new(graph, program, executor)?),
             _ => None,
         };
-        let state = (0..self.types().state.len()).map(|i| self.state(i).map(Some)).collect::<Result<_>>()?;
-        Ok(Model { manifest: self.manifest().clone(), types: self.types().clone(), state, forward, vjp })
+        let device = executor.device();
+        let place = |i: usize| match self.state(i)? {
+            buffer if device == Device::Cpu => Ok(Some(buffer)),
+            buffer => executor.upload(&self.types().state[i], buffer.host_bytes().unwrap_or_default()).map(Some),
+        };
+        let state = (0..self.types().state.len()).map(place).collect::<Result<_>>()?;
+        Ok(Model { manifest: self.manifest().clone(), types: self.types().clone(), state, forward, vjp, device })
     }
 }
 
@@ -98,7 +105,7 @@ impl Model {
     /// One call: inputs in the manifest's order, outputs likewise. The state that the program updates is updated; on an
     /// error nothing has changed.
     ///
-    /// Errors: `Shape` and `DType` that name the input, `Index` for indices out of range, `Limit` for want of memory.
+    /// Errors: `Shape`, `DType` and `Device` that name the input, `Index` for indices out of range, `Limit` for want of memory.
     pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>> {
         self.check(inputs)?;
         let Model { state, forward, types, .. } = self;
@@ -137,7 +144,8 @@ impl Model {
         }
         let mut by_output = vec![None; self.types.outputs.len()];
         for (&o, value) in wanted.iter().zip(cotangents) {
-            fits(&format!("the cotangent of {:?}", self.manifest.outputs[o].name), &self.types.outputs[o], value)?;
+            let what = format!("the cotangent of {:?}", self.manifest.outputs[o].name);
+            fits(&what, &self.types.outputs[o], value, self.device)?;
             by_output[o] = Some(value.clone());
         }
         let made = call(vjp, &mut self.state, inputs, &by_output)?;
@@ -160,10 +168,10 @@ impl Model {
         Ok(Value::new(self.types.state[i].clone(), buffer))
     }
 
-    /// Replaces a tensor of the state. Errors: `Value` for an unknown name, `Shape` and `DType`.
+    /// Replaces a tensor of the state. Errors: `Value` for an unknown name, `Shape`, `DType` and `Device`.
     pub fn set_state(&mut self, name: &str, value: &Value) -> Result<()> {
         let i = self.position(name)?;
-        fits(&format!("the state {name:?}"), &self.types.state[i], value)?;
+        fits(&format!("the state {name:?}"), &self.types.state[i], value, self.device)?;
         self.state[i] = Some(value.buffer().clone());
         Ok(())
     }
@@ -185,12 +193,16 @@ impl Model {
             )));
         }
         let mut pairs = ports.iter().zip(&self.types.inputs).zip(inputs);
-        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value))
+        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value, self.device))
     }
 }
 
-fn fits(what: &str, ty: &Type, value: &Value) -> Result<()> {
+fn fits(what: &str, ty: &Type, value: &Value, device: Device) -> Result<()> {
     let got = value.ty();
+    let place = value.buffer().device();
+    if place != device {
+        return Err(Error::device(format!("{what} is on {place}, and the program on {device}")));
+    }
     if got.dtype != ty.dtype {
         return Err(Error::dtype(format!("{what} must be {}, got {}", ty.dtype, got.dtype)).with_types([ty, got]));
     }

@@ -97,7 +97,15 @@ impl Value {
         self.ty.shape.dims()
     }
 
-    /// The elements' bytes, little-endian.
+    /// The elements' bytes, little-endian, copied from wherever they are by the executor that has them.
+    pub fn download(&self, executor: &dyn Executor) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.ty.nbytes()];
+        executor.download(&*self.buffer, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The elements' bytes, little-endian. Errors: `Device` for a tensor that the host cannot read: see
+    /// [`Value::download`].
     pub fn bytes(&self) -> Result<&[u8]> {
         self.buffer.host_bytes().ok_or_else(|| Error::device("the host cannot read this tensor"))
     }
