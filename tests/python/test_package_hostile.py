@@ -14,6 +14,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -554,3 +555,28 @@ def test_weights_that_are_read_count_against_the_cap(tmp_path):
     finally:
         torsh.limits.set_memory_limit(limit)
     assert live() <= before
+
+
+def test_sizes_are_checked_before_anything_is_hashed(tmp_path):
+    """Gigabytes that the types have no place for are refused without being read."""
+    large = 3 << 30
+
+    def edit(m):
+        m["entries"][1]["bytes"] = large
+
+    entries = parts(edit)
+    z = Zip()
+    z.add("manifest.json", entries["manifest.json"]).add("graph.txt", entries["graph.txt"])
+    z.add("weights.safetensors", b"", size=large, local_size=large)
+    path = tmp_path / "large.torsh"
+    with open(path, "wb") as file:
+        file.write(z.body + entries["weights.safetensors"])
+        # The rest is a hole, which takes no room on disk.
+        file.seek(len(z.body) + large)
+        file.write(z.end(start=len(z.body) + large)[len(z.body) :])
+    for mode in (0o644, 0o666):
+        os.chmod(path, mode)
+        start = time.process_time()
+        with pytest.raises(torsh.PackageError, match="the tensors of the manifest take 24"):
+            torsh.load(path)
+        assert time.process_time() - start < 0.5
