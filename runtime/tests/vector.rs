@@ -416,6 +416,36 @@ fn sums_of_columns_give_the_bits_of_their_primitives() {
 }
 
 #[test]
+fn rows_from_beyond_the_cache_are_fetched_by_the_last_stage_that_reads_the_row_before() {
+    let (all, mut rng) = (executors(), Rng(11));
+    let cols = 1030;
+    let kernel = |rows: usize| {
+        let mut m = Make::new(&[rows], &[cols]);
+        let a = m.param(DType::F32, rows * cols, Access::Read);
+        let at = [cols as i64, 1];
+        let x = m.load(a, 0, &at);
+        let max = m.value(torsh_ir::kernel::Inst::Reduced, DType::F32);
+        let reduces = vec![Reduce { op: ReduceOp::Max, value: x, out: max }];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x], reduces, stores: vec![] });
+        let again = m.load(a, 0, &at);
+        let y = m.op(ScalarOp::Bin(BinOp::Sub), &[again, max], DType::F32);
+        let param = m.param(DType::F32, rows * cols, Access::Write);
+        let stores = vec![Store { param, index: affine(0, &at), value: y }];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![again, y], reduces: vec![], stores });
+        m.0
+    };
+    for (level, _, others) in &all {
+        let listing = |rows| others[0].load(std::sync::Arc::new(program(kernel(rows)))).unwrap().listing();
+        let (small, large) = (listing(8), listing(20_000));
+        assert!(!small.contains("prefetch"), "{level}: {small}");
+        assert!(large.contains(&format!("prefetcht1 [r8+rax*4+{}]", 4 * cols)), "{level}: {large}");
+        let passes: Vec<&str> = large.split("vector function").collect();
+        assert!(!passes[1].contains("prefetch") && passes[2].contains("prefetch"), "{level}: {large}");
+    }
+    compare(kernel(1200), &mut rng, &all);
+}
+
+#[test]
 fn a_small_map_keeps_nothing_in_scratch_memory() {
     for (level, _, others) in &executors() {
         let n = 16;

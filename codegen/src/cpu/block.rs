@@ -81,7 +81,7 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     /// Points of the row that a function which sums columns takes at once.
     points: Option<Value>,
     level: Level,
-    listing: bool,
+    options: &'e Options,
 }
 
 /// Points of the row at once, whose columns are added in registers.
@@ -113,7 +113,7 @@ pub(super) fn emit<M: Module>(
         tiled: None,
         points: None,
         level,
-        listing: options.listing,
+        options,
     };
     if let Some((loads, plan)) = &tiles {
         em.tiled(loads, plan)?;

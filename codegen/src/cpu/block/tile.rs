@@ -111,7 +111,7 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         let stride = index.strides[self.k.grid.len()];
         let lanes = self.level.lanes() as i64;
         let from = work.load_access.get(&v).map(|&a| at[a]).ok_or_else(|| Error::internal("a tile without address"))?;
-        let code = vec::transpose(self.level, (4 * COLUMNS) as i32, self.listing);
+        let code = vec::transpose(self.level, (4 * COLUMNS) as i32, self.options.listing);
         let offset = self.frame.grow(Some(code.area))?;
         let area = self.e.scratch_at(offset);
         let to = self.e.scratch_at(tile.offset);
