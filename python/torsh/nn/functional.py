@@ -171,7 +171,7 @@ def _softmax(op: str, input, dim, dtype) -> Tensor:
 
 
 def softmax(input, dim=None, _stacklevel: int = 3, dtype=None) -> Tensor:
-    """`exp(x - max) / sum(exp(x - max))` along `dim`.
+    """`e * (1 / sum(e))` along `dim`, with `e = exp(x - max(x))`.
 
     >>> torsh.nn.functional.softmax(torsh.zeros(2), dim=0).tolist()
     [0.5, 0.5]
