@@ -357,7 +357,9 @@ fn quotients_by_one_divisor_are_rounded_once() {
 #[test]
 fn transposed_operands_come_in_tiles() {
     let (all, mut rng) = (executors(), Rng(9));
-    for (outer, rows, cols) in [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2)] {
+    for (outer, rows, cols) in
+        [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2), (1, 70, 600), (2, 49, 257)]
+    {
         for dtype in [DType::F32, DType::I32] {
             let numel = outer * rows * cols;
             let mut m = Make::new(&[outer, rows], &[cols]);
