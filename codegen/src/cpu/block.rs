@@ -118,7 +118,7 @@ pub(super) fn emit<M: Module>(
     if let Some((loads, plan)) = &tiles {
         em.tiled(loads, plan)?;
         em.write_constants();
-        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: tile::ROWS as usize });
+        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: tile::height(k, level) as usize });
     }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
     let head = em.e.open_loop(lo, hi);

@@ -9,18 +9,27 @@ use super::super::emit::flags;
 use super::super::prims::Prim;
 use super::super::scratch::Slot;
 use super::super::vec;
+use super::super::vec::Level;
 use super::super::vec::plan::StagePlan;
 use super::{BlockEmitter, Loc, Point, StageWork};
 use cranelift::codegen::ir::BlockArg;
 use cranelift::module::Module;
 use cranelift::prelude::*;
-use torsh_ir::kernel::{Inst, ValueId};
+use torsh_ir::kernel::{Inst, Kernel, ValueId};
 use torsh_ir::{Error, Result};
 
 /// Most rows of a tile, a multiple of every level's lanes.
-pub(super) const ROWS: i64 = 32;
+const ROWS: i64 = 32;
+/// Bytes of operands and results up to which lower tiles, which stay in the first-level cache, are better.
+const SMALL: usize = 256 << 10;
 /// Columns of a tile.
 const COLUMNS: i64 = 256;
+
+/// Rows of a tile.
+pub(super) fn height(k: &Kernel, level: Level) -> i64 {
+    let touched = k.params.iter().map(|p| p.numel.saturating_mul(p.dtype.size())).fold(0, usize::saturating_add);
+    if touched > SMALL { ROWS } else { level.lanes() as i64 }
+}
 
 impl<'e, M: Module> BlockEmitter<'e, '_, M> {
     /// All rows, block by block.
@@ -39,7 +48,7 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         let extent = self.e.int(k.grid[k.grid.len() - 1].max(1) as i64);
         let within = self.e.b.ins().urem(row, extent);
         let to_wrap = self.e.b.ins().isub(extent, within);
-        let left = self.e.block_len(row, hi, ROWS);
+        let left = self.e.block_len(row, hi, height(k, self.level));
         let left = self.e.b.ins().umin(left, to_wrap);
         let groups = self.e.b.ins().ushr_imm_u(left, i64::from(lanes.trailing_zeros()));
         let (tile, single) = (self.e.b.create_block(), self.e.b.create_block());
@@ -79,8 +88,10 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         let at: Vec<Value> = work.accesses.iter().map(|a| self.e.grid_address(a, &coords)).collect();
         self.frame.begin_stage(self.facts, k, 0);
         let (down, along) = (k.grid.len() - 1, k.grid.len());
-        let tiles =
-            loads.iter().map(|_| self.frame.tile((COLUMNS * ROWS * 4) as u64)).collect::<Result<Vec<Slot>>>()?;
+        let tiles = loads
+            .iter()
+            .map(|_| self.frame.tile((COLUMNS * height(k, self.level) * 4) as u64))
+            .collect::<Result<Vec<Slot>>>()?;
         let (lo, hi) = (self.e.col_lo, self.e.col_hi);
         let n = self.e.b.ins().isub(hi, lo);
         let at = work.advance(self.e, &at, lo, along);
