@@ -6,6 +6,7 @@ from benchmarks import limits as machine
 from benchmarks import peers as peer_table
 from benchmarks import workloads as workload_table
 from benchmarks.results import Results, Row
+from benchmarks.shortfalls import WHY
 from benchmarks.targets import GOALS, GROWTH_LIMIT_S, GROWTH_NODES, NOISE, SCALING, START_GOALS, TRACE_LIMIT_US
 
 _OURS = "torsh"
@@ -103,6 +104,24 @@ def _targets(results: Results) -> list[str]:
         lines += ["", "Largest gaps (ratio asked for over ratio reached): " + "; ".join(
             f"{v['row'].workload} ({v['row'].threads}T) {v['gap']:.2f}" for v in worst[:10]) + "."]  # fmt: skip
     return lines
+
+
+def _shortfalls(results: Results) -> list[str]:
+    """What limits each workload that misses a target."""
+    missed: dict[str, list[str]] = {}
+    for v in verdicts(results):
+        if v["missed"]:
+            gaps = ", ".join(f"{peer} {number(1 / gap)}" for peer, gap in v["missed"].items())
+            missed.setdefault(v["row"].workload, []).append(f"{v['row'].threads}T {gaps}")
+    if not missed:
+        return []
+    lines = [f"* {name} ({'; '.join(gaps)}): {WHY.get(name, 'not looked into')}." for name, gaps in missed.items()]
+    return [
+        "## What limits the rows that fall short",
+        "In brackets the share of each target that is reached. Instructions are those of the main loop for AVX-512.",
+        "",
+        *lines,
+    ]
 
 
 def _rules(results: Results) -> list[str]:
@@ -253,6 +272,7 @@ def markdown(results: Results) -> str:
             f"{env['rounds']} rounds.",
         ],
         _targets(results),
+        _shortfalls(results),
         _rules(results),
         _times(results, False, "## Times"),
         _limits(results),
