@@ -27,18 +27,23 @@
 //! ```
 
 mod archive;
+pub mod dims;
 pub mod format;
 mod load;
 pub mod manifest;
 mod model;
+mod place;
+mod same;
 mod sign;
 mod value;
 mod weights;
 mod write;
 
+pub use dims::{Instance, Templates};
 pub use load::{LoadOptions, Package};
 pub use manifest::Manifest;
 pub use model::Model;
+pub use same::same_meaning;
 pub use sign::{PublicKey, SecretKey, hex, unhex};
 pub use value::{Element, Value};
-pub use write::{Contents, write};
+pub use write::{Contents, write, write_template};
