@@ -25,6 +25,7 @@ ExportError = _C.ExportError
 # Above the smallest size, in which special cases are met (1 broadcasts): small, odd and even, few of them usual sizes.
 _STEPS = (4, 5, 8, 10, 13, 16, 18, 22, 25)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|%[\w.+-]+|[A-Za-z_][\w.:]*|-?\d[\w.+-]*')
+_NUMBER = re.compile(r"(?<![\w.%])-?\d[\w.+-]*")
 _ADVICE = (
     "A choice that Python makes by the size, a size of 1 that broadcasts, and numbers that are computed from a size in "
     "Python do this. Restrict the range (torsh.Dim(name, min=2)) or compute it with tensor operations"
@@ -428,6 +429,12 @@ class _Family:
                 if x != y:
                     i = min(i, len(other.texts[g]) - 1)
                     here, there = (t.texts[g][min(i, len(t.texts[g]) - 1)].strip()[:200] for t in (other, usual))
+                    if _NUMBER.sub("", here) == _NUMBER.sub("", there):
+                        raise ExportError(
+                            f"export(): {self.blame(other, g, i)} has a number that follows from the sizes, of which "
+                            f"only integers can be part of a package: `{here}` at {self.at(other.sizes)}, `{there}` at "
+                            f"{self.at(usual.sizes)}. Divide by a size instead of multiplying by 1 / size, or use mean"
+                        )
                     raise ExportError(
                         f"{what}, at {self.blame(other, g, i)}: `{here}`, where the other has `{there}`. {_ADVICE}"
                     )
