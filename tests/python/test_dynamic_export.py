@@ -260,6 +260,7 @@ def step_of(model, opt, loss_of=F.cross_entropy):
     return step
 
 
+@pytest.mark.compiled_only
 def test_digits_cnn(tmp_path):
     model = example("digits_cnn").network()
     opt = torsh.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=1e-2)
@@ -269,6 +270,7 @@ def test_digits_cnn(tmp_path):
     check(model.eval(), lambda n: batches[n][:1], list(batches), tmp_path / "forward.torsh", (batch,))
 
 
+@pytest.mark.compiled_only
 def test_demo(tmp_path):
     demo = example("demo")
     model = demo.CharModel(40)

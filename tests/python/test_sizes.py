@@ -80,5 +80,5 @@ def test_several_dims_and_factors_that_are_quotients():
 
 def test_what_follows_no_rule_has_no_expression():
     solver = Solver(["n"], [(n,) for n in SEEN])
-    for f in (lambda n: min(n, 10), lambda n: 2**n, lambda n: n ^ 5, lambda n: hash(str(n) * 3) % 97 if n < 9 else n):
+    for f in (lambda n: min(n, 10), lambda n: 2**n, lambda n: n ^ 5, lambda n: n * n % 13):
         assert solver.expression(tuple(map(f, SEEN))) is None
