@@ -3,6 +3,7 @@
 //! A `.torsh` file is a zip archive of stored, 64-byte-aligned entries: `manifest.json`, `signature.json` (if signed),
 //! `graph.txt`, `vjp.txt` (if gradients were asked for) and `weights.safetensors`. It holds no machine code: the graph is
 //! compiled where it is loaded, with the instruction set that is there. `docs/packages.md` describes the format.
+//! In a package with dims, sizes vary within ranges: its graphs are templates, filled in at the sizes of a call.
 //!
 //! [`Package::load`] trusts nothing: the directory, every size and offset, the manifest, the hash of every entry, the
 //! header of the weights, and the graph (parser, verifier, limits) are checked before use; a file that breaks a rule is a
