@@ -61,6 +61,9 @@ class ExportTrace:
     def leaves_gradients(self) -> str:
         """Whether a call leaves gradients where there were none."""
     @property
+    def lines(self) -> str:
+        """The graph as text, with the user's lines."""
+    @property
     def outputs(self) -> str:
         """What each output of the graph is: `("result" | "input", number, dtype, shape)`."""
     @property
@@ -77,7 +80,7 @@ class Package:
         """Size of the file."""
     @property
     def graph(self) -> str:
-        """The graph as text."""
+        """The graph as text; with dims, its template."""
     @property
     def manifest(self) -> str:
         """The manifest as JSON."""
@@ -89,7 +92,7 @@ class Package:
         """The key that signed the file."""
     @property
     def vjp(self) -> str:
-        """The gradient program as text."""
+        """The gradient program as text; with dims, its template."""
 
 class PyDType:
     """An element type."""
@@ -1551,6 +1554,10 @@ def ops() -> Any:
     """Every op of the registry, as dicts."""
 def package_plan(package: Any) -> Any:
     """What the machine would compile: kernels, peak bytes, for `inspect`."""
+def phantom(like: Any, shape: Any) -> Any:
+    """A tensor of the dtype and device of another and of this shape that has no elements: the argument of a trace at sizes
+    that may be too large for memory. Whatever reads it fails.
+    """
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
 def public_key(key: Any) -> Any:
@@ -1589,9 +1596,9 @@ def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: An
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
-def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True) -> Any:
+def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True, bake: Any = False) -> Any:
     """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
-    `updates`, what the function writes is left out.
+    `updates`, what the function writes is left out; with `bake`, a few integers that it makes are constants of the graph.
     """
 def unary(name: Any, x: Any) -> Any:
     """A registry op of one operand; integers become floats where the op asks for it."""
@@ -1603,5 +1610,5 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
-def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any) -> Any:
-    """Writes a package; returns its size."""
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None) -> Any:
+    """Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs."""

@@ -88,6 +88,11 @@ def __getattr__(name: str):
 
         globals()["export"] = export
         return export
+    if name == "Dim":
+        from torsh._dims import Dim
+
+        globals()["Dim"] = Dim
+        return Dim
     if name in ("save", "load"):
         from torsh import serialization
 
@@ -100,7 +105,7 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "compile", "export", "load", "save"})
+    return sorted({*globals(), *_LAZY, "Dim", "compile", "export", "load", "save"})
 
 
 def softmax(input, dim=None, dtype=None):

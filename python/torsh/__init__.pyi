@@ -51,6 +51,7 @@ from torsh import optim as optim
 from torsh import random as random
 from torsh import serialization as serialization
 from torsh import utils as utils
+from torsh._dims import Dim as Dim
 from torsh._fn.random import Generator as Generator
 from torsh._size import Size as Size
 from torsh.autograd import enable_grad as enable_grad
@@ -463,7 +464,10 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
         targets: only `("native",)`: the machine that loads the file compiles for itself.
-        dynamic: must be None or False: sizes are those of the example.
+        dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
+            (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
+            containers have entries like their own. One name is one size. The function is traced at some dozen sizes
+            and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
@@ -478,6 +482,10 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
     >>> size = torsh.export(lambda x: x * 2, (torsh.ones(3),), path, name="double")
     >>> torsh.load(path)(torsh.tensor([1.0, 2.0, 3.0])).tolist()
     [2.0, 4.0, 6.0]
+    >>> batch = torsh.Dim("batch", max=512)
+    >>> size = torsh.export(lambda x: x.mean(0), (torsh.ones(3, 2),), path, name="mean", dynamic=({0: batch},))
+    >>> torsh.load(path)(torsh.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [2.0, 3.0]
     """
 def eye(n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """Ones on the diagonal of an n x m matrix.
