@@ -587,7 +587,7 @@ impl CompiledFunction {
         let mut stand_ins = stand_ins.into_iter();
         let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
         let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
-        let helper = py.import("torsh._compile")?;
+        let helper = py.import("torsh._guards")?;
         let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
         let result = found.get_item(0)?;
         let guards = Guards::parse(&found.get_item(1)?)?;
