@@ -216,12 +216,12 @@ impl CompiledFunction {
             // No other thread counts: this one has the GIL.
             entry.hits.store(entry.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             if i == 0 || entry.wide {
-                return self.replay(py, entry, args, kwargs, &leaves);
+                return self.replay(py, entry, args, kwargs, &leaves, None);
             }
             let entry = entry.clone();
             drop(entries);
             self.to_front(&entry);
-            return self.replay(py, &entry, args, kwargs, &leaves);
+            return self.replay(py, &entry, args, kwargs, &leaves, None);
         }
         drop(entries);
         self.miss(py, args, kwargs, grad)
@@ -400,6 +400,7 @@ impl CompiledFunction {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
         leaves: &Leaves,
+        known: Option<&[f64]>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Body::Program { program, floats, result, template, constants } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
@@ -407,8 +408,8 @@ impl CompiledFunction {
         if program.aliases(leaves) {
             return self.function.bind(py).call(args, kwargs);
         }
-        let mut captured: SmallVec<[f64; 8]> = SmallVec::new();
-        for (dict, key, _) in floats {
+        let mut captured: SmallVec<[f64; 8]> = known.unwrap_or_default().into();
+        for (dict, key, _) in floats.iter().filter(|_| known.is_none()) {
             captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
         }
         let at_once = if program.cost_ns() < SHORT_NS {
@@ -542,6 +543,8 @@ impl CompiledFunction {
             template: result.unbind(),
             constants,
         };
+        // Those that the trace read: the function may have changed them after that.
+        let known: SmallVec<[f64; 8]> = floats.iter().map(|c| c.value).collect();
         drop((floats, tensors));
         let entry = Arc::new(Entry {
             args: args_spec,
@@ -556,7 +559,7 @@ impl CompiledFunction {
             seconds,
             wide: false,
         });
-        let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
+        let out = self.replay(py, &entry, args, Some(kwargs), &leaves, Some(&known))?;
         match refused {
             // The program holds for this call: what it read has not changed since.
             Some(what) => self.run_lazily(py, entry, &what)?,

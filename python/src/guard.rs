@@ -91,8 +91,6 @@ pub struct Guard {
     place: Place,
     // What was there; `None` where nothing was.
     value: Option<Py<PyAny>>,
-    // Looked at only when the epoch of modules has moved on.
-    of_module: bool,
 }
 
 impl Guard {
@@ -125,21 +123,23 @@ impl Guard {
 /// The guards of a program.
 pub struct Guards {
     list: Vec<Guard>,
+    // Looked at only when the epoch of modules has moved on.
+    of_modules: Vec<Guard>,
     checked: AtomicU64,
 }
 
 impl Guards {
     /// No guards.
     pub fn none() -> Guards {
-        Guards { list: Vec::new(), checked: AtomicU64::new(0) }
+        Guards { list: Vec::new(), of_modules: Vec::new(), checked: AtomicU64::new(0) }
     }
 
     /// From tuples `(kind, holder, name, value)`, as `_guards.py` collects them. A kind that begins with "no" has no
     /// value; one that ends with "of module" is looked at only when the epoch of modules has moved on. The first call
     /// looks at all: the trace itself may have changed what it read.
-    pub fn parse(list: &Bound<'_, PyAny>) -> PyResult<Guards> {
-        let mut out = Vec::new();
-        for item in list.try_iter()? {
+    pub fn parse(found: &Bound<'_, PyAny>) -> PyResult<Guards> {
+        let (mut list, mut of_modules) = (Vec::new(), Vec::new());
+        for item in found.try_iter()? {
             let item = item?.cast_into::<PyTuple>()?;
             let (kind, holder, value) = (item.get_item(0)?, item.get_item(1)?, item.get_item(3)?);
             let name = || -> PyResult<Py<PyString>> { Ok(item.get_item(2)?.cast_into::<PyString>()?.unbind()) };
@@ -157,24 +157,24 @@ impl Guards {
                 "call" => Place::Call(holder.unbind()),
                 other => return Err(PyValueError::new_err(format!("unknown guard {other}"))),
             };
-            out.push(Guard { place, value: (!absent).then(|| value.unbind()), of_module });
+            let guard = Guard { place, value: (!absent).then(|| value.unbind()) };
+            if of_module { of_modules.push(guard) } else { list.push(guard) }
         }
-        Ok(Guards { list: out, checked: AtomicU64::new(0) })
+        Ok(Guards { list, of_modules, checked: AtomicU64::new(0) })
     }
 
     /// Number of guards.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.list.len() + self.of_modules.len()
     }
 
     /// The first fact that no longer holds.
     pub fn broken(&self, py: Python<'_>) -> Option<String> {
         let now = epoch();
-        let modules = self.checked.load(Ordering::Relaxed) != now;
-        for guard in self.list.iter().filter(|g| modules || !g.of_module) {
-            if !guard.holds(py) {
-                return Some(guard.text(py));
-            }
+        let moved = self.checked.load(Ordering::Relaxed) != now;
+        let of_modules = if moved { &self.of_modules[..] } else { &[] };
+        if let Some(broken) = self.list.iter().chain(of_modules).find(|guard| !guard.holds(py)) {
+            return Some(broken.text(py));
         }
         self.checked.store(now, Ordering::Relaxed);
         None

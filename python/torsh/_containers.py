@@ -23,14 +23,19 @@ _METHODS = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 
 
 def is_buffer(value) -> bool:
-    """Whether a value is memory that can change in place: an array of NumPy or Python, a bytearray, a memoryview."""
-    if isinstance(value, (bytearray, memoryview)):
-        return True
-    for module, name in (("numpy", "ndarray"), ("array", "array")):
-        cls = getattr(sys.modules.get(module), name, None)
-        if cls is not None and isinstance(value, cls):
+    """Whether a value is memory that can change in place: an array of NumPy or Python, a bytearray, a mapping ..."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        if isinstance(value, numpy.ndarray):
             return True
-    return False
+        if isinstance(value, numpy.generic):
+            return False
+    if isinstance(value, (str, bytes)):
+        return False
+    try:
+        return not memoryview(value).readonly or isinstance(value, memoryview)
+    except (TypeError, ValueError, BufferError):
+        return False
 
 
 class Look:
@@ -45,12 +50,12 @@ class Same(Look):
 
     def __init__(self, value) -> None:
         super().__init__(value)
-        self.nbytes = value.nbytes if hasattr(value, "nbytes") else len(memoryview(value).cast("B"))
+        self.nbytes = value.nbytes if hasattr(value, "nbytes") else memoryview(value).nbytes
         self.was = self._now() if self.nbytes <= 1 << 20 else None
 
     def _now(self) -> tuple:
         v = self.value
-        raw = bytes(v) if isinstance(v, bytearray) else v.tobytes()
+        raw = v.tobytes() if hasattr(v, "tobytes") else memoryview(v).tobytes()
         return raw, getattr(v, "shape", None), getattr(v, "dtype", getattr(v, "format", None))
 
     def __call__(self) -> bool:

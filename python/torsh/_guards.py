@@ -41,6 +41,19 @@ _MAX_DEPTH_OF_ARGUMENTS = 16
 _BY_NAME = frozenset((getattr, hasattr, vars, dir, globals, locals, eval, exec))
 _BY_NAME_IN_CODE = {"__dict__", "__getattribute__", "attrgetter", "methodcaller", "eval", "exec"}
 _CLASS_IN_CODE = {"isinstance", "issubclass", "type", "__class__"}
+# Where a module keeps what is more than an attribute.
+_TABLES = ("_modules", "_parameters", "_buffers", "_forward_pre_hooks", "_forward_hooks")
+_NEVER_LACKING = (types.ModuleType, types.FunctionType, type)
+_MESSAGES = ("linecache.py", "warnings.py", "tokenize.py", "traceback.py", f"logging{os.sep}__init__.py")
+# What a class keeps functions of the user in.
+_BINDING = (
+    types.FunctionType,
+    staticmethod,
+    classmethod,
+    property,
+    functools.cached_property,
+    functools.partialmethod,
+)
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 
 
@@ -80,8 +93,7 @@ class _Collector:
         self.guards: list = []
         self.seen: set = set()
         self.entered: dict = {}
-        self.items = 0
-        self.bytes = 0
+        self.items = self.bytes = self.objects = 0
         # Everything reached, by id, kept alive so that ids stay its own; the objects among it; what is read of any.
         self.reached: dict = {}
         self.elements: dict = {}
@@ -97,7 +109,8 @@ class _Collector:
         self.written: dict = {}
         # What cannot be guarded if it outlives the trace.
         self.doubtful: list = []
-        self.classes = False
+        self.optimizers: list = []
+        self.classes = self.handles = False
         # Why what was read cannot be guarded.
         self.refused: str | None = None
 
@@ -125,13 +138,12 @@ class _Collector:
 
     def reach(self, value, guard: bool = True, depth: int = 0) -> None:
         """Takes note of a value that was read. `guard`: the items of containers, which may be the function's own."""
-        if isinstance(value, (*_PLAIN, _C.Tensor, types.ModuleType)):
+        if isinstance(value, (*_PLAIN, _C.Tensor)):
             return
-        if isinstance(value, type):
-            if not _foreign(value) and id(value) not in self.elements:
-                # Objects of it may be made and read at once.
-                self.elements[id(value)] = value
-                self.queue.extend((value, chain) for chain in self.loose)
+        if isinstance(value, (types.ModuleType, type)):
+            # Objects of a class may be made and read at once.
+            if not (_foreign(value) if isinstance(value, type) else _skipped_module(value)):
+                self._element(value)
             return
         value = underlying(value)
         if isinstance(value, CONTAINERS):
@@ -149,6 +161,7 @@ class _Collector:
                 known = self.functions.setdefault(id(value.__code__), [])
                 if value not in known:
                     known.append(value)
+                self._element(value)
             return
         inner, live = parts(value)
         for call, now in live:
@@ -170,13 +183,29 @@ class _Collector:
             self.also(tuple(name.split(".")))
         if callable(value) and not _has_dict(value):
             return
-        if len(self.elements) >= _MAX_ELEMENTS:
+        if _is_module(value):
+            _module(self, value)
+        elif hasattr(type(value), "__dlpack__") or hasattr(type(value), "__array__"):
+            if not type(value).__module__.startswith("numpy"):
+                self.refuse(f"{_a(value)}, whose contents may change unseen")
+        self._element(value)
+
+    def _element(self, value) -> None:
+        """An object that attributes may be read of which follow no root."""
+        if id(value) in self.elements:
+            return
+        self.objects += not _is_module(value)
+        if self.objects > _MAX_ELEMENTS:
             self.refuse(f"more than {_MAX_ELEMENTS} objects in containers")
             return
         self.elements[id(value)] = value
         if self.classes:
-            self.add("class", value, "", type(value))
+            self._class_of(value)
         self.queue.extend((value, chain) for chain in self.loose)
+
+    def _class_of(self, value) -> None:
+        self.add("class" + (" of module" if _is_module(value) else ""), value, "", type(value))
+        self.reach(type(value))
 
     def _container(self, value, guard: bool, depth: int) -> None:
         """Guards what is in a container: plain items by value, all others by identity."""
@@ -232,6 +261,8 @@ class _Collector:
                 self.add("no item", glob, name)
                 return
             self.add("item", glob, name, value)
+        elif kind == "import":
+            value = sys.modules.get(name, _MISSING)
         elif kind == "cell" and name in cells:
             value = _contents(cells[name])
             if value is _MISSING:
@@ -267,7 +298,10 @@ class _Collector:
     def settle(self) -> None:
         """Looks up what is read of items and results on every object that may be one."""
         while self.queue:
-            self.along(*self.queue.pop())
+            value, chain = self.queue.pop()
+            # That an object lacks an attribute matters only where somebody may catch the error.
+            if _has(value, chain[0]) or (self.handles and not isinstance(value, _NEVER_LACKING)):
+                self.along(value, chain)
 
     def attribute(self, obj, name: str):
         """Guards `obj.name` where it is state, and returns its value."""
@@ -281,41 +315,30 @@ class _Collector:
         if "_orig_mod" in own and _foreign(type(obj)) and name not in own and not hasattr(type(obj), name):
             obj = own["_orig_mod"]
             own = _own(obj)
-        module = " of module" if hasattr(type(obj), "register_buffer") else ""
+        module = " of module" if _is_module(obj) else ""
         owner = _owner(type(obj), name)
         held = vars(owner)[name] if owner is not None else _MISSING
         if name in own and not hasattr(type(held), "__set__"):
-            self.add("attr" + module, obj, name, own[name])
+            if _user_lookup(obj):
+                self.add("item", own, name, own[name])
+            else:
+                self.add("attr" + module, obj, name, own[name])
             return own[name]
         if owner is None:
             return self._not_of_class(obj, own, name, module)
-        if _foreign(owner) and (callable(held) or isinstance(held, (classmethod, staticmethod, property))):
-            return _MISSING
-        if isinstance(held, types.FunctionType):
-            self.reach(held)
-            if module:
-                self.add("attr", type(obj), name, held)
-                self.add("no item of module", own, name)
-            elif not _user_lookup(obj):
-                self.add("bound", obj, name, held)
-            return _MISSING
-        if isinstance(held, (types.MemberDescriptorType, types.DynamicClassAttribute, types.GetSetDescriptorType)):
+        if _foreign(owner) and not _of_user(held):
+            if callable(held) or isinstance(held, (classmethod, staticmethod, property)):
+                return _MISSING
             return self._attr(obj, name)
-        if isinstance(held, staticmethod):
-            self.reach(held.__func__)
+        if hasattr(type(held), "__get__") and _foreign(type(held)) and not isinstance(held, _BINDING):
+            # A slot, or a value that C code keeps.
             return self._attr(obj, name)
-        if hasattr(type(held), "__get__"):
-            # A property: what its function reads is seen when it runs.
-            self._of_class(type(obj), name)
-            self.add("class" + module, obj, "", type(obj))
-            if _has_dict(obj):
-                self.add("no item" + module, own, name)
-            return _MISSING
-        if module:
-            self.add("attr", type(obj), name, held)
-            self.add("no item of module", own, name)
-            return held
-        return self._attr(obj, name)
+        # Both are guarded: an object that the trace makes brings no guard of its own.
+        value = self._of_class(type(obj), name)
+        self.add("class" + module, obj, "", type(obj))
+        if _has_dict(obj):
+            self.add("no item" + module, own, name)
+        return value
 
     def _attr(self, obj, name):
         if _user_lookup(obj):
@@ -343,18 +366,21 @@ class _Collector:
             if _has_dict(obj):
                 self.add("no item", own, name)
             self.add("class", obj, "", type(obj))
-        elif not _foreign(type(obj)):
-            self.add("no attr", obj, name)
+        else:
+            return self._attr(obj, name)
         return _MISSING
 
     def _of_class(self, obj, name):
         owner = _owner(obj, name)
         held = vars(owner)[name] if owner is not None else _MISSING
         if owner is None:
+            if not _foreign(type(obj)) and hasattr(type(obj), name):
+                # Of the metaclass.
+                return self._attr(obj, name)
             if not _foreign(obj) and not hasattr(type(obj), name) and not hasattr(type(obj), "__getattr__"):
                 self.add("no attr", obj, name)
             return _MISSING
-        if _foreign(owner):
+        if _foreign(owner) and not _of_user(held):
             return _MISSING
         if isinstance(held, classmethod):
             self.reach(held.__func__)
@@ -365,6 +391,7 @@ class _Collector:
             self.add("attr", obj, name, value)
             self.reach(value)
             return _MISSING if isinstance(value, (types.FunctionType, property)) else value
+        self.add("item", underlying(vars(owner)), name, held)
         return _MISSING
 
     def _of_python_module(self, obj, name):
@@ -384,7 +411,7 @@ class _Collector:
             return
         self.seen.add(key)
         if isinstance(obj, types.ModuleType):
-            if not _skipped_module(obj):
+            if not _skipped_module(obj) and not _foreign_module(obj.__name__):
                 self.space(vars(obj))
             return
         if isinstance(obj, type):
@@ -398,14 +425,11 @@ class _Collector:
         if isinstance(obj, types.FunctionType):
             self._container(own, True, 0)
             return
-        if hasattr(type(obj), "register_buffer"):
-            for table in (own, *(own.get(name, {}) for name in ("_modules", "_parameters", "_buffers"))):
-                self.add("items of module", table, "", tuple(x for pair in table.items() for x in pair))
+        if _is_module(obj):
+            self.add("items of module", own, "", tuple(x for pair in own.items() for x in pair))
             for name, value in own.items():
-                if not (name.startswith("_forward") or name in ("_modules", "_parameters", "_buffers")):
+                if name not in _TABLES:
                     self.reach(value)
-            for value in own.get("_modules", {}).values():
-                self.reach(value)
         elif _has_dict(obj):
             self._container(own, True, 0)
         self.add("class", obj, "", type(obj))
@@ -435,14 +459,13 @@ class _Collector:
         """The guards that say something after the trace, and why they are not all."""
         self.settle()
         self._closures()
-        for holder, kind, name in self.written.values():
-            value = _written(holder, kind, name)
-            if isinstance(value, _PLAIN):
-                self.add(kind, holder, name, value)
+        self._states()
+        self._writes()
         for table in (self.entered, self.reached, self.elements, self.functions, self.written, self.unknown, self.born):
             table.clear()
         self.queue.clear()
         self.kept.clear()
+        self.optimizers.clear()
         # An object that only guards hold belongs to the trace: nobody can read it again.
         before = -1
         while len(self.guards) + len(self.doubtful) != before:
@@ -453,6 +476,19 @@ class _Collector:
         if self.doubtful:
             self.refuse(self.doubtful[0][2])
         return self.guards, self.refused
+
+    def _states(self) -> None:
+        """The state of each parameter, as the trace has left it: a first step makes it."""
+        for optimizer in self.optimizers:
+            self.add("attr", optimizer, "state", optimizer.state)
+            self.reach(optimizer.state)
+
+    def _writes(self) -> None:
+        """What the function leaves behind must be there already: a program writes no variables and attributes."""
+        for holder, kind, name in self.written.values():
+            value = _written(holder, kind, name)
+            if isinstance(value, _PLAIN):
+                self.add(kind, holder, name, value)
 
     def _closures(self) -> None:
         """Variables of functions that only C code knew: they are found by their code."""
@@ -523,16 +559,22 @@ def _enter(found: _Collector, frame) -> None:
     if not _CLASS_IN_CODE.isdisjoint(code.co_names) and not found.classes:
         found.classes = True
         for element in list(found.elements.values()):
-            found.add("class", element, "", type(element))
-    whole = not _BY_NAME_IN_CODE.isdisjoint(code.co_names)
+            found._class_of(element)
+    whole = what.unnamed or not _BY_NAME_IN_CODE.isdisjoint(code.co_names)
     known = found.functions.get(id(code), ())
     if not known:
         found.unknown[id(code)] = code
     for value in given:
         found.reach(value, False)
+    if "super" in code.co_names and given:
+        for base in type(given[0]).__mro__[1:]:
+            found.reach(base)
     for function in known:
         found._defaults(function)
     _follow(found, frame, what, known, local, whole)
+    if what.handles and not found.handles:
+        found.handles = True
+        found.queue.extend((element, chain) for element in found.elements.values() for chain in found.loose)
     for chain in what.loose:
         found.also(chain)
     if whole:
@@ -553,8 +595,17 @@ def _enter_foreign(found: _Collector, frame, code) -> None:
     if code.co_filename.startswith(_ROOT):
         if code.co_name == "__call__" and code.co_argcount:
             owner = frame.f_locals.get(code.co_varnames[0])
-            if hasattr(type(owner), "register_buffer") and found.first(("module", owner)):
-                _module(found, owner)
+            if _is_module(owner):
+                found.reach(owner)
+                found.settle()
+        elif frame.f_back is not None and not _skipped(frame.f_back.f_code.co_filename) and code.co_argcount:
+            owner = frame.f_locals.get(code.co_varnames[0])
+            if hasattr(type(owner), "add_param_group"):
+                _optimizer(found, owner)
+            elif type(owner).__module__.startswith("torsh.") and _has_dict(owner) and not _is_module(owner):
+                # A schedule of learning rates, a scope.
+                if not isinstance(owner, _C.Tensor):
+                    found.whole(owner)
         return
     if code.co_filename.startswith(("<frozen importlib", "<frozen abc", "<frozen zipimport")):
         return
@@ -618,7 +669,7 @@ def _wrote(found, root, names, glob, local, cells) -> None:
         holders = [at]
     for at in holders:
         if names[-1] in _own(at):
-            module = " of module" if hasattr(type(at), "register_buffer") else ""
+            module = " of module" if _is_module(at) else ""
             found.written[id(at), names[-1]] = (at, "attr" + module, names[-1])
 
 
@@ -637,7 +688,7 @@ def _called(found: _Collector, frame, function) -> None:
         return
     owner = getattr(function, "__self__", None)
     why = _unknowable(function, owner)
-    if why is not None:
+    if why is not None and _by_user(frame):
         found.refuse(why)
     if function in _BY_NAME and not _skipped(code.co_filename):
         if function in (getattr, hasattr) and reads(code).constant and "getattr" in (*code.co_names, "hasattr"):
@@ -654,6 +705,16 @@ def _called(found: _Collector, frame, function) -> None:
         found.settle()
 
 
+def _by_user(frame) -> bool:
+    """Whether the user's code asked for what this frame does: not torsh, an import or a message."""
+    while frame is not None and _skipped(frame.f_code.co_filename):
+        name = frame.f_code.co_filename
+        if name.startswith((_ROOT, "<frozen importlib", "<frozen zipimport")) or name.endswith(_MESSAGES):
+            return False
+        frame = frame.f_back
+    return frame is not None
+
+
 def _unknowable(function, owner) -> str | None:
     """Why the result of a function differs from call to call."""
     name = getattr(function, "__name__", "")
@@ -661,8 +722,8 @@ def _unknowable(function, owner) -> str | None:
         module = owner.__name__
         if module == "time" and name not in ("sleep", "strptime", "mktime"):
             return f"the clock (time.{name})"
-        if (module, name) in (("posix", "urandom"), ("nt", "urandom")):
-            return "random numbers of the system"
+        if (module in ("posix", "nt") and name not in ("fspath", "getpid")) or module in ("_socket", "select"):
+            return f"the system (os.{name})"
         if (module, name) in (("builtins", "input"), ("builtins", "open"), ("io", "open"), ("_io", "open")):
             return f"input ({name})"
         return None
@@ -707,8 +768,26 @@ def _foreign(cls) -> bool:
     return isinstance(name, str) and _foreign_module(name)
 
 
+def _of_user(held) -> bool:
+    """Whether a user has put a function of theirs here."""
+    held = getattr(held, "__func__", held) if isinstance(held, (staticmethod, classmethod)) else held
+    return isinstance(held, types.FunctionType) and not _skipped(held.__code__.co_filename)
+
+
 def _owner(cls, name: str):
     return next((base for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _has(obj, name: str) -> bool:
+    """Whether an attribute may be found, without running code of the user."""
+    cls = type(obj)
+    if isinstance(obj, types.ModuleType):
+        return name in vars(obj)
+    if isinstance(obj, type):
+        return _owner(obj, name) is not None or _owner(cls, name) is not None
+    if name in _own(obj) or _owner(cls, name) is not None:
+        return True
+    return _is_module(obj) or hasattr(cls, "__getattr__") or _user_lookup(obj) or not _has_dict(obj)
 
 
 def _has_dict(obj) -> bool:
@@ -729,6 +808,11 @@ def _own(obj) -> dict:
 def _user_lookup(obj) -> bool:
     """Whether the class looks attributes up with a function of its own."""
     return not _foreign(_owner(type(obj), "__getattribute__"))
+
+
+def _is_module(value) -> bool:
+    """Whether a value is a module of `torsh.nn`."""
+    return hasattr(type(value), "register_buffer") and not isinstance(value, type)
 
 
 def _a(value) -> str:
@@ -778,13 +862,31 @@ def _cells(function) -> dict:
     return dict(zip(function.__code__.co_freevars, function.__closure__, strict=False))
 
 
+def _optimizer(out, optimizer) -> None:
+    """What a step reads: the options of each group but for the learning rate, which is an input, and parameters."""
+    if ("optimizer", id(optimizer)) in out.seen:
+        return
+    out.seen.add(("optimizer", id(optimizer)))
+    out.optimizers.append(optimizer)
+    groups = optimizer.param_groups
+    out.add("attr", optimizer, "param_groups", groups)
+    out.add("items", groups, "", tuple(groups))
+    for group in groups:
+        for name, value in group.items():
+            if name != "lr" or type(value) is not float:
+                out.add("item", group, name, value)
+                out.reach(value)
+
+
 def _module(out, module) -> None:
-    """What a module of ours reads when it is called: its plain attributes and its children."""
+    """What a module of ours reads when it is called: its plain attributes, its children and hooks."""
     for name, value in list(vars(module).items()):
         if name == "training" or (not name.startswith("_") and isinstance(value, (*_PLAIN, tuple))):
             out.add("attr of module", module, name, value)
-    for table in ("_modules", "_parameters", "_buffers"):
-        for name, value in list(getattr(module, table, {}).items()):
-            if isinstance(name, str) and name.isidentifier():
-                out.add("attr of module", module, name, value)
+    for name in _TABLES:
+        table = vars(module).get(name)
+        if isinstance(table, dict):
+            out.add("items of module", table, "", tuple(x for pair in table.items() for x in pair))
+            for value in list(table.values()):
+                out.reach(value)
     out.attribute(module, "forward")

@@ -20,12 +20,15 @@ ANY = ("any", "")
 class Reads(NamedTuple):
     """`chains` and `writes` are `(root, attributes)` with root `(kind, name)`; the last attribute of a write is what
     is set, and `None` where the root is. `loose` are the attributes read of values that no root leads to. `constant`:
-    every getattr and hasattr has a constant name, and is among the chains."""
+    every getattr and hasattr has a constant name, and is among the chains. `unnamed`: a pattern reads attributes that
+    only the class of its subject names. `handles`: errors are caught."""
 
     chains: tuple
     writes: tuple
     loose: tuple
     constant: bool
+    unnamed: bool
+    handles: bool
 
 
 @functools.lru_cache(maxsize=4096)
@@ -39,18 +42,24 @@ def reads(code) -> Reads:
     alias: dict = {}
     stored: set = set()
     by_name, named = 0, 0
-    root, chain = None, ()
+    root, chain, module = None, (), None
+    unnamed = False
+    handles = any(ins.opname in ("PUSH_EXC_INFO", "SETUP_FINALLY") for ins in dis.get_instructions(code))
     listing = [ins for ins in dis.get_instructions(code) if ins.opname not in _NOISE]
     for at, ins in enumerate(listing):
         op = ins.opname
-        if op in ("LOAD_ATTR", "LOAD_METHOD") and len(chain) < _MAX_CHAIN:
+        if op in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM") and len(chain) < _MAX_CHAIN:
             if root is not None and ins.is_jump_target:
                 # It may be read of what another branch has loaded.
                 out.append((root, chain))
                 root = None
             if root is None:
                 root, chain = ANY, ()
-            chain = (*chain, ins.argval)
+            if op == "IMPORT_FROM":
+                # It leaves the module on the stack.
+                module, root, chain = (root, chain), root, (*chain, ins.argval)
+            else:
+                chain = (*chain, ins.argval)
             continue
         if root is not None:
             out.append((root, chain))
@@ -66,8 +75,15 @@ def reads(code) -> Reads:
             writes.append((("global", ins.argval), (None,)))
         elif op == "STORE_ATTR":
             writes.append((root or ANY, (*chain, ins.argval) if root else (ins.argval,)))
+        elif op == "MATCH_CLASS":
+            out.extend((ANY, (name,)) for name in listing[at - 1].argval)
+            unnamed = unnamed or bool(ins.arg)
         elif op == "LOAD_SUPER_ATTR":
             out.append((ANY, (ins.argval,)))
+        if module is not None and op.startswith("STORE_") and listing[at + 1].opname == "IMPORT_FROM":
+            root, chain = module
+            continue
+        module = None
         root, chain = _loaded(ins), ()
         if root in (("global", "getattr"), ("global", "hasattr")):
             by_name += 1
@@ -91,7 +107,7 @@ def reads(code) -> Reads:
     given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
     loose = [chain for root, chain in out if chain and _is_loose(root, given, code)]
     loose += [chain for other in inner for chain in other.loose]
-    return Reads(tuple(out), tuple(writes), tuple(dict.fromkeys(loose)), by_name == named)
+    return Reads(tuple(out), tuple(writes), tuple(dict.fromkeys(loose)), by_name == named, unnamed, handles)
 
 
 def _loaded(ins):
@@ -101,6 +117,8 @@ def _loaded(ins):
         return ("global", ins.argval)
     if op in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
         return ("cell", ins.argval)
+    if op == "IMPORT_NAME":
+        return ("import", ins.argval)
     if op.startswith("LOAD_FAST") or op.startswith("STORE_FAST_LOAD_FAST"):
         # Superinstructions of newer interpreters load two; what is loaded last is what an attribute is read of.
         return ("local", ins.argval[-1] if isinstance(ins.argval, tuple) else ins.argval)

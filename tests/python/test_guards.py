@@ -317,7 +317,8 @@ def context_variable():
 
 @case
 def context_variable_of_objects():
-    var = contextvars.ContextVar("var", default=Box(v=2.0))
+    var = contextvars.ContextVar("var")
+    var.set(Box(v=2.0))
     return lambda x: x * var.get().v, setter(var.get(), v=5.0)
 
 
@@ -1184,8 +1185,7 @@ def generator_of_the_user():
     objs = [Box(v=2.0), Box(v=3.0)]
 
     def each():
-        for o in objs:
-            yield o
+        yield from objs
 
     return lambda x: sum(x * o.v for o in each()), setter(objs[0], v=5.0)
 
@@ -1435,6 +1435,641 @@ def numpy_array_too_large():
     return lambda x: x * float(a[150_000]), lambda: a.__setitem__(150_000, 5.0)
 
 
+# Modules of torsh.nn and their settings.
+
+
+@case
+def layer_added_to_a_list():
+    layers = nn.ModuleList([nn.Flatten(0)])
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            return x * 2.0
+
+    def f(x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    return f, lambda: layers.append(Twice())
+
+
+@case
+def layer_added_to_a_sequence():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return x * 2.0
+
+    net = nn.Sequential(Twice())
+    return lambda x: net(x), lambda: net.append(Twice())
+
+
+@case
+def layer_added_to_a_dict():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return x * 2.0
+
+    net = nn.ModuleDict({"a": Twice()})
+    return lambda x: sum(m(x) for m in net.values()), lambda: net.update({"b": Twice()})
+
+
+@case
+def hook_of_a_module():
+    net = nn.Identity()
+    return lambda x: net(x), lambda: net.register_forward_hook(lambda m, a, y: y * 5.0)
+
+
+@case
+def closure_of_a_hook():
+    net = nn.Identity()
+    k = 2.0
+    net.register_forward_hook(lambda m, a, y: y * k)
+
+    def change():
+        nonlocal k
+        k = 5.0
+
+    return lambda x: net(x), change
+
+
+@case
+def parameter_added_to_a_module():
+    net = nn.Linear(1, 1)
+    return lambda x: x * len(list(net.parameters())), lambda: net.register_parameter(
+        "more", nn.Parameter(torsh.ones(1))
+    )
+
+
+@case
+def list_of_a_module_in_a_list():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scales = [2.0]
+
+        def forward(self, x):
+            return x * self.scales[0]
+
+    nets = [Net()]
+    return lambda x: nets[0](x), lambda: nets[0].scales.__setitem__(0, 5.0)
+
+
+@case
+def setting_of_a_layer():
+    net = nn.LeakyReLU(0.5)
+    return lambda x: net(-x), setter(net, negative_slope=0.25)
+
+
+@case
+def module_that_counts_its_calls():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * self.calls
+
+    net = Net()
+    return lambda x: net(x), lambda: None
+
+
+@case
+def settings_of_an_optimizer():
+    w = torsh.ones(1, requires_grad=True)
+    opt = torsh.optim.SGD([w], lr=0.5, weight_decay=0.0)
+
+    def f(x):
+        opt.zero_grad()
+        (w * x).sum().backward()
+        opt.step()
+        return w.detach() * 1.0
+
+    def change():
+        opt.param_groups[0]["weight_decay"] = 0.5
+        opt.param_groups[0]["momentum"] = 0.5
+        opt.param_groups[0]["nesterov"] = True
+
+    return f, change
+
+
+@case
+def betas_of_an_optimizer():
+    w = torsh.ones(1, requires_grad=True)
+    opt = torsh.optim.Adam([w], lr=0.5)
+
+    def f(x):
+        opt.zero_grad()
+        (w * w * x).sum().backward()
+        opt.step()
+        return w.detach() * 1.0
+
+    def change():
+        opt.param_groups[0]["betas"] = (0.5, 0.6)
+
+    return f, change
+
+
+@case
+def parameters_added_to_an_optimizer():
+    w, v = torsh.ones(1, requires_grad=True), torsh.ones(1, requires_grad=True)
+    opt = torsh.optim.SGD([w], lr=0.5)
+
+    def f(x):
+        opt.zero_grad()
+        (w * v * x).sum().backward()
+        opt.step()
+        return w.detach() * v.detach()
+
+    return f, lambda: opt.add_param_group({"params": [v]})
+
+
+@case
+def schedule_inside_the_function():
+    w = torsh.ones(1, requires_grad=True)
+    opt = torsh.optim.SGD([w], lr=0.5)
+    schedule = torsh.optim.lr_scheduler.StepLR(opt, step_size=1, gamma=0.5)
+
+    def f(x):
+        opt.zero_grad()
+        (w * x).sum().backward()
+        opt.step()
+        schedule.step()
+        return w.detach() * 1.0
+
+    f.after = lambda: opt.param_groups[0]["lr"]
+    return f, lambda: None
+
+
+@case
+def replaced_state_of_an_optimizer():
+    w = torsh.ones(1, requires_grad=True)
+    opt = torsh.optim.SGD([w], lr=0.5, momentum=0.5)
+
+    def f(x):
+        opt.zero_grad()
+        (w * x).sum().backward()
+        opt.step()
+        return w.detach() * 1.0
+
+    def change():
+        opt.state[w]["momentum_buffer"] = torsh.full((1,), 100.0)
+
+    return f, change
+
+
+# More ways to a value.
+
+
+@case
+def pattern_by_position():
+    class Point:
+        __match_args__ = ("v", "w")
+
+        def __init__(self, v, w):
+            self.v, self.w = v, w
+
+    point = Point(2.0, 3.0)
+
+    def f(x):
+        match point:
+            case Point(a, b):
+                return x * a * b
+
+    return f, setter(point, w=5.0)
+
+
+@case
+def attribute_through_the_class():
+    class Thing:
+        v = 2.0
+
+    thing = Thing()
+    return lambda x: x * thing.__class__.v * type(thing).v, setter(Thing, v=5.0)
+
+
+@case
+def attribute_of_the_base_through_super():
+    class Base:
+        v = 2.0
+
+        def go(self):
+            return 3.0
+
+    class Thing(Base):
+        def go(self):
+            return super().go() * super().v
+
+    thing = Thing()
+    return lambda x: x * thing.go(), setter(Base, v=5.0)
+
+
+@case
+def method_of_the_base_through_super():
+    class Base:
+        def go(self):
+            return 3.0
+
+    class Thing(Base):
+        def go(self):
+            return super().go() * 2.0
+
+    thing = Thing()
+    return lambda x: x * thing.go(), setter(Base, go=lambda self: 5.0)
+
+
+@case
+def attribute_of_a_function_in_a_list():
+    def helper():
+        return 1.0
+
+    helper.k = 2.0
+    calls = [helper]
+    return lambda x: x * calls[0].k, setter(helper, k=5.0)
+
+
+@case
+def attribute_of_a_method():
+    class Thing:
+        def go(self):
+            return 1.0
+
+    Thing.go.k = 2.0
+    thing = Thing()
+    return lambda x: x * thing.go.k, setter(Thing.go, k=5.0)
+
+
+@case
+def contents_of_a_cell():
+    k = [2.0]
+    box = Box(v=3.0)
+
+    def helper():
+        return k, box
+
+    read = helper
+    return lambda x: x * read.__closure__[1].cell_contents[0] * read.__closure__[0].cell_contents.v, setter(box, v=5.0)
+
+
+@case
+def python_module_imported_in_the_function():
+    module = types.ModuleType("torsh_test_module")
+    module.v, module.w = 2.0, Box(k=3.0)
+    sys.modules["torsh_test_module"] = module
+
+    def f(x):
+        import torsh_test_module
+
+        return x * torsh_test_module.v
+
+    return f, setter(module, v=5.0)
+
+
+@case
+def names_imported_in_the_function():
+    module = types.ModuleType("torsh_test_module")
+    module.u, module.v, module.w = 1.0, 2.0, Box(k=3.0)
+    sys.modules["torsh_test_module"] = module
+
+    def f(x):
+        from torsh_test_module import u, v, w
+
+        return x * u * v * w.k
+
+    def change():
+        module.v, module.w = 5.0, Box(k=7.0)
+
+    return f, change
+
+
+@case
+def python_module_of_the_table_of_modules():
+    module = types.ModuleType("torsh_test_module")
+    module.v = 2.0
+    sys.modules["torsh_test_module"] = module
+    return lambda x: x * sys.modules["torsh_test_module"].v, setter(module, v=5.0)
+
+
+@case
+def value_of_the_thread():
+    import threading
+
+    local = threading.local()
+    local.v = 2.0
+    return lambda x: x * local.v, setter(local, v=5.0)
+
+
+@case
+def ctypes_structure():
+    import ctypes
+
+    class Pair(ctypes.Structure):
+        _fields_ = [("a", ctypes.c_int), ("b", ctypes.c_int)]
+
+    pair, number = Pair(2, 3), ctypes.c_double(2.0)
+    return lambda x: x * pair.a * number.value, setter(pair, a=5)
+
+
+@case
+def replaced_dict_of_an_object():
+    box = Box(v=2.0)
+    return lambda x: x * box.v, setter(box, __dict__={"v": 5.0})
+
+
+@case
+def pattern_of_a_match():
+    box = Box(v=2.0, w=[3.0])
+
+    def f(x):
+        match box:
+            case Box(v=2.0, w=[w]):
+                return x * w
+            case Box(v=v):
+                return x * v
+
+    return f, setter(box, v=5.0)
+
+
+@case
+def unpacked_dict():
+    cfg = {"k": 2.0, "o": Box(v=3.0)}
+
+    def helper(x, k, o):
+        return x * k * o.v
+
+    return lambda x: helper(x, **cfg), setter(cfg["o"], v=5.0)
+
+
+@case
+def sorted_by_an_attribute():
+    objs = [Box(n=1, v=2.0), Box(n=2, v=3.0)]
+    return lambda x: x * sorted(objs, key=lambda o: o.n)[0].v, setter(objs[0], n=3)
+
+
+@case
+def sorted_by_a_getter():
+    objs = [Box(n=1, v=2.0), Box(n=2, v=3.0)]
+    return lambda x: x * sorted(objs, key=operator.attrgetter("n"))[0].v, setter(objs[0], n=3)
+
+
+@case
+def linked_list():
+    head = None
+    for v in (2.0, 3.0, 4.0):
+        head = Box(v=v, next=head)
+
+    def f(x):
+        at = head
+        while at is not None:
+            x = x * at.v
+            at = at.next
+        return x
+
+    return f, setter(head.next.next, v=5.0)
+
+
+@case
+def tree():
+    def leaf(v):
+        return Box(v=v, kids=[])
+
+    root = Box(v=1.0, kids=[Box(v=2.0, kids=[leaf(3.0)]), leaf(4.0)])
+
+    def total(node):
+        return node.v + sum(total(k) for k in node.kids)
+
+    return lambda x: x * total(root), setter(root.kids[0].kids[0], v=5.0)
+
+
+@case
+def text_of_an_object():
+    @dataclasses.dataclass
+    class Config:
+        v: int = 2
+
+    cfg = Config()
+    return lambda x: x * len(f"{cfg}"), setter(cfg, v=50)
+
+
+@case
+def copied_object():
+    import copy
+
+    objs = [Box(v=2.0)]
+    return lambda x: x * copy.copy(objs[0]).v * copy.deepcopy(objs)[0].v, setter(objs[0], v=5.0)
+
+
+@case
+def replaced_dataclass():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        v: float = 2.0
+        w: float = 3.0
+
+    box = Box(cfg=Config())
+    return lambda x: x * dataclasses.replace(box.cfg, w=1.0).v, setter(box, cfg=Config(5.0))
+
+
+@case
+def class_decorator_and_class_call():
+    class Scale:
+        def __init__(self, fn):
+            self.fn, self.k = fn, 2.0
+
+        def __call__(self, x):
+            return self.fn(x) * self.k
+
+    @Scale
+    def helper(x):
+        return x
+
+    return lambda x: helper(x), setter(helper, k=5.0)
+
+
+@case
+def descriptor_of_the_user():
+    class Field:
+        def __init__(self):
+            self.values = {}
+
+        def __get__(self, obj, cls):
+            return self if obj is None else self.values[id(obj)]
+
+        def __set__(self, obj, value):
+            self.values[id(obj)] = value
+
+    class Thing:
+        v = Field()
+
+    thing = Thing()
+    thing.v = 2.0
+    return lambda x: x * thing.v, setter(thing, v=5.0)
+
+
+@case
+def lookup_of_the_user():
+    class Thing:
+        def __init__(self):
+            self.v = 2.0
+
+        def __getattribute__(self, name):
+            return object.__getattribute__(self, name)
+
+    thing = Thing()
+    return lambda x: x * thing.v, setter(thing, v=5.0)
+
+
+@case
+def metaclass_attribute():
+    class Meta(type):
+        v = 2.0
+
+    class Thing(metaclass=Meta):
+        pass
+
+    return lambda x: x * Thing.v, setter(Meta, v=5.0)
+
+
+@case
+def attribute_of_a_class_in_a_dict():
+    class Thing:
+        v = 2.0
+
+    kinds = {"t": Thing}
+    return lambda x: x * kinds["t"].v, setter(Thing, v=5.0)
+
+
+@case
+def attribute_of_an_object_of_a_class_in_a_dict():
+    class Thing:
+        v = 2.0
+
+    kinds = {"t": Thing}
+    return lambda x: x * kinds["t"]().v, setter(Thing, v=5.0)
+
+
+@case
+def default_factory():
+    k = 2.0
+
+    def make():
+        return k
+
+    def change():
+        nonlocal k
+        k = 5.0
+
+    return lambda x: x * collections.defaultdict(make)["a"], change
+
+
+@case
+def conditional_import_of_a_global():
+    holder = {"fn": lambda x: x * 2.0}
+
+    def f(x):
+        fn = holder.get("fn") or (lambda y: y)
+        return fn(x)
+
+    return f, lambda: holder.pop("fn")
+
+
+@case
+def annotations_of_a_class():
+    class Thing:
+        v: int = 0
+
+    thing = Thing()
+    return lambda x: x * len(thing.__annotations__), lambda: Thing.__annotations__.update(w=int)
+
+
+@case
+def pickled_object():
+    import pickle
+
+    box = Pickled(2.0)
+    return lambda x: x * pickle.loads(pickle.dumps(box)).v, setter(box, v=5.0)  # noqa: S301
+
+
+class Pickled:
+    def __init__(self, v):
+        self.v = v
+
+
+@lazily
+def clock():
+    return lambda x: x * (time.time() * 0.0 + 1.0), lambda: None
+
+
+@lazily
+def file_on_disk():
+    import tempfile
+
+    handle = tempfile.NamedTemporaryFile("w+", suffix=".txt")
+    handle.write("2")
+    handle.flush()
+
+    def change():
+        handle.seek(0)
+        handle.write("5")
+        handle.flush()
+
+    def f(x):
+        with open(handle.name) as file:
+            return x * float(file.read())
+
+    return f, change
+
+
+@lazily
+def directory_on_disk(tmp=[]):  # noqa: B006
+    import tempfile
+
+    folder = tempfile.TemporaryDirectory()
+    return lambda x: x * len(os.listdir(folder.name)), lambda: open(f"{folder.name}/new", "w").close()
+
+
+@lazily
+def uuid():
+    import uuid
+
+    return lambda x: x * float(uuid.uuid4().int > 0), lambda: None
+
+
+@lazily
+def array_of_another_library():
+    class Foreign:
+        def __init__(self):
+            self.data = [2.0]
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array(self.data)
+
+    a = Foreign()
+    return lambda x: x * float(np.asarray(a)[0]), lambda: a.data.__setitem__(0, 5.0)
+
+
+@case
+def reading_an_iterator_made_here():
+    items = [2.0, 3.0]
+
+    class Loader:
+        def __init__(self, items):
+            self.it = iter(items)
+
+        def take(self):
+            return next(self.it)
+
+    def helper(it):
+        return next(it)
+
+    def f(x):
+        return x * Loader(items).take() * helper(iter(items)) * next(v for v in items)
+
+    return f, lambda: items.__setitem__(0, 5.0)
+
+
 def build(make):
     random.seed(1)
     np.random.seed(1)
@@ -1452,6 +2087,7 @@ def globals_restored():
         del globals()[name]
     for name in set(os.environ) - set(environment):
         del os.environ[name]
+    sys.modules.pop("torsh_test_module", None)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
