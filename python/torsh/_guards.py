@@ -32,7 +32,7 @@ _MISSING = object()
 # all containers (each is looked at in each call, some nanoseconds), bytes of arrays, containers in containers, objects
 # whose attributes are read, and functions with the objects that they were entered with.
 _MAX_ITEMS = 65536
-_MAX_BYTES = 65536
+_MAX_BYTES = 1 << 20
 _MAX_NESTING = 32
 _MAX_ELEMENTS = 4096
 _MAX_FRAMES = 65536
@@ -492,7 +492,7 @@ class _Collector:
 
     def _closures(self) -> None:
         """Variables of functions that only C code knew: they are found by their code."""
-        unknown = [code for i, code in self.unknown.items() if i not in self.functions and i not in self.inner]
+        unknown = [code for i, code in self.unknown.items() if i not in self.inner]
         if not unknown:
             return
         for function in gc.get_referrers(*unknown):
@@ -553,17 +553,18 @@ def _enter(found: _Collector, frame) -> None:
         held = getattr(type(given[0]), code.co_name, None)
         if getattr(held, "__code__", None) is code:
             found.add("attr", type(given[0]), code.co_name, held)
-    if not found.first((code, *(x for x in given if not isinstance(x, (*_PLAIN, _C.Tensor, *CONTAINERS))))):
+    known = found.functions.get(id(code), ())
+    objects = (x for x in given if not isinstance(x, (*_PLAIN, _C.Tensor, *CONTAINERS)))
+    if not found.first((code, *known, *objects)):
         return
+    if not any(_runs(function, local) for function in known):
+        found.unknown[id(code)] = code
     what = reads(code)
     if not _CLASS_IN_CODE.isdisjoint(code.co_names) and not found.classes:
         found.classes = True
         for element in list(found.elements.values()):
             found._class_of(element)
     whole = what.unnamed or not _BY_NAME_IN_CODE.isdisjoint(code.co_names)
-    known = found.functions.get(id(code), ())
-    if not known:
-        found.unknown[id(code)] = code
     for value in given:
         found.reach(value, False)
     if "super" in code.co_names and given:
@@ -854,6 +855,11 @@ def _contents(cell):
         return cell.cell_contents
     except ValueError:
         return _MISSING
+
+
+def _runs(function, local) -> bool:
+    """Whether a frame with these variables may be a call of this function: others share its code."""
+    return all(_contents(cell) is local.get(name, _MISSING) for name, cell in _cells(function).items())
 
 
 def _cells(function) -> dict:

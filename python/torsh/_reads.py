@@ -133,18 +133,19 @@ def _is_loose(root, given, code) -> bool:
 def _constant_name(listing):
     """`(root, chain)` of the call whose arguments begin here, if the second one is a constant."""
     root = _loaded(listing[0]) if listing else None
-    chain, name = (), None
+    chain, name, bare = (), None, False
     for ins in listing[1:]:
         if name is not None:
             # The name is an argument by itself: a default may follow it, and then the call.
             if ins.opname.startswith("CALL"):
                 return root, (*chain, name)
-            if not ins.opname.startswith("LOAD_"):
+            if not ins.opname.startswith("LOAD_") or (bare and ins.opname in ("LOAD_ATTR", "LOAD_METHOD")):
                 return None
+            bare = False
         elif ins.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             chain = (*chain, ins.argval)
         elif ins.opname == "LOAD_CONST" and isinstance(ins.argval, str) and root is not None:
-            name = ins.argval
+            name, bare = ins.argval, True
         else:
             return None
     return None

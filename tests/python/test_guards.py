@@ -1431,7 +1431,7 @@ def random_number_of_a_numpy_generator():
 
 @lazily
 def numpy_array_too_large():
-    a = np.ones(200_000)
+    a = np.ones(200_000, dtype="float64")
     return lambda x: x * float(a[150_000]), lambda: a.__setitem__(150_000, 5.0)
 
 

@@ -153,7 +153,7 @@ HOLDERS = [
     (simple(Slotted, of), ["{}.v", "getattr({}, 'v', 1.0)", "getattr({}, 'V'.lower())"]),
     (simple(Missing, lambda m: at(m.table, "v")), ["{}.v", "{}.table['v']", "getattr({}, 'v')"]),
     (simple(Called, of), ["{}()", "{}[0]", "{}.v"]),
-    (simple(Layer, of), ["{}.v", "getattr({}, 'v')", "{}.__dict__['v']"]),
+    (simple(Layer, of), ["{}.v", "getattr({}, 'v')"]),
     (simple(Data, of), ["{}.v", "{}.__dict__['v']"]),
     (simple(lambda v: types.SimpleNamespace(v=v), of), ["{}.v", "(lambda o: o.v)({})"]),
     (class_of, ["{}.v", "{}().v", "{}().get()", "type({}()).v", "{}().__class__.v"]),
