@@ -181,7 +181,7 @@ class _Collector:
             return
         for name in named(value):
             self.also(tuple(name.split(".")))
-        if callable(value) and not _has_dict(value):
+        if isinstance(value, types.BuiltinFunctionType):
             return
         if _is_module(value):
             _module(self, value)
@@ -788,7 +788,7 @@ def _has(obj, name: str) -> bool:
         return _owner(obj, name) is not None or _owner(cls, name) is not None
     if name in _own(obj) or _owner(cls, name) is not None:
         return True
-    return _is_module(obj) or hasattr(cls, "__getattr__") or _user_lookup(obj) or not _has_dict(obj)
+    return _is_module(obj) or hasattr(cls, "__getattr__") or _user_lookup(obj) or (_foreign(cls) and hasattr(obj, name))
 
 
 def _has_dict(obj) -> bool:

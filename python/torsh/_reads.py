@@ -133,19 +133,20 @@ def _is_loose(root, given, code) -> bool:
 def _constant_name(listing):
     """`(root, chain)` of the call whose arguments begin here, if the second one is a constant."""
     root = _loaded(listing[0]) if listing else None
-    chain, name, bare = (), None, False
+    chain, name, given = (), None, 0
     for ins in listing[1:]:
+        attribute = ins.opname in ("LOAD_ATTR", "LOAD_METHOD")
         if name is not None:
             # The name is an argument by itself: a default may follow it, and then the call.
             if ins.opname.startswith("CALL"):
-                return root, (*chain, name)
-            if not ins.opname.startswith("LOAD_") or (bare and ins.opname in ("LOAD_ATTR", "LOAD_METHOD")):
+                return (root, (*chain, name)) if ins.arg == given else None
+            if not ins.opname.startswith("LOAD_") or (attribute and given == 2):
                 return None
-            bare = False
-        elif ins.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            given += not attribute
+        elif attribute:
             chain = (*chain, ins.argval)
         elif ins.opname == "LOAD_CONST" and isinstance(ins.argval, str) and root is not None:
-            name, bare = ins.argval, True
+            name, given = ins.argval, 2
         else:
             return None
     return None
