@@ -615,6 +615,9 @@ impl CompiledFunction {
         );
         let body = Body::Lazy(Break { reason, loc: entry.site.clone(), divided: false });
         self.keep(Arc::new(Entry { body, guards: Guards::none(), ..entry }));
+        if torsh_ir::env::log().notes {
+            torsh_ir::env::say(&text);
+        }
         if self.warned.swap(true, Ordering::Relaxed) {
             return Ok(());
         }

@@ -73,7 +73,8 @@ class Attributes:
         except AttributeError:
             self.add("no attr", obj, name)
             return MISSING
-        if isinstance(value, (types.MethodType, types.BuiltinMethodType)):
+        if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and getattr(obj, name) is not value:
+            # It is bound anew at each look.
             return MISSING
         self.add("attr", obj, name, value)
         return value

@@ -76,7 +76,10 @@ def may_have(obj, name: str) -> bool:
         return owner_of(obj, name) is not None or owner_of(cls, name) is not None
     if name in own_dict(obj) or owner_of(cls, name) is not None:
         return True
-    return is_module(obj) or hasattr(cls, "__getattr__") or user_lookup(obj) or (foreign(cls) and hasattr(obj, name))
+    getter = owner_of(cls, "__getattr__")
+    if is_module(obj) and getter is not None and foreign(getter):
+        return any(name in own_dict(obj).get(table, ()) for table in ("_parameters", "_buffers", "_modules"))
+    return getter is not None or user_lookup(obj) or (foreign(cls) and hasattr(obj, name))
 
 
 def has_dict(obj) -> bool:
