@@ -163,6 +163,17 @@ class Attributes:
         if not foreign(type(obj)):
             self._classes(obj, type(obj))
 
+    def whole_elements(self, deep: bool) -> None:
+        """Guards every attribute of the objects found so far; `deep`: and of those that this finds."""
+        done = 0
+        while done < len(self.elements):
+            found = list(self.elements.values())
+            for element in found[done:]:
+                self.whole(element)
+            done = len(found)
+            if not deep:
+                return
+
     def _classes(self, obj, cls) -> None:
         for base in cls.__mro__:
             if foreign(base):

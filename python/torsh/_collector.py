@@ -197,6 +197,8 @@ class Collector(Attributes):
             self.refuse(f"arrays of more than {_MAX_BYTES} bytes outside its arguments and tensors")
             return
         self.add("call", same, "", True)
+        if getattr(getattr(value, "dtype", None), "hasobject", False):
+            self.reach(value.tolist(), False)
 
     def argument(self, value, depth: int = 0) -> None:
         """What an argument holds beyond what its signature says, which has the items of lists, tuples and dicts."""

@@ -26,11 +26,11 @@ def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, na
     of optimizers, environment and context variables. Numbers and strings are compared by value and type, other objects
     by identity. A plain value that `fn` leaves in a variable or an attribute must be there already. What cannot be
     compared makes `fn` run without compilation, with a warning once and the reason in `explain()`: iterators that
-    outlive the call, the clock, random numbers of Python and NumPy, files and the system, arrays of other libraries,
-    larger containers.
+    outlive the call, the clock, random numbers of Python and NumPy, files, databases and the system, arrays of other
+    libraries, larger containers.
 
     Not looked at are: functions of torsh itself that are replaced; state that only C code sees (other than what is
-    named above: a `decimal` context, a database); `id`, `hash` and the text of objects that show their address; stack
+    named above: a `decimal` context); `id`, `hash` and the text of objects that show their address; stack
     frames; what a thread changes while `fn` is traced; attributes that `dis` does not show because C code reads them of
     an object that `fn` does not otherwise reach. Effects of `fn` on Python other than those above (messages, appending
     to a list that it does not read) happen when it is traced.

@@ -88,11 +88,12 @@ def _enter(found: Collector, frame) -> None:
         found.born[id(made)] = made
         if has_dict(made):
             found.born[id(own_dict(made))] = own_dict(made)
-    elif code.co_name.startswith("__") and given and not isinstance(given[0], type):
-        # A method that an operator has called.
-        held = getattr(type(given[0]), code.co_name, None)
+    if code.co_name.startswith("__") and given:
+        # A method that an operator or a class has called.
+        cls = given[0] if isinstance(given[0], type) else type(given[0])
+        held = getattr(cls, code.co_name, None)
         if getattr(held, "__code__", None) is code:
-            found.add("attr", type(given[0]), code.co_name, held)
+            found.add("attr", cls, code.co_name, held)
     known = found.functions.get(id(code), ())
     objects = (x for x in given if not isinstance(x, (*PLAIN, _C.Tensor, *CONTAINERS)))
     if not found.first((code, *known, *objects)):
@@ -112,15 +113,14 @@ def _enter(found: Collector, frame) -> None:
             found.reach(base)
     for function in known:
         found._defaults(function)
-    _follow(found, frame, what, known, local, whole)
+    _follow(found, frame, what, known, local, whole or what.passed)
     if what.handles and not found.handles:
         found.handles = True
         found.queue.extend((element, chain) for element in found.elements.values() for chain in found.loose)
     for chain in what.loose:
         found.also(chain)
-    if whole:
-        for element in list(found.elements.values()):
-            found.whole(element)
+    if whole or what.passed:
+        found.whole_elements(what.passed)
     found.settle()
 
 
@@ -263,6 +263,8 @@ def _unknowable(function, owner) -> str | None:
     kind = type(owner)
     if kind.__module__ == "_io" and name.startswith("read"):
         return f"input ({kind.__name__}.{name})"
+    if kind.__module__ == "sqlite3":
+        return "a database"
     if isinstance(owner, type) and owner.__module__ == "datetime" and name in ("now", "utcnow", "today"):
         return f"the clock (datetime.{name})"
     generator = getattr(sys.modules.get("_random"), "Random", None)

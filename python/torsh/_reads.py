@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
 from typing import NamedTuple
 
@@ -21,13 +22,15 @@ class Reads(NamedTuple):
     """`chains` and `writes` are `(root, attributes)` with root `(kind, name)`; the last attribute of a write is what
     is set, and `None` where the root is. `loose` are the attributes read of values that no root leads to. `constant`:
     every getattr and hasattr has a constant name, and is among the chains. `unnamed`: a pattern reads attributes that
-    only the class of its subject names. `handles`: errors are caught."""
+    only the class of its subject names. `passed`: getattr or its like is handed to a function, which may read anything.
+    `handles`: errors are caught."""
 
     chains: tuple
     writes: tuple
     loose: tuple
     constant: bool
     unnamed: bool
+    passed: bool
     handles: bool
 
 
@@ -43,7 +46,7 @@ def reads(code) -> Reads:
     stored: set = set()
     by_name, named = 0, 0
     root, chain, module = None, (), None
-    unnamed = False
+    unnamed = passed = False
     handles = any(ins.opname in ("PUSH_EXC_INFO", "SETUP_FINALLY") for ins in dis.get_instructions(code))
     listing = [ins for ins in dis.get_instructions(code) if ins.opname not in _NOISE]
     for at, ins in enumerate(listing):
@@ -85,7 +88,11 @@ def reads(code) -> Reads:
             continue
         module = None
         root, chain = _loaded(ins), ()
-        if root in (("global", "getattr"), ("global", "hasattr")):
+        if root is not None and root[0] == "global" and root[1] in ("getattr", "hasattr", "vars"):
+            # What is called stands above a null.
+            passed = passed or (ins.opname == "LOAD_GLOBAL" and sys.version_info >= (3, 11) and not ins.arg & 1)
+            if root[1] == "vars":
+                continue
             by_name += 1
             found = _constant_name(listing[at + 1 : at + 9 + _MAX_CHAIN])
             if found is not None:
@@ -107,7 +114,7 @@ def reads(code) -> Reads:
     given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
     loose = [chain for root, chain in out if chain and _is_loose(root, given, code)]
     loose += [chain for other in inner for chain in other.loose]
-    return Reads(tuple(out), tuple(writes), tuple(dict.fromkeys(loose)), by_name == named, unnamed, handles)
+    return Reads(tuple(out), tuple(writes), tuple(dict.fromkeys(loose)), by_name == named, unnamed, passed, handles)
 
 
 def _loaded(ins):
