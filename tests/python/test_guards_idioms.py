@@ -5,12 +5,18 @@ Each case changes one thing between calls, and the compiled function must give w
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import operator
+import time
 
 import numpy as np
 import pytest
 from guard_cases import Box, Cases, setter
+
+import torsh
+from torsh import nn
 
 CASES = Cases()
 case, lazily = CASES.case, CASES.lazily
@@ -374,8 +380,6 @@ def test_a_changed_value_is_seen(name):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_object_that_fails_when_it_is_looked_at_is_left_to_plain_python():
-    import torsh
-
     class Odd:
         @property
         def __class__(self):
@@ -392,13 +396,107 @@ def test_an_object_that_fails_when_it_is_looked_at_is_left_to_plain_python():
 
 
 def test_the_reason_names_the_line():
-    import time
-
-    import torsh
-
     g = torsh.compile(lambda x: x * time.time())
     with pytest.warns(UserWarning, match=r"the clock \(time.time\) at .*test_guards_idioms.py:\d+, which cannot"):
         g(torsh.ones(1))
     h = torsh.compile(lambda x: x * time.time(), fullgraph=True)
     with pytest.raises(torsh.TraceError, match="the clock"):
         h(torsh.ones(1))
+
+
+class Result:
+    def __init__(self, y):
+        self.y, self.parts, self.count = y, [], 0
+
+
+class Trainer:
+    """What a training loop keeps beside the step: none of it is read by the step."""
+
+    def __init__(self):
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.Linear(4, 2))
+        self.opt = torsh.optim.AdamW(self.net.parameters(), lr=1e-3)
+        self.schedule = torsh.optim.lr_scheduler.StepLR(self.opt, 1, 0.9)
+        self.history, self.epoch = [], 0
+
+    def loss(self, y):
+        return (y * y).mean()
+
+    def step(self, x):
+        self.opt.zero_grad()
+        loss = self.loss(self.net(x))
+        loss.backward()
+        self.opt.step()
+        return loss
+
+    def after(self, _):
+        self.history.append(self.epoch)
+        self.epoch += 1
+        self.schedule.step()
+
+
+def _made_here(x):
+    made, table = Result(x * 2), {}
+    made.count += 1
+    made.parts.append(made.y + made.count)
+    table["k"] = made.parts[0]
+    return table["k"] + sum(made.parts)
+
+
+def _returned(x):
+    made = Result(x * 2)
+    made.parts.append(made.y + 1)
+    return made.parts, {"k": made.y}
+
+
+def _change_what_was_returned(out):
+    out[0].append(3)
+    out[1]["q"] = 1
+
+
+@contextlib.contextmanager
+def _scope(k):
+    yield k
+
+
+def _in_a_scope(x):
+    with torsh.no_grad(), _scope(2.0) as k:
+        return x * k
+
+
+def _logged(x):
+    logging.getLogger("torsh test").debug("shape %s", x.shape)
+    return x * 2
+
+
+def _imported_here(x):
+    import math
+
+    return x * math.sqrt(2.0) * math.pi
+
+
+def _trainer():
+    trainer = Trainer()
+    return trainer.step, trainer.after
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _trainer,
+        lambda: (_made_here, None),
+        lambda: (_returned, _change_what_was_returned),
+        lambda: (_in_a_scope, None),
+        lambda: (_logged, None),
+        lambda: (_imported_here, None),
+    ],
+)
+def test_what_a_function_makes_or_does_not_read_breaks_no_guard(make):
+    step, after = make()
+    g = torsh.compile(step)
+    for _ in range(6):
+        out = g(torsh.ones(2, 4))
+        if after is not None:
+            after(out)
+    # A trainer's first step finds no gradients, a logger's first message fills its cache.
+    assert g.cache_info()["misses"] <= 2, str(g.explain())
+    assert not any(p["graph_break"] for p in g.explain()["programs"])
