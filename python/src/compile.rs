@@ -596,7 +596,7 @@ impl CompiledFunction {
         let guards = Guards::parse(&found.get_item(1)?)?;
         let refused: Option<String> = found.get_item(2)?.extract()?;
         if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
-            let e = torsh_ir::Error::trace(format!("the function reads {what}, which cannot be checked at each call"));
+            let e = torsh_ir::Error::trace(format!("the function {what}"));
             return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
         }
         let mut leaves = Leaves::default();
@@ -607,12 +607,13 @@ impl CompiledFunction {
     // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
     fn run_lazily(&self, py: Python<'_>, entry: Arc<Entry>, what: &str) -> PyResult<()> {
         let Some(entry) = Arc::into_inner(entry) else { return Ok(()) };
-        let reason = format!("the function reads {what}, which cannot be checked at each call");
-        let text = format!(
-            "torsh.compile({}): {reason}; it runs without compilation. Pass what it needs as an argument, or keep it in \
-             tensors.",
-            self.name
-        );
+        let reason = format!("the function {what}");
+        let way_out = if what.starts_with("returns") {
+            "Return tensors in tuples, lists or dicts."
+        } else {
+            "Pass what it needs as an argument, or keep it in tensors."
+        };
+        let text = format!("torsh.compile({}): {reason}; it runs without compilation. {way_out}", self.name);
         let body = Body::Lazy(Break { reason, loc: entry.site.clone(), divided: false });
         self.keep(Arc::new(Entry { body, guards: Guards::none(), ..entry }));
         if torsh_ir::env::log().notes {

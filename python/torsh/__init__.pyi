@@ -313,7 +313,8 @@ def compile(fn: Any = None, *, fullgraph: _bool = False, dynamic: _bool | None =
     by identity. A plain value that `fn` leaves in a variable or an attribute must be there already. What cannot be
     compared makes `fn` run without compilation, with a warning once and the reason in `explain()`: iterators that
     outlive the call, the clock, random numbers of Python and NumPy, files, databases and the system, arrays of other
-    libraries, larger containers.
+    libraries, larger containers. So does a function that returns an object, a set or a function that it has made: a
+    program makes only tensors, and tuples, lists and dicts of them.
 
     Not looked at are: functions of torsh itself that are replaced; state that only C code sees (other than what is
     named above: a `decimal` context); `id`, `hash` and the text of objects that show their address; stack

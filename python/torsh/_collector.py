@@ -277,9 +277,9 @@ class Collector(Attributes):
         before = -1
         while len(self.guards) + len(self.doubtful) != before:
             before = len(self.guards) + len(self.doubtful)
-            ours = Counter(id(_subject(guard)) for guard in self.guards + self.doubtful)
-            self.guards = [guard for guard in self.guards if _references(guard) > ours[id(_subject(guard))]]
-            self.doubtful = [guard for guard in self.doubtful if _references(guard) > ours[id(_subject(guard))]]
+            ours = Counter(id(subject_of(guard)) for guard in self.guards + self.doubtful)
+            self.guards = [guard for guard in self.guards if _references(guard) > ours[id(subject_of(guard))]]
+            self.doubtful = [guard for guard in self.doubtful if _references(guard) > ours[id(subject_of(guard))]]
         if self.doubtful:
             self.refuse(self.doubtful[0][2])
         return self.guards, self.refused
@@ -326,15 +326,15 @@ class Collector(Attributes):
             self.reach(function.__kwdefaults__)
 
 
-def _subject(guard):
+def subject_of(guard):
     """The object that a guard looks at."""
     return guard[1].value if isinstance(guard[1], Look) else guard[1]
 
 
 def _references(guard) -> int:
     """References to the object of a guard, but for those that looking at it makes."""
-    subject = _subject(guard)
-    return sys.getrefcount(subject) - _LOOKING
+    value = subject_of(guard)
+    return sys.getrefcount(value) - _LOOKING
 
 
 _LOOKING = 0

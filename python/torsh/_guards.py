@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from torsh import _C
-from torsh._collector import Collector, of_optimizer
+from torsh._collector import Collector, of_optimizer, subject_of
 from torsh._containers import CONTAINERS
 from torsh._objects import (
     PLAIN,
@@ -30,6 +31,7 @@ from torsh._objects import (
     skipped,
 )
 from torsh._reads import reads
+from torsh._results import made_anew
 
 __all__ = ["run_traced"]
 
@@ -42,7 +44,7 @@ _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 
 
 def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str | None]:
-    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard, and why that is not all."""
+    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard, and why a program will not do."""
     found = Collector(fn)
     found.careful(lambda: [found.argument(value) for value in (*args, *kwargs.values())])
     previous = sys.getprofile()
@@ -64,7 +66,13 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
         result = fn(*args, **kwargs)
     finally:
         sys.setprofile(previous)
-    return result, *found.finish()
+    guards, why = found.finish()
+    if why is not None:
+        return result, guards, f"reads {why}, which cannot be checked at each call"
+    box = [result]
+    del result
+    made = made_anew(box, Counter(id(subject_of(guard)) for guard in guards))
+    return box[0], guards, f"returns {made} that it makes, which a program cannot make anew" if made else None
 
 
 def _place(frame) -> str:
