@@ -42,6 +42,8 @@ class Collector(Attributes):
     """The guards so far, each fact once."""
 
     def __init__(self, fn) -> None:
+        # The function itself: a guard of its code would be the only one of many functions.
+        self.top = getattr(fn, "__func__", fn)
         self.guards: list = []
         self.seen: set = set()
         self.entered: dict = {}
@@ -317,7 +319,8 @@ class Collector(Attributes):
         self.settle()
 
     def _defaults(self, function) -> None:
-        self.add("attr", function, "__code__", function.__code__)
+        if function is not self.top:
+            self.add("attr", function, "__code__", function.__code__)
         if function.__defaults__:
             self.add("attr", function, "__defaults__", function.__defaults__)
             self.reach(function.__defaults__)
