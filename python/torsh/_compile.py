@@ -30,11 +30,11 @@ def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, na
     libraries, larger containers. So does a function that returns an object, a set or a function that it has made: a
     program makes only tensors, and tuples, lists and dicts of them.
 
-    Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself (`fn.__code__`); state
-    that only C code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects
-    that show their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of
-    an object that `fn` does not otherwise reach. Effects on Python that are none of the above (messages, an object
-    stored in an attribute) happen when `fn` is traced and not again.
+    Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
+    code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
+    their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
+    that `fn` does not otherwise reach. Effects on Python that are none of the above (messages, an object stored in an
+    attribute) happen when `fn` is traced and not again.
 
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.
