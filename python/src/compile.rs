@@ -408,9 +408,13 @@ impl CompiledFunction {
         if program.aliases(leaves) {
             return self.function.bind(py).call(args, kwargs);
         }
-        let mut captured: SmallVec<[f64; 8]> = known.unwrap_or_default().into();
-        for (dict, key, _) in floats.iter().filter(|_| known.is_none()) {
-            captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
+        let mut captured: SmallVec<[f64; 8]> = SmallVec::new();
+        if let Some(known) = known {
+            captured.extend_from_slice(known);
+        } else {
+            for (dict, key, _) in floats {
+                captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
+            }
         }
         let at_once = if program.cost_ns() < SHORT_NS {
             guarded(|| program.run_at_once(leaves, &captured)).or_raise()?

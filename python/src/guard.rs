@@ -171,10 +171,18 @@ impl Guards {
     /// The first fact that no longer holds.
     pub fn broken(&self, py: Python<'_>) -> Option<String> {
         let now = epoch();
-        let moved = self.checked.load(Ordering::Relaxed) != now;
-        let of_modules = if moved { &self.of_modules[..] } else { &[] };
-        if let Some(broken) = self.list.iter().chain(of_modules).find(|guard| !guard.holds(py)) {
-            return Some(broken.text(py));
+        for guard in &self.list {
+            if !guard.holds(py) {
+                return Some(guard.text(py));
+            }
+        }
+        if self.checked.load(Ordering::Relaxed) == now {
+            return None;
+        }
+        for guard in &self.of_modules {
+            if !guard.holds(py) {
+                return Some(guard.text(py));
+            }
         }
         self.checked.store(now, Ordering::Relaxed);
         None
