@@ -307,6 +307,22 @@ def compile(fn: Any = None, *, fullgraph: _bool = False, dynamic: _bool | None =
     not tensors or floats) traces `fn`; later calls go straight to machine code. Tensors that `fn` reaches without
     an argument are found in the trace and updated in place.
 
+    A program is used only while everything that `fn` read from Python is as it was; otherwise `fn` is traced again.
+    That goes for global and closure variables, defaults and code of functions, attributes of objects, classes and
+    modules however they are reached, the items of containers and arrays (up to 65536 items and 1 MiB in all), settings
+    of optimizers, environment and context variables. Numbers and strings are compared by value and type, other objects
+    by identity. A plain value that `fn` leaves in a variable or an attribute must be there already. What cannot be
+    compared makes `fn` run without compilation, with a warning once and the reason in `explain()`: iterators that
+    outlive the call, the clock, random numbers of Python and NumPy, files, databases and the system, arrays of other
+    libraries, larger containers. So does a function that returns an object, a set or a function that it has made: a
+    program makes only tensors, and tuples, lists and dicts of them.
+
+    Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
+    code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
+    their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
+    that `fn` does not otherwise reach. Effects on Python that are none of the above (messages, an object stored in an
+    attribute) happen when `fn` is traced and not again.
+
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.
         fullgraph: make a read of a tensor's value inside `fn` a `TraceError` instead of running `fn` piecewise.
