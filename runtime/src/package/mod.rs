@@ -30,11 +30,11 @@ mod archive;
 pub mod format;
 mod load;
 pub mod manifest;
-mod model;
+pub(crate) mod model;
 mod sign;
 mod value;
 mod weights;
-mod write;
+pub(crate) mod write;
 
 pub use load::{LoadOptions, Package};
 pub use manifest::Manifest;

@@ -126,7 +126,7 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
 }
 
 /// The types of a manifest whose entries are not known yet; all else is checked before anything is written.
-fn known(manifest: &Manifest) -> Result<Types> {
+pub(crate) fn known(manifest: &Manifest) -> Result<Types> {
     let mut probe = manifest.clone();
     probe.entries = [GRAPH, WEIGHTS]
         .into_iter()
