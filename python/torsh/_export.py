@@ -52,10 +52,10 @@ def export(
     The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
     `torsh.compile` does. The same function gives the same bytes.
 
-    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs no
-    Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler that
-    the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`, `license` nor
-    `sign`.
+    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
+    no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
+    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
+    `license` nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -74,8 +74,8 @@ def export(
         format: "torsh" (a package) or "c" (a library).
         weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package cannot hold and for want of a C compiler, TraceError where the function needs a tensor's value, OSError
-    for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")

@@ -38,7 +38,9 @@ def check(targets, weights, dynamic, include_grad, sign, metadata, license) -> s
     if weights not in ("inside", "file"):
         raise ValueError(f'export(format="c"): weights must be "inside" or "file", got {weights!r}')
     if dynamic:
-        raise ExportError('export(format="c"): sizes that vary (dynamic) are not supported; they are those of the example')
+        raise ExportError(
+            'export(format="c"): sizes that vary (dynamic) are not supported; they are those of the example'
+        )
     if include_grad:
         raise ExportError('export(format="c"): a library has no gradients; export the training step itself')
     for what, value in (("sign", sign), ("metadata", metadata), ("license", license)):
@@ -65,7 +67,16 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str)
         _run([*compiler, *FLAGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
         objects = [f"{name}.o", f"{name}_kernels.o"]
         _run([*archiver, "rcsD", f"lib{name}.a", *objects], work)
-        shared = ["-shared", "-Wl,--gc-sections", f"-Wl,-soname,lib{name}.so", "-o", f"lib{name}.so"]
+        # The compiler makes functions of several levels visible, whatever it is told.
+        (work / "names").write_text(f"{{ global: {name}_[a-z]*; local: *; }};\n")
+        shared = [
+            "-shared",
+            "-Wl,--gc-sections",
+            "-Wl,--version-script=names",
+            f"-Wl,-soname,lib{name}.so",
+            "-o",
+            f"lib{name}.so",
+        ]
         _run([*compiler, *shared, *objects, "-lm"], work)
         files = [f"{name}.h", f"lib{name}.a", f"lib{name}.so"]
         if made["weights"] is not None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -31,7 +32,9 @@ class Library:
         self.arena_bytes = self.call("arena_bytes", result=ctypes.c_size_t)
         given = [] if weights is None else [weights.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(weights.nbytes)]
         memory = None if arena is None else arena.ctypes.data_as(ctypes.c_void_p)
-        self.status = self.call("init", self.context, memory, ctypes.c_size_t(0 if arena is None else arena.nbytes), *given)
+        self.status = self.call(
+            "init", self.context, memory, ctypes.c_size_t(0 if arena is None else arena.nbytes), *given
+        )
 
     def call(self, what, *args, result=ctypes.c_int):
         f = getattr(self.lib, f"{self.name}_{what}")
@@ -47,7 +50,9 @@ class Library:
         out = np.empty_like(like)
         at = self.call("state_find", name.encode())
         assert at >= 0, name
-        status = self.call("state_read", self.context, at, out.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(out.nbytes))
+        status = self.call(
+            "state_read", self.context, at, out.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(out.nbytes)
+        )
         assert status == 0
         return out
 
@@ -63,6 +68,7 @@ def array(x):
     if isinstance(x, float):
         return np.array(x)
     # numpy has no bfloat16: its bits.
+    x = x.detach()
     return x.view(torsh.int16).numpy() if x.dtype == torsh.bfloat16 else np.ascontiguousarray(x.numpy())
 
 
@@ -142,13 +148,22 @@ def test_casts_saturate(tmp_path):
 @pytest.mark.parametrize("shape", [(4, 16), (3, 700), (1, 5000)])
 def test_rows(tmp_path, shape):
     def f(x, w):
-        return F.layer_norm(x, (shape[1],), w), torsh.softmax(x, -1), x.sum(), x.var(0), torsh.logsumexp(x, 1), x.mean(1)
+        return (
+            F.layer_norm(x, (shape[1],), w),
+            torsh.softmax(x, -1),
+            x.sum(),
+            x.var(0),
+            torsh.logsumexp(x, 1),
+            x.mean(1),
+        )
 
     compare(tmp_path, f, (rand(*shape), rand(shape[1], seed=1)))
 
 
 @needs_cc
-@pytest.mark.parametrize(("m", "k", "n"), [(1, 300, 70), (5, 7, 3), (64, 600, 33), (70, 1, 530), (9, 513, 1), (3, 0, 4)])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(1, 300, 70), (5, 7, 3), (64, 600, 33), (70, 1, 530), (9, 513, 1), (3, 0, 4)]
+)
 def test_products_have_the_same_bits(tmp_path, m, k, n):
     def f(a, b, c):
         return a @ b, a @ c.T, torsh.relu(b.T @ a.T)
@@ -306,7 +321,19 @@ def test_header_is_strict_c99(model_folder, compiler):
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
     (model_folder / "only.c").write_text('#include "model.h"\nint main(void) { return MODEL_OK; }\n')
-    sh(compiler, "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-c", "only.c", "-o", "only.o", cwd=model_folder)
+    sh(
+        compiler,
+        "-std=c99",
+        "-pedantic",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-c",
+        "only.c",
+        "-o",
+        "only.o",
+        cwd=model_folder,
+    )
 
 
 def test_program_with_the_archive_allocates_nothing_after_init(model_folder):
@@ -421,10 +448,52 @@ def test_weights_in_a_file(tmp_path):
     assert Library(tmp_path, "model", weights=weights[:-8]).status == ERRORS["weights"]
 
 
+@needs_cc
+def test_names_of_arguments_do_not_meet_those_of_the_source(tmp_path):
+    def f(a, m, w, t_m, context, memcpy, x_bytes, s0):
+        return (a @ m) + w, t_m * context + memcpy - x_bytes, s0[s0.long()]
+
+    small = [rand(3, 3, seed=s) for s in range(7)]
+    compare(tmp_path, f, (*small, torsh.tensor([1.0, 0.0])))
+
+
+@needs_cc
+def test_from_the_command_line(tmp_path, capsys):
+    from torsh import _cli
+
+    (tmp_path / "script.py").write_text(
+        "import torsh\nmodel = torsh.nn.Linear(2, 2)\nexample_args = (torsh.ones(1, 2),)\n"
+    )
+    output = tmp_path / "line"
+    assert (
+        _cli.main(["export", f"{tmp_path}/script.py:model", "-o", str(output), "--format", "c", "--weights", "file"])
+        == 0
+    )
+    assert {"line.h", "libline.a", "libline.so", "line.weights"} < set(os.listdir(tmp_path))
+    assert "bytes" in capsys.readouterr().out
+
+
+@needs_cc
+def test_gpt(tmp_path):
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../examples"))
+    try:
+        import nanogpt
+    finally:
+        sys.path.pop(0)
+    torsh.manual_seed(0)
+    model = nanogpt.GPT(65)
+    model.eval()
+    text = torsh.tensor(np.random.default_rng(0).integers(0, 65, (2, nanogpt.CONTEXT)))
+    compare(tmp_path, model, (text,), tolerance=2e-5)
+    # What is not weights is code.
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    assert (tmp_path / "libmodel.a").stat().st_size < weights + 100_000
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["2x", "a-b", "int", "", "ä"])
+@pytest.mark.parametrize("name", ["2x", "a-b", "int", "_x", "ä"])
 def test_names_must_be_identifiers(tmp_path, name):
     with pytest.raises(torsh.ExportError, match="identifier"):
         torsh.export(lambda x: x + 1, (rand(3),), f"{tmp_path}/{name}", format="c")

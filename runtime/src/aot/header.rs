@@ -7,7 +7,7 @@ use std::fmt::Write;
 use torsh_codegen::cpu::c::c_type;
 use torsh_ir::{DType, Result, Type};
 
-/// Words that are no names in C or C++.
+/// Words that are no names in C or C++, or that the source needs.
 const KEYWORDS: &[&str] = &[
     "alignas",
     "alignof",
@@ -71,6 +71,24 @@ const KEYWORDS: &[&str] = &[
     "typeof",
     "union",
     "unsigned",
+    "NULL",
+    "NAN",
+    "INFINITY",
+    "INT64_C",
+    "UINT64_MAX",
+    "INT64_MIN",
+    "memcpy",
+    "memmove",
+    "uintptr_t",
+    "int8_t",
+    "int16_t",
+    "int32_t",
+    "int64_t",
+    "uint8_t",
+    "uint16_t",
+    "uint32_t",
+    "uint64_t",
+    "size_t",
     "using",
     "virtual",
     "void",
@@ -98,10 +116,19 @@ pub(super) struct Names {
 }
 
 /// A name made of letters, digits and underscores that is none of those taken.
-fn unique(name: &str, taken: &mut HashSet<String>) -> String {
+fn unique(name: &str, library: &str, taken: &mut HashSet<String>) -> String {
     let mut word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    if !word.starts_with(|c: char| c.is_ascii_alphabetic()) {
+    // The source's own names begin with `t_` and the library's name.
+    let own = |w: &str| w.strip_prefix(library).is_some_and(|rest| rest.starts_with('_'));
+    let begins = |c: char| c.is_ascii_alphabetic();
+    if !word.starts_with(begins) || word.starts_with("t_") || word.starts_with("T_") || own(&word) {
         word.insert_str(0, "x_");
+    }
+    // Constants of a tensor end in these.
+    let lower = word.to_ascii_lowercase();
+    let dim = lower.rfind("_dim").is_some_and(|at| lower[at + 4..].chars().all(|c| c.is_ascii_digit()));
+    if dim || ["_dtype", "_rank", "_count", "_bytes"].iter().any(|end| lower.ends_with(end)) {
+        word.push_str("_x");
     }
     let mut found = word.clone();
     let mut n = 1;
@@ -125,11 +152,11 @@ impl Names {
             )));
         }
         let mut taken = HashSet::from(["context".to_string()]);
-        let mut all = |names: Vec<&String>| names.into_iter().map(|n| unique(n, &mut taken)).collect();
+        let mut all = |names: Vec<&String>| names.into_iter().map(|n| unique(n, library, &mut taken)).collect();
         let inputs = all(manifest.inputs.iter().map(|p| &p.name).collect());
         let outputs = all(manifest.outputs.iter().map(|p| &p.name).collect());
         let mut taken = HashSet::new();
-        let state = manifest.state.iter().map(|s| unique(&s.name, &mut taken)).collect();
+        let state = manifest.state.iter().map(|s| unique(&s.name, library, &mut taken)).collect();
         Ok(Names { library: library.to_string(), inputs, outputs, state })
     }
 
@@ -308,4 +335,25 @@ typedef struct {n}_context {{
         target = request.target.name(),
     );
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_identifiers() {
+        let mut taken = HashSet::from(["context".to_string()]);
+        let mut name = |n: &str| unique(n, "model", &mut taken);
+        assert_eq!(name("x.0.weight"), "x_0_weight");
+        assert_eq!(name("X_0.weight"), "X_0_weight_2");
+        assert_eq!(name("0.weight"), "x_0_weight_3");
+        assert_eq!(name("context"), "context_2");
+        assert_eq!(name("int"), "int_2");
+        assert_eq!(name("t_m"), "x_t_m");
+        assert_eq!(name("model_run"), "x_model_run");
+        assert_eq!(name("a_bytes"), "a_bytes_x");
+        assert_eq!(name("a_dim12"), "a_dim12_x");
+        assert_eq!(name("gr\u{f6}\u{df}e"), "gr__e");
+    }
 }

@@ -80,11 +80,11 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
     out.push_str(&w.functions(weights_at));
     let parameters: String = parameters(layout).iter().map(|p| format!(", {p}")).collect();
     line!(out, "int {n}_run({n}_context *context{parameters}) {{");
-    line!(out, "    unsigned char *m;\n    const unsigned char *w;");
+    line!(out, "    unsigned char *t_m;\n    const unsigned char *t_w;");
     line!(out, "    if (!context) return T_ERROR_NULL;");
     line!(out, "    if (context->check != T_CHECK(context)) return T_ERROR_CONTEXT;");
     out.push_str(&w.pointer_checks());
-    line!(out, "    m = context->memory;\n    w = context->weights;\n    (void)m;\n    (void)w;");
+    line!(out, "    t_m = context->memory;\n    t_w = context->weights;\n    (void)t_m;\n    (void)t_w;");
     out.push_str(&w.body);
     line!(out, "    return 0;\n}}");
     Ok(out)
@@ -103,22 +103,22 @@ impl Writer<'_> {
             Place::Input(n) | Place::Donated(n) => match slots.inputs.get(*n as usize) {
                 Some(Slot::Input(k)) => format!("(void *)(uintptr_t){}", layout.names.inputs[*k as usize]),
                 Some(Slot::State(s)) => match layout.state[*s as usize] {
-                    (Home::Context(offset), _) => format!("(void *)(m + {offset})"),
-                    (Home::Weights, offset) => format!("(void *)(uintptr_t)(w + {offset})"),
+                    (Home::Context(offset), _) => format!("(void *)(t_m + {offset})"),
+                    (Home::Weights, offset) => format!("(void *)(uintptr_t)(t_w + {offset})"),
                 },
                 Some(Slot::Output(_)) | None => return Err(Error::internal("an input that is none")),
             },
             Place::Output => match asked_for(slots, &layout.program, i) {
                 Some(o) => format!("(void *){}", layout.names.outputs[o as usize]),
-                None => format!("(void *)(m + {})", layout.offsets[i]),
+                None => format!("(void *)(t_m + {})", layout.offsets[i]),
             },
-            Place::Arena { offset } => format!("(void *)(m + {})", layout.arena + offset),
+            Place::Arena { offset } => format!("(void *)(t_m + {})", layout.arena + offset),
             Place::Const(_) => format!("(void *)(uintptr_t)({}data + {})", layout.names.internal(), layout.offsets[i]),
         })
     }
 
     fn scratch(&self) -> String {
-        format!("(void *)(m + {})", self.layout.scratch)
+        format!("(void *)(t_m + {})", self.layout.scratch)
     }
 
     fn uses(&mut self, part: Part) {
@@ -139,7 +139,7 @@ impl Writer<'_> {
                 let (rows, cols) = (kernel.rows, kernel.cols);
                 line!(
                     self.body,
-                    "    {{ void *const a[] = {{{args}}}; {inner}kernel{at}(a, 0, {rows}, 0, {cols}, {scratch}); }}"
+                    "    {{ void *const t_a[] = {{{args}}}; {inner}kernel{at}(t_a, 0, {rows}, 0, {cols}, {scratch}); }}"
                 );
                 Ok(())
             }
@@ -171,22 +171,22 @@ impl Writer<'_> {
             let turn = |x: &DotOperand| DotOperand { rows: x.cols.clone(), cols: x.rows.clone(), ..x.clone() };
             s = DotStep { m: 1, n: s.m, lhs: turn(&s.rhs), rhs: turn(&s.lhs), ..s };
         }
-        let batch = self.numbers(&format!("s{i}_batch"), s.batch.iter().map(|&b| b as i64));
+        let batch = self.numbers(&format!("t_s{i}_batch"), s.batch.iter().map(|&b| b as i64));
         let mut side = |name: &str, x: &DotOperand| {
             let digits = |d: &Digits| -> Vec<String> {
                 d.iter().map(|&(extent, stride)| format!("{{{extent}, {}}}", number(stride))).collect()
             };
-            let strides = self.numbers(&format!("s{i}_{name}_batch"), x.batch_strides.iter().copied());
-            let rows = self.table("t_digit", &format!("s{i}_{name}_rows"), &digits(&x.rows));
-            let cols = self.table("t_digit", &format!("s{i}_{name}_cols"), &digits(&x.cols));
+            let strides = self.numbers(&format!("t_s{i}_{name}_batch"), x.batch_strides.iter().copied());
+            let rows = self.table("t_digit", &format!("t_s{i}_{name}_rows"), &digits(&x.rows));
+            let cols = self.table("t_digit", &format!("t_s{i}_{name}_cols"), &digits(&x.cols));
             format!("{{{}, {strides}, {}, {}, {rows}, {cols}}}", number(x.offset), x.rows.len(), x.cols.len())
         };
         let (l, r) = (side("l", &s.lhs), side("r", &s.rhs));
         let sizes = format!("{}, {batch}, {}, {}, {}", s.batch.len(), s.m, s.n, s.k);
-        line!(self.tables, "static const t_product s{i} = {{{sizes}, {l}, {r}}};");
+        line!(self.tables, "static const t_product t_s{i} = {{{sizes}, {l}, {r}}};");
         let (l, r, out) = (self.at(s.lhs.buf)?, self.at(s.rhs.buf)?, self.at(s.out)?);
         let scratch = if dtype == torsh_ir::DType::F32 { format!(", {}", self.scratch()) } else { String::new() };
-        line!(self.body, "    t_product_{}(&s{i}, {l}, {r}, {out}{scratch});", dtype.short());
+        line!(self.body, "    t_product_{}(&t_s{i}, {l}, {r}, {out}{scratch});", dtype.short());
         Ok(())
     }
 
@@ -257,8 +257,8 @@ impl Writer<'_> {
                 index.rank()
             )));
         }
-        let dims = self.numbers(&format!("s{i}_dims"), index.shape.dims().iter().map(|&d| d as i64));
-        let strides = self.numbers(&format!("s{i}_strides"), other.shape.strides());
+        let dims = self.numbers(&format!("t_s{i}_dims"), index.shape.dims().iter().map(|&d| d as i64));
+        let strides = self.numbers(&format!("t_s{i}_strides"), other.shape.strides());
         let size = other.shape.dims().get(dim).copied().unwrap_or(0);
         Ok(format!("{}, {dims}, {strides}, {dim}, {size}, {}", index.rank(), index.numel()))
     }
@@ -268,10 +268,10 @@ impl Writer<'_> {
             return Err(refused("attention with dropout cannot be exported to C yet"));
         }
         self.uses(Part::Attention);
-        let batch = self.numbers(&format!("s{i}_batch"), a.batch.iter().map(|&b| b as i64));
+        let batch = self.numbers(&format!("t_s{i}_batch"), a.batch.iter().map(|&b| b as i64));
         let mut sides = Vec::new();
         for (n, side) in a.sides.iter().enumerate() {
-            let strides = self.numbers(&format!("s{i}_side{n}"), side.batch.iter().copied());
+            let strides = self.numbers(&format!("t_s{i}_side{n}"), side.batch.iter().copied());
             sides.push(format!("{{{}, {}, {}, {strides}}}", number(side.offset), number(side.row), number(side.col)));
         }
         let flags = [a.causal, a.mask, a.mask && types[3].dtype != torsh_ir::DType::Bool, a.safe, a.lse];
@@ -279,7 +279,7 @@ impl Writer<'_> {
         let scale = (a.scale.as_f64() as f32).to_bits();
         line!(
             self.tables,
-            "#define S{i}_SCALE t_float({scale:#010x}u)\nstatic const t_attention s{i} = {{{}, {batch}, {}, {}, {}, {}, {flags}, \
+            "#define T_S{i}_SCALE t_float({scale:#010x}u)\nstatic const t_attention t_s{i} = {{{}, {batch}, {}, {}, {}, {}, {flags}, \
              {{{}}}}};",
             a.batch.len(),
             a.queries,
@@ -290,7 +290,7 @@ impl Writer<'_> {
         );
         let mask = if a.mask { at[3].as_str() } else { "0" };
         let scratch = self.scratch();
-        Ok(format!("    t_attend(&s{i}, S{i}_SCALE, {}, {}, {}, {mask}, {to}, {scratch});", at[0], at[1], at[2]))
+        Ok(format!("    t_attend(&t_s{i}, T_S{i}_SCALE, {}, {}, {}, {mask}, {to}, {scratch});", at[0], at[1], at[2]))
     }
 
     /// Copies to outputs and state what is not there yet: outputs first, as they may be state from before.
@@ -329,7 +329,7 @@ impl Writer<'_> {
             }
             replaced.insert(Slot::State(s));
             if let (Home::Context(offset), _) = layout.state[s as usize] {
-                line!(self.body, "    memcpy(m + {offset}, {from}, {bytes});");
+                line!(self.body, "    memcpy(t_m + {offset}, {from}, {bytes});");
             }
         }
         Ok(())

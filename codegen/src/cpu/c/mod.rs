@@ -168,3 +168,16 @@ fn scan(op: ReduceOp, dtype: DType) -> Result<String> {
     };
     Ok(format!("T_SCAN({}_{}, {}, {acc}, {wide}, {back}, {e})\n", op.name(), dtype.short(), c_type(dtype)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_primitive_has_text() {
+        let text = source(&Prim::all(), &[], "x__").unwrap();
+        for prim in Prim::all() {
+            assert!(text.contains(&format!("(x__{},", prim.name())) || text.contains(&format!("(x__{})", prim.name())));
+        }
+    }
+}

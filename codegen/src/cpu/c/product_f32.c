@@ -54,6 +54,10 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
     int i;
     for (k = 0; k < depth; k++) rows[k] = t_at(s->rows, s->row_digits, k0 + k);
     for (j = 0; j < cols; j += T_PANEL, to += T_PANEL * depth) {
+        if (s->col_digits == 1 && s->cols[0].stride == 1 && j + T_PANEL <= cols) {
+            for (k = 0; k < depth; k++) memcpy(to + k * T_PANEL, r + rows[k] + j0 + j, T_PANEL * sizeof(float));
+            continue;
+        }
         for (i = 0; i < T_PANEL; i++) {
             const float *from;
             if (j + i >= cols) {
@@ -66,12 +70,32 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
     }
 }
 
+/* A product that is not worth packing: one piece of each sum. */
+#define T_SMALL 4096
+static T_CLONES void t_small_f32(const t_product *p, const float *l, const float *r, float *out) {
+    int64_t i, j, k, lhs[T_PIECE], rhs[T_PIECE];
+    for (k = 0; k < p->k; k++) {
+        lhs[k] = t_at(p->lhs.cols, p->lhs.col_digits, k);
+        rhs[k] = t_at(p->rhs.rows, p->rhs.row_digits, k);
+    }
+    for (i = 0; i < p->m; i++) {
+        const float *const a = l + t_at(p->lhs.rows, p->lhs.row_digits, i);
+        for (j = 0; j < p->n; j++) {
+            const float *const b = r + t_at(p->rhs.cols, p->rhs.col_digits, j);
+            float sum = 0.0f;
+            for (k = 0; k < p->k; k++) sum = fmaf(a[lhs[k]], b[rhs[k]], sum);
+            *out++ = sum;
+        }
+    }
+}
+
 /* `scratch` holds T_PIECE * (T_BLOCK + T_ROWS) numbers. */
 static void t_product_f32(const t_product *p, const float *l, const float *r, float *out, float *scratch) {
     const int64_t batches = t_batches(p);
     float *const right = scratch, *const left = scratch + T_PIECE * T_BLOCK;
     t_tile tile = t_tile_plain, row = t_row_plain;
     float sums[T_ROWS * T_PANEL];
+    const int small = p->k <= T_PIECE && p->m <= T_SMALL && p->n <= T_SMALL && p->m * p->n * p->k <= T_SMALL;
     int64_t batch, j0, k0, i, j, k, cols, depth, at[T_PIECE];
     int x, y, rows, wide;
 #if defined(__x86_64__)
@@ -86,6 +110,10 @@ static void t_product_f32(const t_product *p, const float *l, const float *r, fl
     }
     for (batch = 0; batch < batches; batch++, out += p->m * p->n) {
         const float *const lb = l + t_batch(p, &p->lhs, batch), *const rb = r + t_batch(p, &p->rhs, batch);
+        if (small) {
+            t_small_f32(p, lb, rb, out);
+            continue;
+        }
         /* Rows of the right operand that lie as a panel does, and are used by few tiles, are read where they are. */
         const int direct = p->m <= T_ROWS && p->rhs.col_digits == 1 && p->rhs.cols[0].stride == 1 && p->rhs.row_digits <= 1;
         for (j0 = 0; j0 < p->n; j0 += T_BLOCK) {
@@ -100,7 +128,7 @@ static void t_product_f32(const t_product *p, const float *l, const float *r, fl
                     for (x = 0; x < T_ROWS; x++) {
                         const float *const from = lb + (x < rows ? t_at(p->lhs.rows, p->lhs.row_digits, i + x) : 0);
                         if (x < rows) for (k = 0; k < depth; k++) left[k * T_ROWS + x] = from[at[k]];
-                        else for (k = 0; k < depth; k++) left[k * T_ROWS + x] = 0.0f;
+                        else if (rows > 1) for (k = 0; k < depth; k++) left[k * T_ROWS + x] = 0.0f;
                     }
                     for (j = 0; j < cols; j += T_PANEL) {
                         const float *b = right + j * depth;
