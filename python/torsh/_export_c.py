@@ -1,7 +1,7 @@
 """`torsh.export(format="c")`: a program as a C header and libraries.
 
-The extension module makes the header, C source and an object file with the kernels; here the C compiler makes an archive
-and a shared library of them.
+The extension module makes the header, C source and an object file with the kernels; here the C compiler makes an
+archive and a shared library of them.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _tools(target: str) -> tuple[list[str], list[str]]:
         archivers = [*own, f"{prefix}ar", "llvm-ar"]
     archiver = _first(archivers, "archiver (ar)", "AR", target)
     machine = _run([*compiler, "-dumpmachine"], None).strip()
-    if not machine.startswith(target.replace("aarch64", "a")) or "linux" not in machine:
+    if _MACHINES.get(machine.split("-")[0]) != target or "linux" not in machine:
         raise ExportError(
-            f'export(format="c"): {shlex.join(compiler)} compiles for {machine}, and the library is for {target} Linux; '
-            "set CC to a compiler for it"
+            f'export(format="c"): {shlex.join(compiler)} compiles for {machine}, and the library is for {target} '
+            "Linux; set CC to a compiler for it"
         )
     return compiler, archiver
 

@@ -2,10 +2,14 @@
  * open. Written for C99 with the extensions that GCC and Clang share. The values computed are those of the compiled
  * program: nothing is contracted (-ffp-contract=off), and fused multiply-adds are written as such. */
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && !defined(T_ONE_LEVEL)
+#if defined(__clang__)
+#define T_KNOWS_LEVELS (__clang_major__ >= 17)
+#else
+#define T_KNOWS_LEVELS (__GNUC__ >= 12)
+#endif
+#if defined(__x86_64__) && defined(__GLIBC__) && T_KNOWS_LEVELS
 /* The same loop for processors with AVX2 and FMA and for those without; the dynamic loader chooses. */
 #define T_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
-#define T_MANY_LEVELS 1
 #else
 #define T_CLONES
 #endif
