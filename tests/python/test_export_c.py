@@ -362,14 +362,41 @@ def test_valgrind_is_silent(model_folder):
     sh("valgrind", "-q", "--error-exitcode=9", "--leak-check=full", "./plain", cwd=model_folder)
 
 
-def test_cross_compiled_for_arm_under_an_emulator(tmp_path):
+def mixed(x, w, i):
+    rows = F.layer_norm(x, (x.shape[1],)), torsh.softmax(x, -1), torsh.erf(x), x.half().sum(1), torsh.argsort(x, 1)
+    return (
+        *rows,
+        x @ w,
+        (x.double() @ w.double()).sum(),
+        F.conv2d(x.reshape(1, 2, 10, 30), w.reshape(8, 2, 5, 15)),
+        x[i],
+    )
+
+
+@pytest.mark.parametrize("case", ["mlp", "mixed"])
+def test_cross_compiled_for_arm_under_an_emulator(tmp_path, case):
     for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
-    torsh.export(mlp(), (rand(8, 20),), tmp_path / "model", format="c", targets=("aarch64",))
-    (tmp_path / "main.c").write_text(PROGRAM.replace("count = 0;", "").replace("if (count) return 4;", ""))
-    sh("aarch64-linux-gnu-gcc", "-std=c99", "-static", "main.c", "libmodel.a", "-lm", "-o", "main", cwd=tmp_path)
-    np.testing.assert_array_equal(output("qemu-aarch64", "./main", cwd=tmp_path), expected_of_program())
+    fn, args = (
+        (mlp(), (rand(8, 20),)) if case == "mlp" else (mixed, (rand(20, 30), rand(30, 40, seed=1), torsh.arange(5)))
+    )
+    torsh.export(fn, args, tmp_path / "model", format="c", targets=("aarch64",))
+    expected = [array(t) for t in leaves(torsh.compile(fn)(*args))]
+    # Inputs from one pipe, outputs to the other.
+    sizes = [[array(t).nbytes for t in leaves(args)], [e.nbytes for e in expected]]
+    ins, outs = (
+        [f"static double {k}{i}[{n // 8 + 1}];" for i, n in enumerate(of)] for k, of in zip("io", sizes, strict=True)
+    )
+    reads = [f"if (fread(i{i}, 1, {n}, stdin) != {n}) return 3;" for i, n in enumerate(sizes[0])]
+    writes = [f"fwrite(o{i}, 1, {n}, stdout);" for i, n in enumerate(sizes[1])]
+    names = [f"(void *)i{i}" for i in range(len(ins))] + [f"(void *)o{i}" for i in range(len(outs))]
+    run = f"model_context c; if (model_init(&c, 0, 0)) return 2; if (model_run(&c, {', '.join(names)})) return 4;"
+    lines = ['#include "model.h"', "#include <stdio.h>", *ins, *outs, "int main(void) {", *reads, run, *writes]
+    (tmp_path / "main.c").write_text("\n".join([*lines, "return 0; }"]))
+    sh("aarch64-linux-gnu-gcc", "-std=gnu99", "-static", "main.c", "libmodel.a", "-lm", "-o", "main", cwd=tmp_path)
+    given = b"".join(array(t).tobytes() for t in leaves(args))
+    assert sh("qemu-aarch64", "./main", cwd=tmp_path, input=given) == b"".join(e.tobytes() for e in expected)
 
 
 def test_contexts_run_in_threads(model_folder):
