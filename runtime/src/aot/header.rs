@@ -195,7 +195,10 @@ pub(super) const ERRORS: &[(&str, &str)] = &[
     ("ERROR_CONTEXT", "the context was not made by init, or has been freed"),
     ("ERROR_ARENA", "the arena is smaller than arena_bytes() says"),
     ("ERROR_MEMORY", "there is not enough memory for the arena"),
-    ("ERROR_INDEX", "an index among the inputs is out of range; the state is as before, the outputs are not to be used"),
+    (
+        "ERROR_INDEX",
+        "an index among the inputs is out of range; the state is as before, the outputs are not to be used",
+    ),
     ("ERROR_STATE", "there is no such tensor in the state"),
     ("ERROR_SIZE", "the number of bytes is not that of the tensor"),
     ("ERROR_CONSTANT", "this tensor of the state is a constant of the library"),
