@@ -29,6 +29,13 @@ pub struct ExportTrace {
     fixed: bool,
 }
 
+impl ExportTrace {
+    /// The graph.
+    pub(crate) fn graph_of(&self) -> &Graph {
+        &self.export.graph
+    }
+}
+
 #[pymethods]
 impl ExportTrace {
     /// What each input of the graph is: `(kind, detail, dtype, shape)`, where detail is the leaf of an argument, a
@@ -249,6 +256,21 @@ fn seed(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
     bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must have 32 bytes, got {}", bytes.len())))
 }
 
+/// The memory of tensors, where the host can read it.
+pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec<BufferRef>> {
+    let mut buffers: Vec<BufferRef> = Vec::with_capacity(state.len());
+    for t in state {
+        let t = &t.bind(py).get().t;
+        buffers.push(outside(py, || {
+            torsh_frontend::realise::realise(std::slice::from_ref(t))?;
+            let node = t.node();
+            // A package holds what the host can read.
+            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
+        })?);
+    }
+    Ok(buffers)
+}
+
 /// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
 #[pyfunction]
 #[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None))]
@@ -267,16 +289,7 @@ fn write_package(
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
         .or_raise()?;
     let key = key.map(|k| seed(k, "a signing key")).transpose()?.map(|k| SecretKey::from_seed(&k));
-    let mut buffers: Vec<BufferRef> = Vec::with_capacity(state.len());
-    for t in &state {
-        let t = &t.bind(py).get().t;
-        buffers.push(outside(py, || {
-            torsh_frontend::realise::realise(std::slice::from_ref(t))?;
-            let node = t.node();
-            // A package holds what the host can read.
-            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
-        })?);
-    }
+    let buffers = host_state(py, &state)?;
     if let Some(templates) = templates {
         return outside(py, || package::write_template(&path, manifest, templates, buffers, key.as_ref()));
     }

@@ -464,14 +464,19 @@ def expm1(input: Any, *, out: Any = None) -> Tensor:
     >>> torsh.expm1(torsh.tensor([0.0])).tolist()
     [0.0]
     """
-def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ..., dynamic: Any = None, include_grad: _bool = False, name: str | None = None, metadata: dict[str, str] | None = None, license: str | None = None, sign: Any = None) -> _int:
+def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ..., dynamic: Any = None, include_grad: _bool = False, name: str | None = None, metadata: dict[str, str] | None = None, license: str | None = None, sign: Any = None, format: str = 'torsh', weights: str = 'inside') -> _int:
     """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
-    `torsh-run` read; returns the file's size in bytes.
+    `torsh-run` read, or to a C header and libraries; returns the size in bytes of what was written.
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
     The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
     `torsh.compile` does. The same function gives the same bytes.
+
+    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
+    no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
+    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
+    `license` nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -479,19 +484,19 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: only `("native",)`: the machine that loads the file compiles for itself.
-        dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
-            (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
-            containers have entries like their own. One name is one size. The function is traced at some dozen sizes
-            and must do the same at each, but for sizes. Without it, sizes are those of the example.
+        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
+            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
+        dynamic: must be None or False: sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+        format: "torsh" (a package) or "c" (a library).
+        weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
-    for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")

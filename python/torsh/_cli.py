@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--license", help="SPDX expression")
     sub.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE")
     sub.add_argument("--sign", metavar="KEYFILE", help="secret key that signs the package")
+    sub.add_argument("--format", choices=["torsh", "c"], default="torsh", help="a package, or a C header and libraries")
+    sub.add_argument("--target", default="native", help="of a C library: native, x86_64 or aarch64")
+    sub.add_argument("--weights", choices=["inside", "file"], default="inside", help="where a C library has its state")
 
     sub = command("run", _run, "Run a package on .npy files.")
     sub.add_argument("package")
@@ -128,7 +131,8 @@ def _export(args) -> None:
         raise ValueError("--metadata needs KEY=VALUE")
     size = torsh.export(
         fn, example, args.output, include_grad=args.include_grad, name=args.name, license=args.license, sign=args.sign,
-        metadata={k: v for k, _, v in pairs}, dynamic=dynamic,
+        metadata={k: v for k, _, v in pairs} or None, dynamic=dynamic, format=args.format, targets=(args.target,),
+        weights=args.weights,
     )  # fmt: skip
     print(f"{args.output}: {size} bytes")
 

@@ -16,7 +16,7 @@ import struct
 import types
 from typing import Any
 
-from torsh import _C, _dynamic
+from torsh import _C, _dynamic, _export_c
 from torsh._compile import Compiled, CompiledModule
 from torsh._fn.random import Generator, default_generator
 from torsh._package import SECRET, Program, read_key
@@ -41,14 +41,21 @@ def export(
     metadata: dict[str, str] | None = None,
     license: str | None = None,
     sign=None,
+    format: str = "torsh",
+    weights: str = "inside",
 ) -> int:
     """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
-    `torsh-run` read; returns the file's size in bytes.
+    `torsh-run` read, or to a C header and libraries; returns the size in bytes of what was written.
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
     The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
     `torsh.compile` does. The same function gives the same bytes.
+
+    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
+    no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
+    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
+    `license` nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -56,7 +63,8 @@ def export(
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: only `("native",)`: the machine that loads the file compiles for itself.
+        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
+            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
@@ -66,9 +74,11 @@ def export(
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+        format: "torsh" (a package) or "c" (a library).
+        weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
-    for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
@@ -80,6 +90,13 @@ def export(
     >>> torsh.load(path)(torsh.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [2.0, 3.0]
     """
+    if format not in ("torsh", "c"):
+        raise ValueError(f'export(): format must be "torsh" or "c", got {format!r}')
+    if format == "c":
+        target = _export_c.check(targets, weights, dynamic, include_grad, sign, metadata, license)
+        targets = ("native",)
+    elif weights != "inside":
+        raise ValueError(f'export(): weights={weights!r} is for format="c"')
     _check_options(targets, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
@@ -105,6 +122,8 @@ def export(
         format="torsh-package", producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
         license=license, metadata=dict(metadata or {}), entries=[],
     )  # fmt: skip
+    if format == "c":
+        return _export_c.write(path, manifest, forward, state, target, weights)
     return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates)
 
 

@@ -140,7 +140,7 @@ impl Drop for CpuExecutable {
 
 /// Index errors are the only ones that steps raise: memory is taken before the first step, and work for which
 /// no thread can be had is done by the caller.
-fn can_fail(op: &StepOp) -> bool {
+pub(crate) fn can_fail(op: &StepOp) -> bool {
     match op {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
         StepOp::Lib { call, .. } => match call {
@@ -230,9 +230,9 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
 }
 
 /// Pairs of a written parameter and another one that share memory.
-type Aliases = Vec<(u32, u32)>;
+pub(crate) type Aliases = Vec<(u32, u32)>;
 
-fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Aliases {
+pub(crate) fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Aliases {
     let mut pairs = Vec::new();
     for (w, _) in kernel.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read) {
         for (r, &other) in args.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! calls, memory and threads. On CUDA devices: [`cuda`]. Packages ([`package`]) run without Python. All `unsafe` of the
 //! crate is in [`sys`].
 
+pub mod aot;
 mod bind;
 pub mod cuda;
 mod executable;

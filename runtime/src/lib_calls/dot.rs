@@ -109,7 +109,7 @@ pub(crate) fn pack(key: &PackKey, rhs: &[u8], level: Level, to: &mut [u8], par: 
 
 /// Takes batch axes along which the right operand is the same into the rows, as one more digit: one large
 /// product for many small ones.
-fn flatten(step: &DotStep) -> DotStep {
+pub(crate) fn flatten(step: &DotStep) -> DotStep {
     let mut s = step.clone();
     while let (Some(&n), Some(&l), Some(&r)) = (s.batch.last(), s.lhs.batch_strides.last(), s.rhs.batch_strides.last())
     {

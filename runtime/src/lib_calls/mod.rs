@@ -14,7 +14,7 @@ mod tests;
 
 pub(crate) use crate::sys::gemm::{Level, Means};
 pub(crate) use crate::sys::par::Par;
-pub(crate) use dot::{Epilogue, PackKey, dot, pack, pack_key, scratch};
+pub(crate) use dot::{Epilogue, PackKey, dot, flatten, pack, pack_key, scratch};
 
 use torsh_ir::program::LibCall;
 use torsh_ir::shape::Type;

@@ -32,13 +32,13 @@ pub mod dims;
 pub mod format;
 mod load;
 pub mod manifest;
-mod model;
+pub(crate) mod model;
 mod place;
 mod same;
 mod sign;
 mod value;
 mod weights;
-mod write;
+pub(crate) mod write;
 
 pub use dims::{Instance, Templates};
 pub use load::{LoadOptions, Package};

@@ -73,7 +73,7 @@ impl Programs {
 }
 
 /// Inputs of the graph whose memory may receive an output: state that a run replaces.
-fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
+pub(crate) fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
     let kept: HashSet<_> = graph.outputs().iter().filter(|o| graph.inputs().contains(o)).collect();
     let mut taken = HashSet::new();
     let mut pairs = Vec::new();

@@ -160,7 +160,7 @@ fn put(
 }
 
 /// The types of a manifest whose entries are not known yet; all else is checked before anything is written.
-fn known(manifest: &Manifest) -> Result<Types> {
+pub(crate) fn known(manifest: &Manifest) -> Result<Types> {
     let mut probe = manifest.clone();
     probe.entries = [GRAPH, WEIGHTS]
         .into_iter()
