@@ -17,3 +17,4 @@ mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
 pub use package::Package;
+pub use units::Prologues;
