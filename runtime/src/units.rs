@@ -209,7 +209,7 @@ fn prologue<'p>(
     let made = program.buffers.get(dot.lhs.buf.0 as usize)?;
     // Its memory is the program's own, and all of it is the operand, row by row.
     let whole = rows.checked_mul(dot.k) == Some(made.ty.numel()) && lib_calls::takes_rows(dot);
-    if rows < 2 || !whole || !matches!(made.place, Place::Arena { .. }) || !is_spent(program, s + 1, dot) {
+    if rows < 2 || !whole || !matches!(made.place, Place::Arena { .. }) {
         return None;
     }
     let (bytes, row) = (made.ty.nbytes(), made.ty.nbytes() / rows);
@@ -217,7 +217,8 @@ fn prologue<'p>(
         && dot.n <= PROLOGUE_COLS
         && row.saturating_mul(PROLOGUE_ROWS) <= lib_calls::FRONT_BYTES
         && dot.m >= PROLOGUE_ROWS;
-    if prologues == Prologues::Pay && !pays {
+    // Before what follows, which looks at all steps behind: there are programs of many thousands of small ones.
+    if prologues == Prologues::Pay && !pays || !is_spent(program, s + 1, dot) {
         return None;
     }
     let mut params = (0..args.len()).filter(|&p| args[p] == dot.lhs.buf);
