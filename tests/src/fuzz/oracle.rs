@@ -275,8 +275,8 @@ mod tests {
     fn a_minimum_of_zeros_may_have_either_sign() {
         let text = "graph {
   %0: f32[200, 2] = input(index=0)
-  %1: f32[200] = amin(%0, dims=[1])
-  %2: f32[200] = reciprocal(%1)
+  %1: f32[200, 1] = amin(%0, dims=[1])
+  %2: f32[200, 1] = reciprocal(%1)
   return %2
 }";
         let graph = parse(text).expect("a graph");
