@@ -18,3 +18,4 @@ mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
 pub use package::Package;
+pub use units::Prologues;
