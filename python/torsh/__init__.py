@@ -37,8 +37,8 @@ from torsh._fn.creation import (  # noqa: E402
     logspace, meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
 )  # fmt: skip
 from torsh._fn.indexing import (  # noqa: E402
-    gather, index_add, index_copy, index_fill, index_select, masked_fill, masked_select, nonzero, scatter, scatter_add,
-    scatter_reduce, take, take_along_dim, tril, triu,
+    gather, index_add, index_copy, index_fill, index_put, index_select, masked_fill, masked_select, nonzero, scatter,
+    scatter_add, scatter_reduce, take, take_along_dim, tril, triu,
 )  # fmt: skip
 from torsh._fn.linalg import (  # noqa: E402
     addmm, addmv, baddbmm, bmm, dot, einsum, matmul, mm, mv, outer, tensordot, trace,
