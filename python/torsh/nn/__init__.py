@@ -63,6 +63,7 @@ from torsh.nn.pooling import (
     MaxPool2d,
     Unfold,
 )
+from torsh.nn.upsampling import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 from torsh.nn import utils  # isort: skip
 
@@ -75,5 +76,6 @@ __all__ = [
     "LogSoftmax", "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
     "MultiheadAttention", "NLLLoss", "Parameter", "ParameterDict", "ParameterList", "RMSNorm", "ReLU", "ReLU6",
     "SELU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Softsign", "Tanh",
-    "TransformerEncoder", "TransformerEncoderLayer", "Unflatten", "Unfold", "functional", "init", "utils",
+    "TransformerEncoder", "TransformerEncoderLayer", "Unflatten", "Unfold", "Upsample",
+    "UpsamplingBilinear2d", "UpsamplingNearest2d", "functional", "init", "utils",
 ]  # fmt: skip
