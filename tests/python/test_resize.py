@@ -79,6 +79,7 @@ def test_factors(mode, n, recompute, rng):
 def test_area_is_the_adaptive_mean():
     x = torsh.arange(12.0).reshape(1, 1, 3, 4)
     assert F.interpolate(x, size=(1, 2), mode="area").tolist() == F.adaptive_avg_pool2d(x, (1, 2)).tolist()
+    assert F.interpolate(x.unsqueeze(2), size=(1, 3, 2), mode="area").shape == (1, 1, 1, 3, 2)
 
 
 def test_integers_take_the_nearest():

@@ -12,7 +12,7 @@ import struct
 
 from torsh import _C
 from torsh._fn._args import DTypeError, ShapeError, Tensor, bool_arg, int_arg, is_float, rounded_once, tensor_arg
-from torsh.nn import _spatial
+from torsh.nn._spatial import _adaptive_avg
 
 __all__ = ["interpolate", "upsample"]
 
@@ -129,7 +129,7 @@ def interpolate(
 ) -> Tensor:  # fmt: skip
     """Resizes the dims after the first two of [N, C, d1, ..] to `size`, or by `scale_factor`.
 
-    `mode` is "nearest", "nearest-exact" or "area" (1 or 2 dims) for any number of dims up to 3, "linear" for one,
+    `mode` is "nearest", "nearest-exact" or "area" for any number of dims up to 3, "linear" for one,
     "bilinear" or "bicubic" for two, "trilinear" for three. With `align_corners` the centres of the corner elements of
     input and output coincide, otherwise the outer edges do. 16-bit floats are rounded once at the end. Linear and cubic
     modes and "area" take floats, the others any dtype. Gradients flow through all modes. `antialias=True` is not
@@ -158,9 +158,7 @@ def interpolate(
         raise DTypeError(f"interpolate(): mode {mode!r} expects a floating point dtype, got {x.dtype.name}")
     out, factors = _sizes(x, size, scale_factor, recompute_scale_factor)
     if mode == "area":
-        if n == 3:
-            raise NotImplementedError("interpolate(): mode 'area' is implemented for one and two dims")
-        return (_spatial.adaptive_avg_pool1d if n == 1 else _spatial.adaptive_avg_pool2d)(x, out)
+        return _adaptive_avg(x, out, n, "interpolate")
     kind = "linear" if mode in ("bilinear", "trilinear") else mode
     double = x.dtype == _C.float64
 

@@ -23,13 +23,15 @@ from torsh._fn.attention import scaled_dot_product_attention
 from torsh._fn.indexing import one_hot
 from torsh._fn.random import dropout
 from torsh._fn.shape import broadcast_tensors, pad
-from torsh.nn import _resize, _spatial, _windows
+from torsh.nn import _resize, _spatial, _volumes, _windows
 from torsh.nn._resize import *  # noqa: F403
 from torsh.nn._spatial import *  # noqa: F403
+from torsh.nn._volumes import *  # noqa: F403
 from torsh.nn._windows import *  # noqa: F403
 
 __all__ = [
-    *_resize.__all__, *_spatial.__all__, *_windows.__all__,
+    *_resize.__all__, *_spatial.__all__, *_volumes.__all__,
+    *_windows.__all__,
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "bilinear", "celu", "cosine_similarity",
     "cross_entropy", "dropout",
     "elu", "embedding", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
