@@ -530,6 +530,17 @@ def frac(input: Any, *, out: Any = None) -> Tensor:
     >>> torsh.frac(torsh.tensor([1.5, -2.25])).tolist()
     [0.5, -0.25]
     """
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: Any = None) -> Tensor:
+    """A tensor with a copy of what another library exports: an object with `__dlpack__` on the CPU, or an unused
+    capsule. `numpy.from_dlpack(x)` and the like take torsh tensors in turn, as copies too: a consumer may write what it
+    was given.
+
+    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not have.
+
+    >>> import numpy
+    >>> torsh.from_dlpack(numpy.arange(3)).tolist()
+    [0, 1, 2]
+    """
 def from_numpy(array: Any) -> Tensor:
     """A tensor with a copy of a NumPy array's elements and its dtype."""
 def full(*args: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False, **kwargs: Any) -> Tensor:
