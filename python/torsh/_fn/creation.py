@@ -59,7 +59,8 @@ def from_dlpack(ext_tensor, *, device=None, copy=None) -> Tensor:
     capsule. `numpy.from_dlpack(x)` and the like take torsh tensors in turn, as copies too: a consumer may write what it
     was given.
 
-    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not have.
+    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not
+    have.
 
     >>> import numpy
     >>> torsh.from_dlpack(numpy.arange(3)).tolist()
