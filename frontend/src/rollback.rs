@@ -40,13 +40,13 @@ fn is_pending(node: &Weak<Node>) -> bool {
 }
 
 impl Watched {
-    // What has a value, or has gone, cannot fail any more.
+    // What has a value, or has gone, cannot fail any more. Writes go first: they keep nodes of each other alive.
     fn prune(&mut self) {
+        let pending = |owner: &WeakTensor| owner.upgrade().is_some_and(|t| t.with(|s| !s.node.is_realised()));
+        self.writes.retain(|w| pending(&w.owner) && is_pending(&w.after));
         self.checks.retain(is_pending);
         if self.checks.is_empty() {
             self.writes.clear();
-        } else {
-            self.writes.retain(|w| is_pending(&w.after));
         }
     }
 }

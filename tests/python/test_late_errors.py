@@ -197,6 +197,17 @@ def test_a_value_given_since_stays():
     assert x.tolist() == [5.0] * 3
 
 
+def test_writes_that_succeed_leave_nothing_behind():
+    x, seen = torsh.zeros(1 << 20), []
+    for _ in range(4):
+        for k in range(3):
+            x[lazy(k)] = 1.0
+            x += 1
+        x.sum().item()
+        seen.append(torsh.memory_stats()["live"])
+    assert seen[1:] == seen[:-1], seen
+
+
 def test_parameters_survive_a_step_on_a_bad_batch():
     emb = nn.Embedding(4, 2)
     before = emb.weight.detach().clone().numpy()
