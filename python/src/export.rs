@@ -416,7 +416,7 @@ impl PyPackage {
 /// What the machine would compile: kernels, peak bytes, for `inspect`.
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
-    let graph: Graph = package.package.forward().clone();
+    let graph: &Graph = package.package.forward();
     let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);

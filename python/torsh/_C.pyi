@@ -415,7 +415,10 @@ class Tensor:
     def baddbmm_(self, *args: Any, **kwargs: Any) -> Tensor:
         """In-place form of `baddbmm`."""
     def bernoulli(self, p: Any = None, *, generator: Any = None) -> Tensor:
-        """1 with probability `input` (or `p`), else 0, in the dtype of `input`."""
+        """1 with probability `input` (or `p`), else 0, in the dtype of `input`.
+
+        Raises: RuntimeError (when the values are computed) for a probability outside [0, 1] or NaN.
+        """
     def bernoulli_(self, p: _float = 0.5, *, generator: Any = None) -> Tensor:
         """Overwrites with 0 and 1, 1 with probability p."""
     def bfloat16(self) -> Any:
@@ -701,7 +704,7 @@ class Tensor:
     def floor_(self) -> Tensor:
         """In-place form of `floor`."""
     def floor_divide(self, other: Any, *, out: Any = None) -> Tensor:
-        """Elementwise `floor(a / b)`, rounded down on integers too; an integer divided by 0 gives 0. The gradient is 0.
+        """Elementwise `a // b` as in Python: the quotient rounded down that leaves the remainder `a % b`, so that `a // b * b + a % b` is `a`. Of floats this is not the floor of the rounded `a / b`: `1.0 // 0.1` is 9. An infinite float divided by anything is NaN, a float divided by 0 is `a / 0`, an integer divided by 0 is 0. The gradient is 0.
 
         >>> torsh.floor_divide(torsh.tensor([7, -7]), 2).tolist()
         [3, -4]
@@ -788,6 +791,17 @@ class Tensor:
         """A copy of `input` with a number at the indexed entries of `dim`."""
     def index_fill_(self, *args: Any, **kwargs: Any) -> Tensor:
         """In-place form of `index_fill`."""
+    def index_put(self, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+        """A copy of `input` with `values` written (or, with `accumulate`, added) at `input[indices]`: a tuple of index
+        tensors, one for each of the first dims; None takes a dim whole.
+
+        Raises: IndexError for an index out of range: at once where its value is known, else when the values are computed.
+
+        >>> torsh.index_put(torsh.zeros(3), (torsh.tensor([0, 0]),), torsh.tensor(1.0), accumulate=True).tolist()
+        [2.0, 0.0, 0.0]
+        """
+    def index_put_(self, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+        """Writes (or, with `accumulate`, adds) values at `x[indices]`, in place; see `index_put`."""
     def index_select(self, dim: Any, index: Any) -> Tensor:
         """The entries along `dim` that a 1-d index names.
 
@@ -1021,6 +1035,9 @@ class Tensor:
         """Indices drawn with the probabilities in each row (weights need not sum to 1), by the Gumbel-max trick
         (without replacement: the largest keys) or the inverse of the cumulative sum (with replacement).
 
+        Raises: RuntimeError (when the values are computed) for a weight that is negative, infinite or NaN, for a row
+        without a positive weight, and for fewer positive weights in a row than samples without replacement.
+
         >>> torsh.multinomial(torsh.tensor([0.0, 1.0]), 3, replacement=True).tolist()
         [1, 1, 1]
         """
@@ -1157,7 +1174,7 @@ class Tensor:
     def relu_(self) -> Tensor:
         """In-place `relu`."""
     def remainder(self, other: Any, *, out: Any = None) -> Tensor:
-        """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`; an integer remainder by 0 is 0.
+        """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`, the remainder of `//`; an integer remainder by 0 is 0.
 
         >>> torsh.remainder(torsh.tensor([7, -7]), 3).tolist()
         [1, 2]
@@ -1486,6 +1503,8 @@ def captured_float(dict: Any, key: Any) -> Any:
     """
 def cast(x: Any, dtype: Any) -> Any:
     """Converts the dtype; the tensor itself when it has it already."""
+def check(ok: Any, message: Any) -> Any:
+    """A 0-d int64 zero whose computation raises RuntimeError with `message` unless the 0-d bool `ok` is true."""
 def check_gradients(results: Any) -> Any:
     """Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front."""
 def clear_cache() -> Any:

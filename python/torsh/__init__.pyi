@@ -223,7 +223,10 @@ def atleast_2d(input: Any) -> Tensor:
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """`beta * input + alpha * batch1 @ batch2`."""
 def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Tensor:
-    """1 with probability `input` (or `p`), else 0, in the dtype of `input`."""
+    """1 with probability `input` (or `p`), else 0, in the dtype of `input`.
+
+    Raises: RuntimeError (when the values are computed) for a probability outside [0, 1] or NaN.
+    """
 def bitwise_and(input: Any, other: Any, *, out: Any = None) -> Tensor:
     """Elementwise and of each bit of integers in two's complement; logical and of bool.
 
@@ -539,7 +542,7 @@ def floor(input: Any, *, out: Any = None) -> Tensor:
     [1.0, -2.0]
     """
 def floor_divide(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """Elementwise `floor(a / b)`, rounded down on integers too; an integer divided by 0 gives 0. The gradient is 0.
+    """Elementwise `a // b` as in Python: the quotient rounded down that leaves the remainder `a % b`, so that `a // b * b + a % b` is `a`. Of floats this is not the floor of the rounded `a / b`: `1.0 // 0.1` is 9. An infinite float divided by anything is NaN, a float divided by 0 is `a / 0`, an integer divided by 0 is 0. The gradient is 0.
 
     >>> torsh.floor_divide(torsh.tensor([7, -7]), 2).tolist()
     [3, -4]
@@ -555,6 +558,18 @@ def frac(input: Any, *, out: Any = None) -> Tensor:
 
     >>> torsh.frac(torsh.tensor([1.5, -2.25])).tolist()
     [0.5, -0.25]
+    """
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: Any = None) -> Tensor:
+    """A tensor with a copy of what another library exports: an object with `__dlpack__` on the CPU, or an unused
+    capsule. `numpy.from_dlpack(x)` and the like take torsh tensors in turn, as copies too: a consumer may write what it
+    was given.
+
+    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not
+    have.
+
+    >>> import numpy
+    >>> torsh.from_dlpack(numpy.arange(3)).tolist()
+    [0, 1, 2]
     """
 def from_numpy(array: Any) -> Tensor:
     """A tensor with a copy of a NumPy array's elements and its dtype."""
@@ -632,6 +647,15 @@ def index_copy(input: Any, dim: Any, index: Any, source: Any) -> Tensor:
     """A copy of `input` with the indexed entries of `dim` replaced."""
 def index_fill(input: Any, dim: Any, index: Any, value: Any) -> Tensor:
     """A copy of `input` with a number at the indexed entries of `dim`."""
+def index_put(input: Any, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+    """A copy of `input` with `values` written (or, with `accumulate`, added) at `input[indices]`: a tuple of index
+    tensors, one for each of the first dims; None takes a dim whole.
+
+    Raises: IndexError for an index out of range: at once where its value is known, else when the values are computed.
+
+    >>> torsh.index_put(torsh.zeros(3), (torsh.tensor([0, 0]),), torsh.tensor(1.0), accumulate=True).tolist()
+    [2.0, 0.0, 0.0]
+    """
 def index_select(input: Any, dim: Any, index: Any) -> Tensor:
     """The entries along `dim` that a 1-d index names.
 
@@ -845,6 +869,9 @@ def multinomial(input: Any, num_samples: _int, replacement: _bool = False, *, ge
     """Indices drawn with the probabilities in each row (weights need not sum to 1), by the Gumbel-max trick
     (without replacement: the largest keys) or the inverse of the cumulative sum (with replacement).
 
+    Raises: RuntimeError (when the values are computed) for a weight that is negative, infinite or NaN, for a row
+    without a positive weight, and for fewer positive weights in a row than samples without replacement.
+
     >>> torsh.multinomial(torsh.tensor([0.0, 1.0]), 3, replacement=True).tolist()
     [1, 1, 1]
     """
@@ -966,7 +993,7 @@ def reciprocal(input: Any, *, out: Any = None) -> Tensor:
 def relu(input: Any) -> Tensor:
     """See `torsh.nn.functional.relu`."""
 def remainder(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`; an integer remainder by 0 is 0.
+    """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`, the remainder of `//`; an integer remainder by 0 is 0.
 
     >>> torsh.remainder(torsh.tensor([7, -7]), 3).tolist()
     [1, 2]

@@ -353,7 +353,7 @@ def make(seed):
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam", "AdamW"])
+@pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam", "AdamW", "Adagrad", "RMSprop"])
 def test_a_training_step_matches_the_lazy_one(optimizer, where):
     def build(net):
         if optimizer == "momentum":
