@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name Cargo.toml | grep -v /target/)
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find ir passes codegen runtime frontend python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.c' -o -name Cargo.toml | grep -v /target/)
 
 LEVELS := portable $(if $(shell grep -m1 -w -o avx2 /proc/cpuinfo 2>/dev/null),avx2)
 # Tests of values, not of the machinery round them: these are repeated at each level by `make test`.

@@ -6,7 +6,17 @@ from benchmarks import limits as machine
 from benchmarks import peers as peer_table
 from benchmarks import workloads as workload_table
 from benchmarks.results import Results, Row
-from benchmarks.targets import GOALS, GROWTH_LIMIT_S, GROWTH_NODES, NOISE, SCALING, START_GOALS, TRACE_LIMIT_US
+from benchmarks.shortfalls import WHY
+from benchmarks.targets import (
+    FAIR_SHARE,
+    GOALS,
+    GROWTH_LIMIT_S,
+    GROWTH_NODES,
+    NOISE,
+    SCALING,
+    START_GOALS,
+    TRACE_LIMIT_US,
+)
 
 _OURS = "torsh"
 
@@ -105,6 +115,24 @@ def _targets(results: Results) -> list[str]:
     return lines
 
 
+def _shortfalls(results: Results) -> list[str]:
+    """What limits each workload that misses a target."""
+    missed: dict[str, list[str]] = {}
+    for v in verdicts(results):
+        if v["missed"]:
+            gaps = ", ".join(f"{peer} {number(1 / gap)}" for peer, gap in v["missed"].items())
+            missed.setdefault(v["row"].workload, []).append(f"{v['row'].threads}T {gaps}")
+    if not missed:
+        return []
+    lines = [f"* {name} ({'; '.join(gaps)}): {WHY.get(name, 'not looked into')}." for name, gaps in missed.items()]
+    return [
+        "## What limits the rows that fall short",
+        "In brackets the share of each target that is reached. Instructions are those of the main loop for AVX-512.",
+        "",
+        *lines,
+    ]
+
+
 def _rules(results: Results) -> list[str]:
     """The rules across rows: two threads, compiled against lazy, fused against unfused."""
     scaling, slower, compared = [], [], 0
@@ -152,6 +180,45 @@ def _times(results: Results, loaded: bool, title: str) -> list[str]:
     return [
         title,
         "Microseconds per call: least / median over the rounds.",
+        "",
+        *table(["workload", "threads", *peers], body),
+    ]
+
+
+def _slowdown(results: Results) -> list[str]:
+    """What a competing process on each core costs each peer: its median beside competitors over that without."""
+    body, slower, compared = [], [], 0
+    peers = list(dict.fromkeys(peer for row in results.rows if row.loaded for peer in row.cells))
+    for row in results.rows:
+        idle = results.row(row.workload, row.threads) if row.loaded else None
+        if idle is None:
+            continue
+        factors = {
+            peer: cell.median / idle.cells[peer].median
+            for peer, cell in row.cells.items()
+            if cell.median and peer in idle.cells and idle.cells[peer].median
+        }
+        if not factors:
+            continue
+        body.append([row.workload, str(row.threads), *(number(factors.get(peer)) for peer in peers)])
+        rivals = [factors[peer] for peer in peer_table.RIVALS if peer in factors]
+        if _OURS in factors and rivals:
+            compared += 1
+            if factors[_OURS] > NOISE * max(FAIR_SHARE, min(rivals)):
+                slower.append(f"{row.workload} ({row.threads}T) {factors[_OURS]:.2f}, best {min(rivals):.2f}")
+    if not body:
+        return []
+    lines = ["## Slow-down by a competing process on each core"]
+    if compared:
+        lines.append(
+            f"* No more than half of each core gone ({FAIR_SHARE:g} times the time), or no more than the least slowed "
+            f"of the rivals (beyond {NOISE - 1:.0%} noise): {compared - len(slower)} of {compared} rows. "
+            f"Slower: {'; '.join(slower) or 'none'}."
+        )
+    return [
+        *lines,
+        "",
+        "Median time beside the competitors over the median without.",
         "",
         *table(["workload", "threads", *peers], body),
     ]
@@ -253,6 +320,7 @@ def markdown(results: Results) -> str:
             f"{env['rounds']} rounds.",
         ],
         _targets(results),
+        _shortfalls(results),
         _rules(results),
         _times(results, False, "## Times"),
         _limits(results),
@@ -260,6 +328,7 @@ def markdown(results: Results) -> str:
         _memory(results),
         _growth(results),
         _times(results, True, "## Times with a competing process on each core"),
+        _slowdown(results),
         _missing(results),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -124,11 +124,10 @@ pub struct Program {
     // Captured views, each with the place in its base that the trace saw.
     views: Vec<(Tensor, Arc<ViewOf>)>,
     writes_args: bool,
-    // The writes whose memory is an input's, in the order in which every thread takes it: that of handles, then
-    // gradients.
+    // The writes whose memory is an input's.
     lenders: Vec<usize>,
-    // Per input: its place among the lenders.
-    lends: Vec<Option<usize>>,
+    // Per input: whether a handle lends it.
+    lends: Vec<bool>,
     // Nothing but fresh tensors without history comes of a run, one for each output.
     plain: bool,
     // An input is the gradient in a slot.
@@ -439,12 +438,11 @@ impl Finish {
         let Lowering { mut graph, inputs: buffers, .. } = lowering;
         graph.set_outputs(outputs);
         let mut lenders: Vec<usize> = (0..writes.len()).filter(|&w| writes[w].donated.is_some()).collect();
+        // A run sorts them again, with the gradients among them.
         lenders.sort_by_key(|&w| if let Target::Handle(t) = &writes[w].target { t.id() } else { u64::MAX });
-        let mut lends = vec![None; graph.inputs().len()];
-        for (at, &w) in lenders.iter().enumerate() {
-            if let Some(i) = writes[w].donated {
-                lends[i] = Some(at);
-            }
+        let mut lends = vec![false; graph.inputs().len()];
+        for i in lenders.iter().filter_map(|&w| writes[w].donated) {
+            lends[i] = true;
         }
         let inputs: Vec<Input> = graph
             .input_types()
@@ -468,7 +466,7 @@ impl Finish {
             .iter()
             .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
             .collect();
-        let compiled = session::get()?.executable(device, graph.clone(), donations)?;
+        let compiled = session::get()?.executable(device, &graph, donations)?;
         let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,

@@ -1,6 +1,7 @@
 //! Indexing as PyTorch does it: integers, slices, None and Ellipsis give views; boolean and integer tensors
 //! gather copies; and assignment for all of them.
 
+use crate::known;
 use crate::mode;
 use crate::node::NodeRef;
 use crate::ops;
@@ -84,7 +85,7 @@ fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
                 let own = ops::to_device(&ops::cast(&t.node(), ty.dtype)?, device)?;
                 ops::broadcast_to(&ops::reshape(&own, &dropped)?, shape)
             }
-            Arg::Scalar(s) => ops::full(*s, ty.dtype, shape, device),
+            Arg::Scalar(s) => ops::full_exact(*s, ty.dtype, shape, device),
         }
     };
     if plan.tensors.is_empty() {
@@ -105,12 +106,13 @@ fn set_inner(x: &Tensor, items: &[Index], value: &Arg) -> Result<()> {
                 let flat = ops::reshape(&ops::cast(&t.node(), ty.dtype)?, &Shape::scalar())?;
                 ops::broadcast_to(&ops::to_device(&flat, device)?, &ty.shape)?
             }
-            Arg::Scalar(s) => ops::full(*s, ty.dtype, &ty.shape, device)?,
+            Arg::Scalar(s) => ops::full_exact(*s, ty.dtype, &ty.shape, device)?,
         };
         let value = ops::apply_named("select", &[mask, scalar, plan.view.node()], Attrs::new())?;
         return plan.view.assign(&value);
     }
     let gather = Gather::new(&plan)?;
+    gather.check()?;
     let src = given(&gather.result)?;
     plan.view.assign(&gather.write(&plan.view.node(), &src, "set")?)
 }
@@ -124,6 +126,7 @@ pub fn put(x: &Tensor, items: &[Index], value: &Arg, accumulate: bool) -> Result
         let plan = basic(x, items)?;
         plan.view.check_inplace()?;
         let gather = Gather::new(&plan)?;
+        gather.check()?;
         let device = place::common(&[Arg::from(x), value.clone()])?;
         let src = ops::prepare(value, x.dtype(), &gather.result, device)?;
         plan.view.assign(&gather.write(&plan.view.node(), &src, "add")?)
@@ -339,6 +342,8 @@ struct Gather {
     merged: Shape,
     permuted: Shape,
     index: NodeRef,
+    // Of several index tensors, each with the dim that it indexes and that dim's size.
+    several: Vec<(NodeRef, usize, usize)>,
     spread: Shape,
     result: Shape,
 }
@@ -385,15 +390,27 @@ impl Gather {
             Shape::new(&s)
         };
         let sizes: Vec<usize> = dims.iter().map(|&d| shape[d]).collect();
+        let index = linear(&lists, &sizes, &spread)?;
+        let several = if lists.len() > 1 {
+            lists.into_iter().zip(dims.iter().zip(&sizes)).map(|(list, (&dim, &size))| (list, dim, size)).collect()
+        } else {
+            Vec::new()
+        };
         Ok(Gather {
             order: order.iter().map(|&d| d as i64).collect(),
             first,
             merged: around(&[size])?,
             permuted: Shape::of(&permuted),
-            index: linear(&lists, &sizes, &spread)?,
+            index,
+            several,
             result: around(&spread)?,
             spread: around(&[spread.numel()])?,
         })
+    }
+
+    // Before a write. One index tensor alone is checked with the op that takes it.
+    fn check(&self) -> Result<()> {
+        self.several.iter().try_for_each(|(list, dim, size)| known::check(list, *size, *dim, true))
     }
 
     fn together(&self, x: &NodeRef) -> Result<NodeRef> {

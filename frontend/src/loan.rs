@@ -68,8 +68,9 @@ pub(crate) fn wait(node: &Node) -> Result<()> {
     }
     if OPEN.with(Cell::get) > 0 {
         return Err(Error::runtime(
-            "a tensor was read that a compiled function on this thread is updating; it has a value again when the \
-             function has returned",
+            "this tensor cannot be read or written here: a compiled function on this thread is updating it in place, and \
+             this code runs in the middle of that call, as a signal handler does. The tensor has its new value once the \
+             function has returned: let the handler set a flag, and read the tensor after the call",
         ));
     }
     let hooks = HOOKS.get();

@@ -3,6 +3,7 @@
 //! Operands are dropped when the node is realised, unless a gradient may still need them. Nothing here
 //! recurses along operands: dropping a chain of any length uses a list.
 
+use crate::rollback;
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 use std::cell::RefCell;
@@ -151,7 +152,7 @@ impl Node {
         loc: Option<Loc>,
         grad: Grad,
     ) -> NodeRef {
-        Arc::new(Node {
+        let node = Arc::new(Node {
             op,
             attrs,
             ty,
@@ -164,7 +165,9 @@ impl Node {
             own: None,
             buffer: OnceLock::new(),
             operands: Mutex::new(operands),
-        })
+        });
+        rollback::watch(&node);
+        node
     }
 
     /// A node that holds a buffer.

@@ -1,5 +1,6 @@
 //! Operations on lazy tensors: promotion, broadcasting and the explicit nodes that strict IR asks for.
 
+use crate::known;
 use crate::live;
 use crate::mode;
 use crate::node::{Grad, Node, NodeRef};
@@ -9,8 +10,9 @@ use crate::promote::{Arg, can_cast, result_type};
 use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 use torsh_ir::exec::Device;
-use torsh_ir::op::{Surface, Vjp};
-use torsh_ir::{Attr, Attrs, DType, Error, Op, Result, Scalar, Shape, Type, limits, ops};
+use torsh_ir::op::{Kind, Surface, Vjp};
+use torsh_ir::scalar::ScalarOp;
+use torsh_ir::{Attr, Attrs, AttrsExt, DType, Error, Loc, Op, Result, Scalar, Shape, Type, limits, ops};
 
 /// Finds an op of the registry.
 pub fn find(name: &str) -> Result<Op> {
@@ -27,6 +29,11 @@ pub fn apply(op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
 pub fn apply_on(device: Option<Device>, op: Op, operands: &[NodeRef], attrs: Attrs) -> Result<NodeRef> {
     let types: SmallVec<[Type; 3]> = operands.iter().map(|o| o.ty.clone()).collect();
     let ty = op.infer(&types, &attrs).map_err(|e| e.with_loc(mode::loc()))?;
+    if matches!(op.kind, Kind::Scatter | Kind::IndexPut) {
+        let dim = attrs.int(0) as usize;
+        known::check(&operands[1], ty.shape[dim], dim, op.kind == Kind::IndexPut)
+            .map_err(|e| e.with_op(op.name).with_types(types.iter()).with_loc(mode::loc()))?;
+    }
     check_size(&ty).map_err(|e| e.with_op(op.name).with_types([&ty]).with_loc(mode::loc()))?;
     let records = mode::grad_enabled()
         && ty.dtype.is_float()
@@ -100,6 +107,45 @@ pub fn broadcast_to(x: &NodeRef, shape: &Shape) -> Result<NodeRef> {
 pub fn full(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
     let attrs: Attrs = smallvec![value.to_dtype(dtype).into(), dtype.into(), shape.dims().into()];
     apply_on(Some(device), find("full")?, &[], attrs)
+}
+
+/// A tensor full of one value that is to be stored as it is.
+///
+/// # Errors
+/// A `Runtime` error, as PyTorch's, where an integer dtype does not hold the value.
+pub fn full_exact(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
+    if let Some((lo, hi)) = dtype.int_range().filter(|_| dtype != DType::Bool) {
+        let fits = match value {
+            Scalar::Bool(_) => true,
+            Scalar::Int(i) => (lo..=hi).contains(&i),
+            Scalar::Float(x) => x.trunc() >= lo as f64 && x.trunc() <= hi as f64,
+        };
+        if !fits {
+            let value = match value {
+                Scalar::Float(x) => x.to_string(),
+                other => other.as_i64().to_string(),
+            };
+            return Err(Error::runtime(format!("value {value} cannot be converted to type {dtype} without overflow")));
+        }
+    }
+    full(value, dtype, shape, device)
+}
+
+/// A 0-d int64 zero whose computation fails with `message` unless `ok`, a 0-d bool, turns out true: added to a result,
+/// it makes the result depend on a check of values that are not there yet.
+pub fn check(ok: &Tensor, message: &str) -> Result<Tensor> {
+    let (node, one) = (ok.node(), Shape::of(&[1]));
+    let number = |v: i64| full(Scalar::Int(v), DType::I64, &Shape::scalar(), node.device);
+    let index = apply_named("select", &[node.clone(), number(0)?, number(1)?], Attrs::new())?;
+    let table = full(Scalar::Int(0), DType::I64, &one, node.device)?;
+    let index = reshape(&index, &one)?;
+    // An index out of range is what the machine can refuse; the line's note says what it means.
+    let line = mode::loc();
+    let file = || Loc { file: "<unknown>".into(), line: 0, note: None };
+    mode::set_loc(Some(Loc { note: Some(message.into()), ..line.clone().unwrap_or_else(file) }));
+    let zero = apply_named("take", &[table, index], smallvec![Attr::Int(0)]);
+    mode::set_loc(line);
+    Ok(Tensor::new(reshape(&zero?, &Shape::scalar())?))
 }
 
 /// An operand converted to `dtype`, broadcast to `shape` and on `device`.
@@ -183,13 +229,36 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
             // Python numbers compute in double precision.
             dtype = DType::F64;
         }
+        let is_bool = |arg: &Arg| match arg {
+            Arg::Tensor(t) => t.dtype() == DType::Bool,
+            Arg::Scalar(s) => matches!(s, Scalar::Bool(_)),
+        };
+        if name == "sub" && args.iter().any(is_bool) {
+            return Err(Error::dtype(
+                "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, \
+                 use the `~` or `logical_not()` operator instead.",
+            ));
+        }
+        let number = |arg: &Arg| if let Arg::Scalar(Scalar::Int(i)) = arg { Some(*i) } else { None };
+        if matches!(op.kind, Kind::Elementwise(ScalarOp::Cmp(_)))
+            && let Some((lo, hi)) = dtype.int_range()
+            && [a, b].into_iter().filter_map(number).any(|i| i < lo || i > hi)
+        {
+            // Compared as it is, not as what it would wrap to.
+            dtype = DType::I64;
+        }
         if name == "pow" && !dtype.is_float() && matches!(b, Arg::Scalar(s) if s.as_i64() < 0) {
             return Err(Error::runtime("Integers to negative integer powers are not allowed."));
         }
         // A number beside 16-bit floats keeps 32 bits, and the result is rounded once.
         let wide = keeps_number(name, dtype, a, b);
         let inner = if wide { DType::F32 } else { dtype };
-        let operands = [prepare(a, inner, &shape, device)?, prepare(b, inner, &shape, device)?];
+        let second = match b {
+            // A power of a wrapped exponent would be another power.
+            Arg::Scalar(s) if name == "pow" => full_exact(*s, inner, &shape, device)?,
+            _ => prepare(b, inner, &shape, device)?,
+        };
+        let operands = [prepare(a, inner, &shape, device)?, second];
         let value = apply(op, &operands, Attrs::new())?;
         if wide { cast(&value, dtype) } else { Ok(value) }
     };
@@ -207,7 +276,11 @@ pub fn select(cond: &Tensor, a: &Arg, b: &Arg) -> Result<Tensor> {
         let shape = Shape::broadcast(&Shape::broadcast(&cond.shape(), &a.shape())?, &b.shape())?;
         let device = place::common(&args)?;
         let cond = broadcast_to(&to_device(&cond.node(), device)?, &shape)?;
-        let (a, b) = (prepare(a, dtype, &shape, device)?, prepare(b, dtype, &shape, device)?);
+        let exact = |arg: &Arg| match arg {
+            Arg::Scalar(s) => full_exact(*s, dtype, &shape, device),
+            Arg::Tensor(_) => prepare(arg, dtype, &shape, device),
+        };
+        let (a, b) = (exact(a)?, exact(b)?);
         apply_named("select", &[cond, a, b], Attrs::new())
     };
     Ok(Tensor::new(run().map_err(|e| explain(e, "where", &args))?))

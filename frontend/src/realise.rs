@@ -9,6 +9,7 @@ use crate::live;
 use crate::loan;
 use crate::node::{Node, NodeRef};
 use crate::place;
+use crate::rollback;
 use crate::session::{self, Session};
 use crate::tensor::Tensor;
 use rustc_hash::FxBuildHasher;
@@ -37,15 +38,16 @@ fn realise_with_live(wanted: Vec<NodeRef>) -> Result<()> {
     let mut roots = wanted.clone();
     // Views that are out of date are derived again only when they are read.
     roots.extend(handles.iter().map(|t| t.lock().node.clone()).filter(|n| !n.is_realised()));
-    let Err(error) = nodes(&roots) else { return Ok(()) };
+    let Err(error) = nodes(&roots) else {
+        rollback::settle();
+        return Ok(());
+    };
     if error.kind() == ErrorKind::Interrupted {
         live::put_back(&handles);
         return Err(error);
     }
-    if wanted.is_empty() || wanted.len() == roots.len() {
-        return Err(error);
-    }
-    nodes(&wanted)
+    let alone = if wanted.is_empty() || wanted.len() == roots.len() { Err(error) } else { nodes(&wanted) };
+    alone.inspect_err(|error| rollback::recover(&wanted, error))
 }
 
 /// Realises exactly these nodes.
@@ -108,8 +110,8 @@ fn program(session: &Session, device: Device, roots: &[NodeRef]) -> Result<()> {
 
 fn run(session: &Session, device: Device, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outputs> {
     let count = graph.outputs().len();
-    let compiled = session.executable(device, graph, Vec::new())?;
-    let buffers = compiled.exe.run(inputs)?;
+    let compiled = session.executable(device, &graph, Vec::new())?;
+    let buffers = compiled.exe.run(inputs).map_err(|e| compiled.located(e, &graph))?;
     if buffers.len() != count {
         return Err(Error::internal(format!("a program of {count} outputs returned {}", buffers.len())));
     }

@@ -66,10 +66,24 @@ pub struct Session {
 pub struct Compiled {
     /// What runs.
     pub exe: Arc<dyn Executable>,
+    // The graph that was compiled first, with lines that its nodes are known by.
+    graph: Graph,
     /// Seconds from graph to loaded code.
     pub seconds: f64,
     /// Bytes that it counts in the cache.
     pub bytes: usize,
+}
+
+impl Compiled {
+    /// An error of a run of `graph`, which is equal to the one that was compiled but may come from other lines: the
+    /// error names the line of its node in `graph`.
+    pub fn located(&self, error: Error, graph: &Graph) -> Error {
+        let node = error.location().and_then(|loc| self.graph.node_at(loc));
+        match node.and_then(|id| graph.loc(id)) {
+            Some(loc) => error.moved_to(loc.clone()),
+            None => error,
+        }
+    }
 }
 
 /// Pairs (input, output) of which the output may take the input's memory.
@@ -77,7 +91,6 @@ pub type Donations = Vec<(usize, usize)>;
 
 struct Entry {
     device: Device,
-    graph: Graph,
     donate: Donations,
     // What the graph was checked against; under other limits it is checked again.
     limits: Limits,
@@ -261,7 +274,7 @@ impl Session {
     }
 
     /// The executable of a graph on a device, compiled unless an equal graph is cached.
-    pub fn executable(&self, device: Device, graph: Graph, donate: Donations) -> Result<Arc<Compiled>> {
+    pub fn executable(&self, device: Device, graph: &Graph, donate: Donations) -> Result<Arc<Compiled>> {
         let hash = graph.structural_hash();
         let limits = limits::get();
         {
@@ -269,9 +282,9 @@ impl Session {
             cache.clock += 1;
             let now = cache.clock;
             if let Some(list) = cache.entries.get_mut(&hash)
-                && let Some(e) = list
-                    .iter_mut()
-                    .find(|e| e.device == device && e.donate == donate && e.limits == limits && e.graph.same(&graph))
+                && let Some(e) = list.iter_mut().find(|e| {
+                    e.device == device && e.donate == donate && e.limits == limits && e.compiled.graph.same(graph)
+                })
             {
                 e.used = now;
                 self.hits.fetch_add(1, Ordering::Relaxed);
@@ -279,18 +292,11 @@ impl Session {
             }
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let compiled = Arc::new(self.compile(device, &graph, &donate)?);
+        let compiled = Arc::new(self.compile(device, graph, &donate)?);
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
-        cache.entries.entry(hash).or_default().push(Entry {
-            device,
-            graph,
-            donate,
-            limits,
-            compiled: compiled.clone(),
-            used,
-        });
+        cache.entries.entry(hash).or_default().push(Entry { device, donate, limits, compiled: compiled.clone(), used });
         let evicted = cache.shrink(self.config.cache_bytes, used);
         drop(cache);
         self.evictions.fetch_add(evicted.len() as u64, Ordering::Relaxed);
@@ -300,6 +306,8 @@ impl Session {
     fn compile(&self, device: Device, graph: &Graph, donate: &Donations) -> Result<Compiled> {
         let start = Instant::now();
         let executor = self.on(device)?;
+        let mut graph = graph.clone();
+        graph.part_locs();
         let exe: Arc<dyn Executable> = match &self.interpreter {
             Some(interpreter) if device == Device::Cpu => {
                 torsh_passes::limits::run(graph.clone())?;
@@ -313,7 +321,7 @@ impl Session {
                     donate: donate.clone(),
                     dump: self.config.dump.clone(),
                 };
-                let program = pipeline::compile(graph, &options)?;
+                let program = pipeline::compile(&graph, &options)?;
                 let exe = executor.load(Arc::new(program))?;
                 if let Some(dump) = &self.config.dump {
                     dump("code", &exe.listing());
@@ -322,7 +330,7 @@ impl Session {
             }
         };
         let bytes = exe.code_bytes() + graph.len() * 256 + 4096;
-        Ok(Compiled { exe, seconds: start.elapsed().as_secs_f64(), bytes })
+        Ok(Compiled { exe, graph, seconds: start.elapsed().as_secs_f64(), bytes })
     }
 
     /// Figures of the cache.

@@ -9,6 +9,7 @@ use crate::live;
 use crate::mode;
 use crate::node::{Grad, GradSlot, Node, NodeRef, lock};
 use crate::ops;
+use crate::rollback;
 use crate::trace;
 use crate::view::{Layout, Step};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -496,6 +497,7 @@ impl Tensor {
             _ => value.clone(),
         };
         let retyped = !node.grad.is_like(&old.grad);
+        rollback::written(self, old, &node);
         self.with(|s| {
             s.node = node;
             s.version = tick();

@@ -34,8 +34,8 @@ table! {
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";
     ISA = "TORSH_ISA", "the best that the CPU has", "Instruction set level of the CPU backend: portable, neon (64-bit ARM), avx2 or avx512.";
-    JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels on the rows of a product while they are in cache, no joint parallel regions.";
-    LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run), notes (attentions that keep their score matrix, and why).";
+    JOIN = "TORSH_JOIN", "1", "0 runs each step of a program by itself: no kernels in front of a product or on its rows while these are in cache, no joint parallel regions.";
+    LOG = "TORSH_LOG", "", "What to write to stderr, separated by commas: time (seconds per pass of each compilation), steps (microseconds per step of each run), notes (attentions that keep their score matrix, functions that run without compilation, and why).";
     NVRTC = "TORSH_NVRTC", "that of the nvidia-cuda-nvrtc wheel, else the system's", "Path of NVRTC, which compiles kernels for CUDA devices.";
     SCHEDULE = "TORSH_SCHEDULE", "auto", "How the CPU backend writes kernels: auto, vector (AVX2 and AVX-512 code), block (primitives), inline (128-bit code), row (vector, along rows only) or random.";
     THREADS = "TORSH_THREADS", "the CPUs that the process may use", "Number of worker threads.";

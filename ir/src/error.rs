@@ -48,6 +48,9 @@ pub struct Loc {
     pub file: Arc<str>,
     /// 1-based line.
     pub line: u32,
+    /// What an error says when the operation here refuses its values, in place of the operation's own words: for
+    /// checks that are written as an index out of range.
+    pub note: Option<Arc<str>>,
 }
 
 impl fmt::Display for Loc {
@@ -156,6 +159,16 @@ impl Error {
         if self.0.location.is_none() {
             self.0.location = loc;
         }
+        self
+    }
+
+    /// The same error at another line of the user's. Where the line has a note, the error says that instead.
+    #[must_use]
+    pub fn moved_to(mut self, loc: Loc) -> Error {
+        if let Some(note) = &loc.note {
+            self = Error::runtime(&**note);
+        }
+        self.0.location = Some(loc);
         self
     }
 

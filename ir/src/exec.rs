@@ -157,7 +157,8 @@ pub struct StepDetail {
     /// Number of the unit that it runs in; steps of one unit run together.
     pub unit: usize,
     /// What the unit is: `step`, `chain` (kernels on the rows of a product while these are in cache) or `region`
-    /// (independent kernels side by side).
+    /// (independent kernels side by side); `prologue` for the kernel of a chain that makes the rows of the product's
+    /// left operand.
     pub together: &'static str,
     /// Nanoseconds that the cost model expects on one core; 0 where it has no opinion.
     pub cost_ns: f64,

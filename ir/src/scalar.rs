@@ -107,7 +107,8 @@ closed_set! {
         Mul = "mul",
         /// Quotient of floats.
         Div = "div",
-        /// `floor(a / b)`, on integers too; integer division by zero gives 0, `MIN / -1` wraps.
+        /// Quotient rounded down: of integers `floor(a / b)` (by zero 0, `MIN / -1` wraps), of floats
+        /// `(a - a % b) / b` as in Python, so that `a // b * b + a % b` is `a`; see [`floor_quotient`].
         FloorDiv = "floor_divide",
         /// Python's remainder, sign of the divisor; integer remainder by zero gives 0.
         Rem = "remainder",
@@ -409,8 +410,7 @@ fn bin_float(op: BinOp, a: f64, b: f64, dtype: DType) -> f64 {
         BinOp::Sub => a - b,
         BinOp::Mul => a * b,
         BinOp::Div => a / b,
-        // floor of the correctly rounded quotient in the compute dtype.
-        BinOp::FloorDiv => round_to(a / b, dtype.compute()).floor(),
+        BinOp::FloorDiv => floor_quotient(a, b, |x| round_to(x, dtype.compute())),
         BinOp::Rem => {
             let r = libm::fmod(a, b);
             // The correction is an addition in the compute dtype.
@@ -437,6 +437,26 @@ fn bin_float(op: BinOp, a: f64, b: f64, dtype: DType) -> f64 {
             unreachable!("{} is not defined on floats", op.name())
         }
     }
+}
+
+/// Python's `a // b` of floats, by its remainder: `floor(a / b)` would round `1.0 / 0.1` up to 10, where 9 times 0.1
+/// and a remainder are left. `round` rounds to the compute dtype. An infinite `a` has no remainder and gives NaN;
+/// division by zero is that of `/`; a zero has the sign of `a / b`.
+fn floor_quotient(a: f64, b: f64, round: impl Fn(f64) -> f64) -> f64 {
+    if b == 0.0 {
+        return a / b;
+    }
+    let r = libm::fmod(a, b);
+    let mut q = round(round(a - r) / b);
+    if r != 0.0 && (r < 0.0) != (b < 0.0) {
+        q = round(q - 1.0);
+    }
+    if q == 0.0 {
+        return f64::copysign(0.0, a / b);
+    }
+    // `q` is whole but for its roundings.
+    let whole = q.floor();
+    if q - whole > 0.5 { round(whole + 1.0) } else { whole }
 }
 
 /// Evaluates a comparison.
@@ -537,6 +557,33 @@ mod tests {
     fn philox_known_answer() {
         // Random123 known-answer file, philox4x32 10, zero key and counter.
         assert_eq!(philox_block(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    }
+
+    #[test]
+    fn quotients_of_floats_leave_the_remainder() {
+        let inf = f64::INFINITY;
+        let cases = [
+            (1.0, 0.1, 9.0),
+            (-1.0, 0.1, -10.0),
+            (6.0, 2.0, 3.0),
+            (inf, 2.0, f64::NAN),
+            (-5.0, inf, -1.0),
+            (5.0, inf, 0.0),
+            (-0.0, 3.0, -0.0),
+            (0.0, -3.0, -0.0),
+            (1.0, 0.0, inf),
+            (-1.0, 0.0, -inf),
+            (0.0, 0.0, f64::NAN),
+            (5.0, f64::NAN, f64::NAN),
+            (-1e-300, 1e300, -1.0),
+        ];
+        for (a, b, want) in cases {
+            let got = eval_bin(BinOp::FloorDiv, Scalar::Float(a), Scalar::Float(b), DType::F64).as_f64();
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{a} // {b} = {got}, not {want}");
+        }
+        // In half precision 0.1 is a little less than a tenth, so that ten of it fit.
+        let tenth = Scalar::Float(round_to(0.1, DType::F16));
+        assert_eq!(eval_bin(BinOp::FloorDiv, Scalar::Float(1.0), tenth, DType::F16), Scalar::Float(10.0));
     }
 
     #[test]

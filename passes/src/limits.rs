@@ -145,7 +145,7 @@ mod tests {
 
     fn checked(shape: &[usize], dtype: DType) -> Option<Error> {
         let b = Builder::new(Graph::new());
-        b.set_loc(Some(Loc { file: "model.py".into(), line: 7 }));
+        b.set_loc(Some(Loc { file: "model.py".into(), line: 7, note: None }));
         let x = b.full(Scalar::Int(1), dtype, &Shape::of(shape)).id();
         let mut g = b.finish().expect("well formed");
         g.set_outputs(vec![x]);
@@ -207,7 +207,7 @@ mod tests {
             steps: vec![Step {
                 op: StepOp::Lib { call: LibCall::Fill(Scalar::Float(1.0)), args: vec![], out: BufId(0) },
                 ops: vec!["full"],
-                loc: Some(Loc { file: "model.py".into(), line: 9 }),
+                loc: Some(Loc { file: "model.py".into(), line: 9, note: None }),
             }],
             outputs: vec![BufId(0)],
             peak_bytes: 8000,

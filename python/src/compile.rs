@@ -216,12 +216,12 @@ impl CompiledFunction {
             // No other thread counts: this one has the GIL.
             entry.hits.store(entry.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             if i == 0 || entry.wide {
-                return self.replay(py, entry, args, kwargs, &leaves);
+                return self.replay(py, entry, args, kwargs, &leaves, None);
             }
             let entry = entry.clone();
             drop(entries);
             self.to_front(&entry);
-            return self.replay(py, &entry, args, kwargs, &leaves);
+            return self.replay(py, &entry, args, kwargs, &leaves, None);
         }
         drop(entries);
         self.miss(py, args, kwargs, grad)
@@ -400,6 +400,7 @@ impl CompiledFunction {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
         leaves: &Leaves,
+        known: Option<&[f64]>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Body::Program { program, floats, result, template, constants } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
@@ -408,8 +409,12 @@ impl CompiledFunction {
             return self.function.bind(py).call(args, kwargs);
         }
         let mut captured: SmallVec<[f64; 8]> = SmallVec::new();
-        for (dict, key, _) in floats {
-            captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
+        if let Some(known) = known {
+            captured.extend_from_slice(known);
+        } else {
+            for (dict, key, _) in floats {
+                captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
+            }
         }
         let at_once = if program.cost_ns() < SHORT_NS {
             guarded(|| program.run_at_once(leaves, &captured)).or_raise()?
@@ -542,6 +547,8 @@ impl CompiledFunction {
             template: result.unbind(),
             constants,
         };
+        // Those that the trace read: the function may have changed them after that.
+        let known: SmallVec<[f64; 8]> = floats.iter().map(|c| c.value).collect();
         drop((floats, tensors));
         let entry = Arc::new(Entry {
             args: args_spec,
@@ -556,7 +563,7 @@ impl CompiledFunction {
             seconds,
             wide: false,
         });
-        let out = self.replay(py, &entry, args, Some(kwargs), &leaves)?;
+        let out = self.replay(py, &entry, args, Some(kwargs), &leaves, Some(&known))?;
         match refused {
             // The program holds for this call: what it read has not changed since.
             Some(what) => self.run_lazily(py, entry, &what)?,
@@ -587,13 +594,13 @@ impl CompiledFunction {
         let mut stand_ins = stand_ins.into_iter();
         let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
         let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
-        let helper = py.import("torsh._compile")?;
+        let helper = py.import("torsh._guards")?;
         let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
         let result = found.get_item(0)?;
         let guards = Guards::parse(&found.get_item(1)?)?;
         let refused: Option<String> = found.get_item(2)?.extract()?;
         if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
-            let e = torsh_ir::Error::trace(format!("the function reads {what}, which cannot be checked at each call"));
+            let e = torsh_ir::Error::trace(format!("the function {what}"));
             return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
         }
         let mut leaves = Leaves::default();
@@ -604,14 +611,18 @@ impl CompiledFunction {
     // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
     fn run_lazily(&self, py: Python<'_>, entry: Arc<Entry>, what: &str) -> PyResult<()> {
         let Some(entry) = Arc::into_inner(entry) else { return Ok(()) };
-        let reason = format!("the function reads {what}, which cannot be checked at each call");
-        let text = format!(
-            "torsh.compile({}): {reason}; it runs without compilation. Pass what it needs as an argument, or keep it in \
-             tensors.",
-            self.name
-        );
+        let reason = format!("the function {what}");
+        let way_out = if what.starts_with("returns") {
+            "Return tensors in tuples, lists or dicts."
+        } else {
+            "Pass what it needs as an argument, or keep it in tensors."
+        };
+        let text = format!("torsh.compile({}): {reason}; it runs without compilation. {way_out}", self.name);
         let body = Body::Lazy(Break { reason, loc: entry.site.clone(), divided: false });
         self.keep(Arc::new(Entry { body, guards: Guards::none(), ..entry }));
+        if torsh_ir::env::log().notes {
+            torsh_ir::env::say(&text);
+        }
         if self.warned.swap(true, Ordering::Relaxed) {
             return Ok(());
         }

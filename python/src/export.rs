@@ -15,8 +15,9 @@ use std::sync::{Mutex, PoisonError};
 use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, gradient_stop};
 use torsh_frontend::node::{Grad, Node};
 use torsh_frontend::{Tensor, inline, mode, ops, trace};
-use torsh_ir::exec::{BufferRef, Device};
-use torsh_ir::{Error, ErrorKind, Graph, text};
+use torsh_ir::exec::{Buffer, BufferRef, Device};
+use torsh_ir::text::Template;
+use torsh_ir::{Error, ErrorKind, Graph, Shape, Type, text};
 use torsh_runtime::package::{self, Contents, LoadOptions, Manifest, Package, SecretKey};
 
 /// A function as it was traced for a package.
@@ -28,6 +29,13 @@ pub struct ExportTrace {
     specialised: Vec<usize>,
     // The trace needed the value of a captured float: none of them may change.
     fixed: bool,
+}
+
+impl ExportTrace {
+    /// The graph.
+    pub(crate) fn graph_of(&self) -> &Graph {
+        &self.export.graph
+    }
 }
 
 #[pymethods]
@@ -100,18 +108,80 @@ impl ExportTrace {
     fn graph(&self) -> String {
         text::print(&self.export.graph)
     }
+
+    /// The graph as text, with the user's lines.
+    #[getter]
+    fn lines(&self) -> String {
+        text::print_with_lines(&self.export.graph)
+    }
+
+    /// Compares the graph with a template over these dims at these sizes: `None` where they mean the same, else the
+    /// filled-in text, or what is wrong with it.
+    fn differs(
+        &self,
+        py: Python<'_>,
+        template: String,
+        dims: Vec<String>,
+        sizes: Vec<u64>,
+    ) -> PyResult<Option<String>> {
+        outside(py, || {
+            let made = Template::parse(template, &dims).and_then(|t| t.at(&sizes, package::format::MAX_GRAPH_BYTES));
+            let made = match made {
+                Ok(text) => text,
+                Err(e) => return Ok(Some(e.message().to_string())),
+            };
+            let same = match text::parse(&made) {
+                Ok(graph) => package::same_meaning(graph, self.export.graph.clone())?,
+                Err(_) => false,
+            };
+            Ok((!same).then_some(made))
+        })
+    }
+}
+
+/// The memory of a tensor that has none.
+struct Phantom {
+    device: Device,
+    bytes: usize,
+}
+
+impl Buffer for Phantom {
+    fn device(&self) -> Device {
+        self.device
+    }
+    fn nbytes(&self) -> usize {
+        self.bytes
+    }
+    fn host_bytes(&self) -> Option<&[u8]> {
+        None
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+/// A tensor of the dtype and device of another and of this shape that has no elements: the argument of a trace at sizes
+/// that may be too large for memory. Whatever reads it fails.
+#[pyfunction]
+fn phantom(py: Python<'_>, like: &Bound<'_, PyTensor>, shape: Vec<usize>) -> PyResult<Py<PyTensor>> {
+    let t = &like.get().t;
+    let ty = Type::new(t.ty().dtype, Shape::new(&shape).or_raise()?);
+    ops::check_size(&ty).or_raise()?;
+    let buffer = Phantom { device: t.node().device, bytes: ty.nbytes() };
+    wrap(py, Tensor::new(Node::data(ty, std::sync::Arc::new(buffer), Grad::None)))
 }
 
 /// Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
-/// `updates`, what the function writes is left out.
+/// `updates`, what the function writes is left out; with `bake`, a few integers that it makes are constants of the graph.
 #[pyfunction]
-#[pyo3(signature = (function, args, kwargs, updates = true))]
+#[pyo3(signature = (function, args, kwargs, updates = true, bake = false))]
 fn trace_export(
     py: Python<'_>,
     function: &Bound<'_, PyAny>,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
     updates: bool,
+    bake: bool,
 ) -> PyResult<ExportTrace> {
     source::enter(py);
     if trace::active() != 0 {
@@ -159,7 +229,7 @@ fn trace_export(
     }
     match ended? {
         Ended::Program(program) => Ok(ExportTrace {
-            export: program.export(updates).or_raise()?,
+            export: program.export(updates, bake).or_raise()?,
             floats,
             result: result.unbind(),
             specialised: program.specialised().to_vec(),
@@ -191,9 +261,25 @@ fn seed(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
     bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must have 32 bytes, got {}", bytes.len())))
 }
 
-/// Writes a package; returns its size.
+/// The memory of tensors, where the host can read it.
+pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec<BufferRef>> {
+    let mut buffers: Vec<BufferRef> = Vec::with_capacity(state.len());
+    for t in state {
+        let t = &t.bind(py).get().t;
+        buffers.push(outside(py, || {
+            torsh_frontend::realise::realise(std::slice::from_ref(t))?;
+            let node = t.node();
+            // A package holds what the host can read.
+            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
+        })?);
+    }
+    Ok(buffers)
+}
+
+/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
 #[pyfunction]
-#[pyo3(signature = (path, manifest, forward, vjp, state, key))]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None))]
+#[expect(clippy::too_many_arguments, reason = "what a package is made of, and where it goes")]
 fn write_package(
     py: Python<'_>,
     path: PathBuf,
@@ -202,20 +288,15 @@ fn write_package(
     vjp: Option<&ExportTrace>,
     state: Vec<Py<PyTensor>>,
     key: Option<&[u8]>,
+    templates: Option<(String, Option<String>)>,
 ) -> PyResult<u64> {
     let manifest: Manifest = serde_json::from_str(manifest)
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
         .or_raise()?;
     let key = key.map(|k| seed(k, "a signing key")).transpose()?.map(|k| SecretKey::from_seed(&k));
-    let mut buffers: Vec<BufferRef> = Vec::with_capacity(state.len());
-    for t in &state {
-        let t = &t.bind(py).get().t;
-        buffers.push(outside(py, || {
-            torsh_frontend::realise::realise(std::slice::from_ref(t))?;
-            let node = t.node();
-            // A package holds what the host can read.
-            torsh_frontend::session::get()?.copy(&node.ty, &trace::realised(&node)?, Device::Cpu)
-        })?);
+    let buffers = host_state(py, &state)?;
+    if let Some(templates) = templates {
+        return outside(py, || package::write_template(&path, manifest, templates, buffers, key.as_ref()));
     }
     let contents = Contents {
         manifest,
@@ -266,15 +347,24 @@ impl PyPackage {
             .map_err(|e| Error::internal(format!("a manifest is no JSON: {e}")))
             .or_raise()
     }
-    /// The graph as text.
+    /// The graph as text; with dims, its template.
     #[getter]
     fn graph(&self) -> String {
-        text::print(self.package.forward())
+        let template = self.package.templates().map(|t| t.forward().to_string());
+        template.unwrap_or_else(|| text::print(self.package.forward()))
     }
-    /// The gradient program as text.
+    /// The gradient program as text; with dims, its template.
     #[getter]
     fn vjp(&self) -> Option<String> {
-        self.package.vjp().map(text::print)
+        match self.package.templates() {
+            Some(templates) => templates.vjp().map(str::to_string),
+            None => self.package.vjp().map(text::print),
+        }
+    }
+    /// The size of each dim in a call with inputs of these shapes.
+    fn sizes(&self, shapes: Vec<Vec<usize>>) -> PyResult<Vec<u64>> {
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        self.package.manifest().sizes_of(&shapes).or_raise()
     }
     /// The key that signed the file.
     #[getter]
@@ -306,19 +396,23 @@ impl PyPackage {
     }
 
     /// Applies the program to tensors of a device, in the order of the inputs of its graph: its outputs, in order. With
-    /// `grad`, operations record gradients.
+    /// `grad`, operations record gradients. `sizes` are those of the dims.
+    #[pyo3(signature = (inputs, grad, device, sizes = Vec::new()))]
     fn apply(
         &self,
         py: Python<'_>,
         inputs: Vec<Py<PyTensor>>,
         grad: bool,
         device: &Bound<'_, PyAny>,
+        sizes: Vec<u64>,
     ) -> PyResult<Vec<Py<PyTensor>>> {
         source::enter(py);
         let device = device::named(device)?;
         let tensors: Vec<Tensor> = inputs.iter().map(|t| t.bind(py).get().t.clone()).collect();
         let run = || {
-            let nodes = inline::apply(self.package.forward(), &tensors, device)?;
+            let made = self.package.templates().map(|t| t.at(&sizes)).transpose()?;
+            let graph = made.as_ref().map_or(self.package.forward(), |made| &made.forward);
+            let nodes = inline::apply(graph, &tensors, device)?;
             Ok(nodes.iter().map(|n| Tensor::new(if grad { n.clone() } else { ops::detach(n) })).collect::<Vec<_>>())
         };
         let made = guarded(|| if grad { run() } else { mode::no_grad(run) }).or_raise()?;
@@ -329,7 +423,7 @@ impl PyPackage {
 /// What the machine would compile: kernels, peak bytes, for `inspect`.
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
-    let graph: Graph = package.package.forward().clone();
+    let graph: &Graph = package.package.forward();
     let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);
@@ -346,6 +440,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<ExportTrace>()?;
     m.add_class::<PyPackage>()?;
     m.add_function(wrap_pyfunction!(trace_export, m)?)?;
+    m.add_function(wrap_pyfunction!(phantom, m)?)?;
     m.add_function(wrap_pyfunction!(check_gradients, m)?)?;
     m.add_function(wrap_pyfunction!(write_package, m)?)?;
     m.add_function(wrap_pyfunction!(memory_id, m)?)?;

@@ -152,7 +152,7 @@ fn assign<'py>(x: Bound<'py, PyTensor>, value: &Bound<'py, PyAny>, here: bool) -
         t.check_inplace().map_err(|e| e.with_loc(mode::loc()))?;
         let value = match value {
             Arg::Tensor(v) => v,
-            Arg::Scalar(s) => Tensor::new(ops::full(s, t.dtype(), &t.shape(), t.device())?),
+            Arg::Scalar(s) => Tensor::new(ops::full_exact(s, t.dtype(), &t.shape(), t.device())?),
         };
         if here && value.device() != t.device() {
             return Err(torsh_ir::Error::device(format!(
@@ -211,16 +211,10 @@ fn full(
             Scalar::Float(_) => DType::F32,
         },
     };
-    if let (Some((lo, hi)), Scalar::Int(i)) = (dtype.int_range(), value)
-        && dtype != DType::Bool
-        && !(lo..=hi).contains(&i)
-    {
-        return Err(PyRuntimeError::new_err(format!("value {i} cannot be converted to type {dtype} without overflow")));
-    }
     let sizes = sizes(shape)?;
     let run = || {
         let shape = torsh_ir::ops::shape_attr(&sizes).map_err(|e| e.with_op("full").with_loc(mode::loc()))?;
-        ops::full(value, dtype, &shape, device)
+        ops::full_exact(value, dtype, &shape, device)
     };
     Ok(Tensor::new(guarded(run).or_raise()?).into())
 }
@@ -298,6 +292,13 @@ fn r#where(py: Python<'_>, cond: &Bound<'_, PyAny>, a: &Bound<'_, PyAny>, b: &Bo
     source::enter(py);
     let (cond, a, b) = (need_tensor(cond, "where")?, need_arg(a, "where")?, need_arg(b, "where")?);
     Ok(guarded(|| ops::select(&cond, &a, &b)).or_raise()?.into())
+}
+
+/// A 0-d int64 zero whose computation raises RuntimeError with `message` unless the 0-d bool `ok` is true.
+#[pyfunction]
+fn check(py: Python<'_>, ok: &Bound<'_, PyTensor>, message: &str) -> PyResult<PyTensor> {
+    source::enter(py);
+    Ok(guarded(|| ops::check(&ok.get().t, message)).or_raise()?.into())
 }
 
 /// Products of vectors, matrices and stacks of matrices.
@@ -483,7 +484,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         ($($f:ident)*) => { $(m.add_function(wrap_pyfunction!($f, m)?)?;)* };
     }
     add! { apply unary binary unary_ binary_ view can_view to_device assign clone full tensor result_type can_cast promote_types
-    cast matmul index_put_ nonzero gradients backward set_grad_enabled is_grad_enabled eval register_hooks here has_op }
+    cast check matmul index_put_ nonzero gradients backward set_grad_enabled is_grad_enabled eval register_hooks here has_op }
     m.add_function(wrap_pyfunction!(r#where, m)?)?;
     let ops = wrap_pyfunction!(ops_table, m)?;
     m.add("ops", ops)?;

@@ -26,16 +26,48 @@ fn module_epoch() -> u64 {
 }
 
 enum Place {
-    // A global: a dict and a name.
-    Item(Py<PyDict>, Py<PyString>),
+    // An item of a dict: a global, or an attribute in an object's own dict.
+    Item(Py<PyDict>, Py<PyAny>),
     // A closure cell.
     Cell(Py<PyAny>),
-    // An attribute of an object.
+    // An attribute as Python finds it.
     Attr(Py<PyAny>, Py<PyString>),
-    // An attribute of a module: looked at only when the epoch has moved on.
-    Module(Py<PyAny>, Py<PyString>),
+    // The function of a class method, which is bound anew at each look.
+    Bound(Py<PyAny>, Py<PyString>),
+    // The class of an object.
+    Class(Py<PyAny>),
     // The items of a list or set, or the keys and values of a dict, in order.
     Items(Py<PyAny>),
+    // What a call of this object gives.
+    Call(Py<PyAny>),
+}
+
+impl Place {
+    fn find<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match self {
+            Place::Item(dict, key) => dict.bind(py).get_item(key.bind(py)).ok().flatten(),
+            Place::Cell(cell) => cell.bind(py).getattr(pyo3::intern!(py, "cell_contents")).ok(),
+            Place::Attr(obj, name) => obj.bind(py).getattr(name.bind(py)).ok(),
+            Place::Bound(obj, name) => {
+                obj.bind(py).getattr(name.bind(py)).and_then(|m| m.getattr(pyo3::intern!(py, "__func__"))).ok()
+            }
+            Place::Class(obj) => Some(obj.bind(py).get_type().into_any()),
+            Place::Items(container) => Some(container.bind(py).clone()),
+            Place::Call(call) => call.bind(py).call0().ok(),
+        }
+    }
+
+    fn name(&self, py: Python<'_>) -> String {
+        let class = |o: &Py<PyAny>| o.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default();
+        match self {
+            Place::Item(_, key) => format!("global or attribute {}", key.bind(py)),
+            Place::Cell(_) => "a closure variable".to_string(),
+            Place::Attr(o, n) | Place::Bound(o, n) => format!("{}.{n}", class(o)),
+            Place::Class(_) => "the class of an object".to_string(),
+            Place::Items(o) => format!("the items of a {}", class(o)),
+            Place::Call(o) => format!("what a {} holds", class(o)),
+        }
+    }
 }
 
 // Whether a container still has these items.
@@ -57,80 +89,99 @@ fn holds(container: &Bound<'_, PyAny>, items: &Bound<'_, PyAny>) -> bool {
 /// One fact.
 pub struct Guard {
     place: Place,
-    value: Py<PyAny>,
+    // What was there; `None` where nothing was.
+    value: Option<Py<PyAny>>,
+}
+
+impl Guard {
+    fn holds(&self, py: Python<'_>) -> bool {
+        let value = self.value.as_ref().map(|v| v.bind(py));
+        match (&self.place, value) {
+            (Place::Items(container), Some(items)) => holds(container.bind(py), items),
+            (Place::Class(obj), Some(class)) => obj.bind(py).get_type().is(class),
+            (place, value) => match (place.find(py), value) {
+                (Some(now), Some(was)) => same(&now, was),
+                (now, was) => now.is_none() && was.is_none(),
+            },
+        }
+    }
+
+    fn text(&self, py: Python<'_>) -> String {
+        let name = self.place.name(py);
+        if matches!(self.place, Place::Items(_)) {
+            return format!("{name} changed");
+        }
+        let show = |v: &Bound<'_, PyAny>| {
+            if crate::functions::is_plain(v) { v.to_string() } else { format!("a {}", v.get_type()) }
+        };
+        let was = self.value.as_ref().map_or("absent".to_string(), |v| show(v.bind(py)));
+        let now = self.place.find(py).as_ref().map_or("gone".to_string(), show);
+        format!("{name} was {was}, now is {now}")
+    }
 }
 
 /// The guards of a program.
 pub struct Guards {
     list: Vec<Guard>,
+    // Looked at only when the epoch of modules has moved on.
+    of_modules: Vec<Guard>,
     checked: AtomicU64,
 }
 
 impl Guards {
     /// No guards.
     pub fn none() -> Guards {
-        Guards { list: Vec::new(), checked: AtomicU64::new(0) }
+        Guards { list: Vec::new(), of_modules: Vec::new(), checked: AtomicU64::new(0) }
     }
 
-    /// From tuples `(kind, holder, name, value)`, as `_compile.py` collects them.
-    pub fn parse(list: &Bound<'_, PyAny>) -> PyResult<Guards> {
-        let mut out = Vec::new();
-        for item in list.try_iter()? {
+    /// From tuples `(kind, holder, name, value)`, as `_guards.py` collects them. A kind that begins with "no" has no
+    /// value; one that ends with "of module" is looked at only when the epoch of modules has moved on. The first call
+    /// looks at all: the trace itself may have changed what it read.
+    pub fn parse(found: &Bound<'_, PyAny>) -> PyResult<Guards> {
+        let (mut list, mut of_modules) = (Vec::new(), Vec::new());
+        for item in found.try_iter()? {
             let item = item?.cast_into::<PyTuple>()?;
             let (kind, holder, value) = (item.get_item(0)?, item.get_item(1)?, item.get_item(3)?);
             let name = || -> PyResult<Py<PyString>> { Ok(item.get_item(2)?.cast_into::<PyString>()?.unbind()) };
-            let place = match kind.extract::<&str>()? {
-                "item" => Place::Item(holder.cast_into::<PyDict>()?.unbind(), name()?),
+            let whole = kind.extract::<String>()?;
+            let kind = whole.strip_suffix(" of module").unwrap_or(&whole);
+            let of_module = kind.len() < whole.len();
+            let (kind, absent) = kind.strip_prefix("no ").map_or((kind, false), |kind| (kind, true));
+            let place = match kind {
+                "item" => Place::Item(holder.cast_into::<PyDict>()?.unbind(), item.get_item(2)?.unbind()),
                 "cell" => Place::Cell(holder.unbind()),
                 "attr" => Place::Attr(holder.unbind(), name()?),
-                "module" => Place::Module(holder.unbind(), name()?),
+                "bound" => Place::Bound(holder.unbind(), name()?),
+                "class" => Place::Class(holder.unbind()),
                 "items" => Place::Items(holder.unbind()),
+                "call" => Place::Call(holder.unbind()),
                 other => return Err(PyValueError::new_err(format!("unknown guard {other}"))),
             };
-            out.push(Guard { place, value: value.unbind() });
+            let guard = Guard { place, value: (!absent).then(|| value.unbind()) };
+            if of_module { of_modules.push(guard) } else { list.push(guard) }
         }
-        Ok(Guards { list: out, checked: AtomicU64::new(epoch()) })
+        Ok(Guards { list, of_modules, checked: AtomicU64::new(0) })
     }
 
     /// Number of guards.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.list.len() + self.of_modules.len()
     }
 
     /// The first fact that no longer holds.
     pub fn broken(&self, py: Python<'_>) -> Option<String> {
         let now = epoch();
-        let modules = self.checked.load(Ordering::Relaxed) != now;
         for guard in &self.list {
-            let found = match &guard.place {
-                Place::Item(dict, name) => dict.bind(py).get_item(name.bind(py)).ok().flatten(),
-                Place::Cell(cell) => cell.bind(py).getattr(pyo3::intern!(py, "cell_contents")).ok(),
-                Place::Attr(obj, name) => obj.bind(py).getattr(name.bind(py)).ok(),
-                Place::Module(obj, name) if modules => obj.bind(py).getattr(name.bind(py)).ok(),
-                Place::Module(..) => continue,
-                Place::Items(container) => {
-                    if holds(container.bind(py), guard.value.bind(py)) {
-                        continue;
-                    }
-                    let class = container.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default();
-                    return Some(format!("the items of a {class} changed"));
-                }
-            };
-            let value = guard.value.bind(py);
-            if !found.as_ref().is_some_and(|f| same(f, value)) {
-                let name = match &guard.place {
-                    Place::Item(_, n) => format!("global {n}"),
-                    Place::Cell(_) => "a closure variable".to_string(),
-                    Place::Items(_) => "the items of a container".to_string(),
-                    Place::Attr(o, n) | Place::Module(o, n) => {
-                        format!("{}.{n}", o.bind(py).get_type().name().map(|n| n.to_string()).unwrap_or_default())
-                    }
-                };
-                let show = |v: &Bound<'_, PyAny>| {
-                    if crate::functions::is_plain(v) { v.to_string() } else { format!("a {}", v.get_type()) }
-                };
-                let now = found.as_ref().map_or("gone".to_string(), show);
-                return Some(format!("{name} was {}, now is {now}", show(value)));
+            if !guard.holds(py) {
+                return Some(guard.text(py));
+            }
+        }
+        if self.checked.load(Ordering::Relaxed) == now {
+            return None;
+        }
+        for guard in &self.of_modules {
+            if !guard.holds(py) {
+                return Some(guard.text(py));
             }
         }
         self.checked.store(now, Ordering::Relaxed);

@@ -10,6 +10,7 @@ mod dtype;
 mod errors;
 mod executor;
 mod export;
+mod export_c;
 mod fork;
 mod functions;
 mod guard;
@@ -41,6 +42,7 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     guard::register(m)?;
     compile::register(m)?;
     export::register(m)?;
+    export_c::register(m)?;
     dlpack::register(m)?;
     support::register(m)?;
     fork::register(m)?;

@@ -45,7 +45,7 @@ pub fn here(py: Python<'_>) -> Option<Loc> {
     let mut frame = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyEval_GetFrame().cast()) }?;
     for _ in 0..MAX_DEPTH {
         if let Some((key, file)) = file_of(py, &frame) {
-            return Some(Loc { file, line: line_of(&frame, key) });
+            return Some(Loc { file, line: line_of(&frame, key), note: None });
         }
         frame = frame.getattr(pyo3::intern!(py, "f_back")).ok()?;
         if frame.is_none() {

@@ -61,6 +61,9 @@ class ExportTrace:
     def leaves_gradients(self) -> str:
         """Whether a call leaves gradients where there were none."""
     @property
+    def lines(self) -> str:
+        """The graph as text, with the user's lines."""
+    @property
     def outputs(self) -> str:
         """What each output of the graph is: `("result" | "input", number, dtype, shape)`."""
     @property
@@ -77,7 +80,7 @@ class Package:
         """Size of the file."""
     @property
     def graph(self) -> str:
-        """The graph as text."""
+        """The graph as text; with dims, its template."""
     @property
     def manifest(self) -> str:
         """The manifest as JSON."""
@@ -89,7 +92,7 @@ class Package:
         """The key that signed the file."""
     @property
     def vjp(self) -> str:
-        """The gradient program as text."""
+        """The gradient program as text; with dims, its template."""
 
 class PyDType:
     """An element type."""
@@ -412,7 +415,10 @@ class Tensor:
     def baddbmm_(self, *args: Any, **kwargs: Any) -> Tensor:
         """In-place form of `baddbmm`."""
     def bernoulli(self, p: Any = None, *, generator: Any = None) -> Tensor:
-        """1 with probability `input` (or `p`), else 0, in the dtype of `input`."""
+        """1 with probability `input` (or `p`), else 0, in the dtype of `input`.
+
+        Raises: RuntimeError (when the values are computed) for a probability outside [0, 1] or NaN.
+        """
     def bernoulli_(self, p: _float = 0.5, *, generator: Any = None) -> Tensor:
         """Overwrites with 0 and 1, 1 with probability p."""
     def bfloat16(self) -> Any:
@@ -698,7 +704,7 @@ class Tensor:
     def floor_(self) -> Tensor:
         """In-place form of `floor`."""
     def floor_divide(self, other: Any, *, out: Any = None) -> Tensor:
-        """Elementwise `floor(a / b)`, rounded down on integers too; an integer divided by 0 gives 0. The gradient is 0.
+        """Elementwise `a // b` as in Python: the quotient rounded down that leaves the remainder `a % b`, so that `a // b * b + a % b` is `a`. Of floats this is not the floor of the rounded `a / b`: `1.0 // 0.1` is 9. An infinite float divided by anything is NaN, a float divided by 0 is `a / 0`, an integer divided by 0 is 0. The gradient is 0.
 
         >>> torsh.floor_divide(torsh.tensor([7, -7]), 2).tolist()
         [3, -4]
@@ -785,6 +791,17 @@ class Tensor:
         """A copy of `input` with a number at the indexed entries of `dim`."""
     def index_fill_(self, *args: Any, **kwargs: Any) -> Tensor:
         """In-place form of `index_fill`."""
+    def index_put(self, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+        """A copy of `input` with `values` written (or, with `accumulate`, added) at `input[indices]`: a tuple of index
+        tensors, one for each of the first dims; None takes a dim whole.
+
+        Raises: IndexError for an index out of range: at once where its value is known, else when the values are computed.
+
+        >>> torsh.index_put(torsh.zeros(3), (torsh.tensor([0, 0]),), torsh.tensor(1.0), accumulate=True).tolist()
+        [2.0, 0.0, 0.0]
+        """
+    def index_put_(self, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+        """Writes (or, with `accumulate`, adds) values at `x[indices]`, in place; see `index_put`."""
     def index_select(self, dim: Any, index: Any) -> Tensor:
         """The entries along `dim` that a 1-d index names.
 
@@ -1018,6 +1035,9 @@ class Tensor:
         """Indices drawn with the probabilities in each row (weights need not sum to 1), by the Gumbel-max trick
         (without replacement: the largest keys) or the inverse of the cumulative sum (with replacement).
 
+        Raises: RuntimeError (when the values are computed) for a weight that is negative, infinite or NaN, for a row
+        without a positive weight, and for fewer positive weights in a row than samples without replacement.
+
         >>> torsh.multinomial(torsh.tensor([0.0, 1.0]), 3, replacement=True).tolist()
         [1, 1, 1]
         """
@@ -1154,7 +1174,7 @@ class Tensor:
     def relu_(self) -> Tensor:
         """In-place `relu`."""
     def remainder(self, other: Any, *, out: Any = None) -> Tensor:
-        """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`; an integer remainder by 0 is 0.
+        """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`, the remainder of `//`; an integer remainder by 0 is 0.
 
         >>> torsh.remainder(torsh.tensor([7, -7]), 3).tolist()
         [1, 2]
@@ -1469,6 +1489,8 @@ def binary_(name: Any, x: Any, other: Any) -> Any:
     """In-place form of `binary`; returns `x`."""
 def bump_module_epoch() -> Any:
     """Moves the epoch on."""
+def c_library(manifest: Any, forward: Any, state: Any, name: Any, target: Any, weights_in_file: Any) -> Any:
+    """Header, C source, object file and weights of a library, by these names, with the bytes of a context's arena."""
 def cache_info() -> Any:
     """Figures of the cache of lazy executables."""
 def can_cast(*args: Any, **kwargs: Any) -> Any:
@@ -1481,6 +1503,8 @@ def captured_float(dict: Any, key: Any) -> Any:
     """
 def cast(x: Any, dtype: Any) -> Any:
     """Converts the dtype; the tensor itself when it has it already."""
+def check(ok: Any, message: Any) -> Any:
+    """A 0-d int64 zero whose computation raises RuntimeError with `message` unless the 0-d bool `ok` is true."""
 def check_gradients(results: Any) -> Any:
     """Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front."""
 def clear_cache() -> Any:
@@ -1551,6 +1575,10 @@ def ops() -> Any:
     """Every op of the registry, as dicts."""
 def package_plan(package: Any) -> Any:
     """What the machine would compile: kernels, peak bytes, for `inspect`."""
+def phantom(like: Any, shape: Any) -> Any:
+    """A tensor of the dtype and device of another and of this shape that has no elements: the argument of a trace at sizes
+    that may be too large for memory. Whatever reads it fails.
+    """
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype of two dtypes together."""
 def public_key(key: Any) -> Any:
@@ -1589,9 +1617,9 @@ def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: An
     """A capsule that holds a copy of the tensor."""
 def tobytes(x: Any) -> Any:
     """The elements of a tensor, row-major and little-endian."""
-def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True) -> Any:
+def trace_export(function: Any, args: Any, kwargs: Any, updates: Any = True, bake: Any = False) -> Any:
     """Runs `fn(*args, **kwargs)` under trace; nothing outside changes. Every result must be a fresh tensor. Without
-    `updates`, what the function writes is left out.
+    `updates`, what the function writes is left out; with `bake`, a few integers that it makes are constants of the graph.
     """
 def unary(name: Any, x: Any) -> Any:
     """A registry op of one operand; integers become floats where the op asks for it."""
@@ -1603,5 +1631,5 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
-def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any) -> Any:
-    """Writes a package; returns its size."""
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None) -> Any:
+    """Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs."""

@@ -33,12 +33,12 @@ _functions, _methods = _registry.build()
 globals().update(_functions)
 
 from torsh._fn.creation import (  # noqa: E402
-    arange, as_tensor, clone, empty, empty_like, eye, from_numpy, full, full_like, get_default_dtype, linspace,
-    logspace, meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
+    arange, as_tensor, clone, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, get_default_dtype,
+    linspace, logspace, meshgrid, ones, ones_like, set_default_dtype, tensor, zeros, zeros_like,
 )  # fmt: skip
 from torsh._fn.indexing import (  # noqa: E402
-    gather, index_add, index_copy, index_fill, index_select, masked_fill, masked_select, nonzero, scatter, scatter_add,
-    scatter_reduce, take, take_along_dim, tril, triu,
+    gather, index_add, index_copy, index_fill, index_put, index_select, masked_fill, masked_select, nonzero, scatter,
+    scatter_add, scatter_reduce, take, take_along_dim, tril, triu,
 )  # fmt: skip
 from torsh._fn.linalg import (  # noqa: E402
     addmm, addmv, baddbmm, bmm, dot, einsum, matmul, mm, mv, outer, tensordot, trace,
@@ -88,6 +88,11 @@ def __getattr__(name: str):
 
         globals()["export"] = export
         return export
+    if name == "Dim":
+        from torsh._dims import Dim
+
+        globals()["Dim"] = Dim
+        return Dim
     if name in ("save", "load"):
         from torsh import serialization
 
@@ -100,7 +105,7 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "compile", "export", "load", "save"})
+    return sorted({*globals(), *_LAZY, "Dim", "compile", "export", "load", "save"})
 
 
 def softmax(input, dim=None, dtype=None):

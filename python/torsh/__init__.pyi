@@ -51,6 +51,7 @@ from torsh import optim as optim
 from torsh import random as random
 from torsh import serialization as serialization
 from torsh import utils as utils
+from torsh._dims import Dim as Dim
 from torsh._fn.random import Generator as Generator
 from torsh._size import Size as Size
 from torsh.autograd import enable_grad as enable_grad
@@ -222,7 +223,10 @@ def atleast_2d(input: Any) -> Tensor:
 def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """`beta * input + alpha * batch1 @ batch2`."""
 def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Tensor:
-    """1 with probability `input` (or `p`), else 0, in the dtype of `input`."""
+    """1 with probability `input` (or `p`), else 0, in the dtype of `input`.
+
+    Raises: RuntimeError (when the values are computed) for a probability outside [0, 1] or NaN.
+    """
 def bitwise_and(input: Any, other: Any, *, out: Any = None) -> Tensor:
     """Elementwise and of each bit of integers in two's complement; logical and of bool.
 
@@ -305,6 +309,22 @@ def compile(fn: Any = None, *, fullgraph: _bool = False, dynamic: _bool | None =
     The first call for a signature (structure, dtypes and shapes of the arguments, and values of those that are
     not tensors or floats) traces `fn`; later calls go straight to machine code. Tensors that `fn` reaches without
     an argument are found in the trace and updated in place.
+
+    A program is used only while everything that `fn` read from Python is as it was; otherwise `fn` is traced again.
+    That goes for global and closure variables, defaults and code of functions, attributes of objects, classes and
+    modules however they are reached, the items of containers and arrays (up to 65536 items and 1 MiB in all), settings
+    of optimizers, environment and context variables. Numbers and strings are compared by value and type, other objects
+    by identity. A plain value that `fn` leaves in a variable or an attribute must be there already. What cannot be
+    compared makes `fn` run without compilation, with a warning once and the reason in `explain()`: iterators that
+    outlive the call, the clock, random numbers of Python and NumPy, files, databases and the system, arrays of other
+    libraries, larger containers. So does a function that returns an object, a set or a function that it has made: a
+    program makes only tensors, and tuples, lists and dicts of them.
+
+    Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
+    code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
+    their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
+    that `fn` does not otherwise reach. Effects on Python that are none of the above (messages, an object stored in an
+    attribute) happen when `fn` is traced and not again.
 
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.
@@ -447,14 +467,19 @@ def expm1(input: Any, *, out: Any = None) -> Tensor:
     >>> torsh.expm1(torsh.tensor([0.0])).tolist()
     [0.0]
     """
-def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ..., dynamic: Any = None, include_grad: _bool = False, name: str | None = None, metadata: dict[str, str] | None = None, license: str | None = None, sign: Any = None) -> _int:
+def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ..., dynamic: Any = None, include_grad: _bool = False, name: str | None = None, metadata: dict[str, str] | None = None, license: str | None = None, sign: Any = None, format: str = 'torsh', weights: str = 'inside') -> _int:
     """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
-    `torsh-run` read; returns the file's size in bytes.
+    `torsh-run` read, or to a C header and libraries; returns the size in bytes of what was written.
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
     The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
     `torsh.compile` does. The same function gives the same bytes.
+
+    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
+    no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
+    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
+    `license` nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -462,22 +487,32 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: only `("native",)`: the machine that loads the file compiles for itself.
-        dynamic: must be None or False: sizes are those of the example.
+        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
+            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
+        dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
+            (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
+            containers have entries like their own. One name is one size. The function is traced at some dozen sizes
+            and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+        format: "torsh" (a package) or "c" (a library).
+        weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
-    for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
     >>> size = torsh.export(lambda x: x * 2, (torsh.ones(3),), path, name="double")
     >>> torsh.load(path)(torsh.tensor([1.0, 2.0, 3.0])).tolist()
     [2.0, 4.0, 6.0]
+    >>> batch = torsh.Dim("batch", max=512)
+    >>> size = torsh.export(lambda x: x.mean(0), (torsh.ones(3, 2),), path, name="mean", dynamic=({0: batch},))
+    >>> torsh.load(path)(torsh.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [2.0, 3.0]
     """
 def eye(n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor:
     """Ones on the diagonal of an n x m matrix.
@@ -510,7 +545,7 @@ def floor(input: Any, *, out: Any = None) -> Tensor:
     [1.0, -2.0]
     """
 def floor_divide(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """Elementwise `floor(a / b)`, rounded down on integers too; an integer divided by 0 gives 0. The gradient is 0.
+    """Elementwise `a // b` as in Python: the quotient rounded down that leaves the remainder `a % b`, so that `a // b * b + a % b` is `a`. Of floats this is not the floor of the rounded `a / b`: `1.0 // 0.1` is 9. An infinite float divided by anything is NaN, a float divided by 0 is `a / 0`, an integer divided by 0 is 0. The gradient is 0.
 
     >>> torsh.floor_divide(torsh.tensor([7, -7]), 2).tolist()
     [3, -4]
@@ -526,6 +561,18 @@ def frac(input: Any, *, out: Any = None) -> Tensor:
 
     >>> torsh.frac(torsh.tensor([1.5, -2.25])).tolist()
     [0.5, -0.25]
+    """
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: Any = None) -> Tensor:
+    """A tensor with a copy of what another library exports: an object with `__dlpack__` on the CPU, or an unused
+    capsule. `numpy.from_dlpack(x)` and the like take torsh tensors in turn, as copies too: a consumer may write what it
+    was given.
+
+    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not
+    have.
+
+    >>> import numpy
+    >>> torsh.from_dlpack(numpy.arange(3)).tolist()
+    [0, 1, 2]
     """
 def from_numpy(array: Any) -> Tensor:
     """A tensor with a copy of a NumPy array's elements and its dtype."""
@@ -603,6 +650,15 @@ def index_copy(input: Any, dim: Any, index: Any, source: Any) -> Tensor:
     """A copy of `input` with the indexed entries of `dim` replaced."""
 def index_fill(input: Any, dim: Any, index: Any, value: Any) -> Tensor:
     """A copy of `input` with a number at the indexed entries of `dim`."""
+def index_put(input: Any, indices: Any, values: Any, accumulate: _bool = False) -> Tensor:
+    """A copy of `input` with `values` written (or, with `accumulate`, added) at `input[indices]`: a tuple of index
+    tensors, one for each of the first dims; None takes a dim whole.
+
+    Raises: IndexError for an index out of range: at once where its value is known, else when the values are computed.
+
+    >>> torsh.index_put(torsh.zeros(3), (torsh.tensor([0, 0]),), torsh.tensor(1.0), accumulate=True).tolist()
+    [2.0, 0.0, 0.0]
+    """
 def index_select(input: Any, dim: Any, index: Any) -> Tensor:
     """The entries along `dim` that a 1-d index names.
 
@@ -816,6 +872,9 @@ def multinomial(input: Any, num_samples: _int, replacement: _bool = False, *, ge
     """Indices drawn with the probabilities in each row (weights need not sum to 1), by the Gumbel-max trick
     (without replacement: the largest keys) or the inverse of the cumulative sum (with replacement).
 
+    Raises: RuntimeError (when the values are computed) for a weight that is negative, infinite or NaN, for a row
+    without a positive weight, and for fewer positive weights in a row than samples without replacement.
+
     >>> torsh.multinomial(torsh.tensor([0.0, 1.0]), 3, replacement=True).tolist()
     [1, 1, 1]
     """
@@ -937,7 +996,7 @@ def reciprocal(input: Any, *, out: Any = None) -> Tensor:
 def relu(input: Any) -> Tensor:
     """See `torsh.nn.functional.relu`."""
 def remainder(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`; an integer remainder by 0 is 0.
+    """Elementwise `a - b * floor(a / b)`, computed exactly and then rounded, as Python's `%`, the remainder of `//`; an integer remainder by 0 is 0.
 
     >>> torsh.remainder(torsh.tensor([7, -7]), 3).tolist()
     [1, 2]

@@ -64,11 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         "--args", default="example_args", metavar="NAME",
         help="name in the script of the example arguments, a tuple or a function that returns one (example_args)",
     )  # fmt: skip
+    sub.add_argument(
+        "--dynamic",
+        metavar="NAME",
+        help="name in the script of what torsh.export takes as dynamic: sizes that may vary",
+    )
     sub.add_argument("--include-grad", action="store_true", help="also export gradients")
     sub.add_argument("--name", help="name of the program")
     sub.add_argument("--license", help="SPDX expression")
     sub.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE")
     sub.add_argument("--sign", metavar="KEYFILE", help="secret key that signs the package")
+    sub.add_argument("--format", choices=["torsh", "c"], default="torsh", help="a package, or a C header and libraries")
+    sub.add_argument("--target", default="native", help="of a C library: native, x86_64 or aarch64")
+    sub.add_argument("--weights", choices=["inside", "file"], default="inside", help="where a C library has its state")
 
     sub = command("run", _run, "Run a package on .npy files.")
     sub.add_argument("package")
@@ -155,13 +163,15 @@ def _export(args) -> None:
             example = example()
         except Exception as error:
             raise _ScriptError(error) from None
+    dynamic = find(args.dynamic) if args.dynamic else None
     pairs = [m.partition("=") for m in args.metadata]
     if any(not sep for _, sep, _ in pairs):
         raise ValueError("--metadata needs KEY=VALUE")
     try:
         size = torsh.export(
             fn, example, args.output, include_grad=args.include_grad, name=args.name, license=args.license,
-            sign=args.sign, metadata={k: v for k, _, v in pairs},
+            sign=args.sign, metadata={k: v for k, _, v in pairs} or None, dynamic=dynamic, format=args.format,
+            targets=(args.target,), weights=args.weights,
         )  # fmt: skip
     except (torsh.TorshError, OSError, ValueError, TypeError):
         raise
@@ -241,6 +251,7 @@ def _inspect(args) -> None:
     import json
 
     from torsh import _C
+    from torsh._package import sizes
 
     program = _load(args.package, args.trusted_key)
     if args.manifest:
@@ -251,10 +262,12 @@ def _inspect(args) -> None:
     print(f"license: {m['license'] or 'not stated'}; signed by {program.signer.hex() if program.signer else 'nobody'}")
     for key, value in m["metadata"].items():
         print(f"metadata {key}: {value}")
+    for d in m.get("dims", ()):
+        print(f"dim {d['name']}: from {d['min']} to {d['max']}")
     for what in ("inputs", "outputs", "state"):
         for p in m[what]:
             kind = p.get("kind", p.get("role"))
-            print(f"{what.rstrip('s')} {p['name']}: {p['dtype']} {p['shape']} ({kind})")
+            print(f"{what.rstrip('s')} {p['name']}: {p['dtype']} {sizes(p['shape'])} ({kind})")
     for e in m["entries"]:
         print(f"entry {e['name']}: {e['bytes']} bytes, sha256 {e['sha256']}")
     print(f"gradients: {'yes' if m['vjp'] else 'no'}; nodes: {program.graph.count(' = ')}")
@@ -262,8 +275,9 @@ def _inspect(args) -> None:
         print(program.graph, end="")
     if args.kernels:
         plan = _C.package_plan(package)
+        at = " at the smallest sizes" if m.get("dims") else ""
         took = f"compiled in {plan['seconds'] * 1e3:.1f} ms"
-        print(f"{plan['kernels']} kernels, {plan['peak_bytes']} bytes at the peak, {took}")
+        print(f"{plan['kernels']} kernels, {plan['peak_bytes']} bytes at the peak{at}, {took}")
         for step in plan["steps"]:
             print(f"  {step}")
 

@@ -16,7 +16,7 @@ import struct
 import types
 from typing import Any
 
-from torsh import _C
+from torsh import _C, _dynamic, _export_c
 from torsh._compile import Compiled, CompiledModule
 from torsh._fn.random import Generator, _generators, generator_of
 from torsh._package import SECRET, Program, read_key
@@ -41,14 +41,21 @@ def export(
     metadata: dict[str, str] | None = None,
     license: str | None = None,
     sign=None,
+    format: str = "torsh",
+    weights: str = "inside",
 ) -> int:
     """Writes a function, a module or a whole training step to a `.torsh` file, which `torsh.load` and the Rust program
-    `torsh-run` read; returns the file's size in bytes.
+    `torsh-run` read, or to a C header and libraries; returns the size in bytes of what was written.
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
     The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
     `torsh.compile` does. The same function gives the same bytes.
+
+    With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
+    no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
+    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
+    `license` nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -56,24 +63,41 @@ def export(
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: only `("native",)`: the machine that loads the file compiles for itself.
-        dynamic: must be None or False: sizes are those of the example.
+        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
+            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
+        dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
+            (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
+            containers have entries like their own. One name is one size. The function is traced at some dozen sizes
+            and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
         sign: a secret ed25519 key, as 32 bytes or as the path of a file that `torsh keygen` made.
+        format: "torsh" (a package) or "c" (a library).
+        weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package cannot hold, TraceError where the function needs a tensor's value, OSError
-    for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
     >>> size = torsh.export(lambda x: x * 2, (torsh.ones(3),), path, name="double")
     >>> torsh.load(path)(torsh.tensor([1.0, 2.0, 3.0])).tolist()
     [2.0, 4.0, 6.0]
+    >>> batch = torsh.Dim("batch", max=512)
+    >>> size = torsh.export(lambda x: x.mean(0), (torsh.ones(3, 2),), path, name="mean", dynamic=({0: batch},))
+    >>> torsh.load(path)(torsh.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [2.0, 3.0]
     """
-    _check_options(targets, dynamic, metadata, name, license)
+    if format not in ("torsh", "c"):
+        raise ValueError(f'export(): format must be "torsh" or "c", got {format!r}')
+    if format == "c":
+        target = _export_c.check(targets, weights, dynamic, include_grad, sign, metadata, license)
+        targets = ("native",)
+    elif weights != "inside":
+        raise ValueError(f'export(): weights={weights!r} is for format="c"')
+    _check_options(targets, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
         args, kwargs = (), dict(example_args)
@@ -84,24 +108,31 @@ def export(
     if not callable(fn):
         raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
     plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
-    manifest, forward, vjp, state = _Exporter(plain, args, kwargs, include_grad).run()
+    exporter, templates = _Exporter(plain, args, kwargs, include_grad), None
+    if dynamic is None or dynamic is False:
+        manifest, forward, vjp, state = exporter.run()
+        manifest["version"] = 1
+    else:
+        manifest, forward, vjp, state, templates = _dynamic.export(
+            lambda *made: _Exporter(plain, *made, include_grad, made=True).run(),
+            args, kwargs, exporter._argument_names(), dynamic,
+            lambda x, of: _stand_in(x, of, include_grad),
+        )  # fmt: skip
     manifest.update(
-        format="torsh-package", version=1, producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
+        format="torsh-package", producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
         license=license, metadata=dict(metadata or {}), entries=[],
     )  # fmt: skip
-    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key)
+    if format == "c":
+        return _export_c.write(path, manifest, forward, state, target, weights)
+    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates)
 
 
-def _check_options(targets, dynamic, metadata, name, license) -> None:
+def _check_options(targets, metadata, name, license) -> None:
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     if wanted != ("native",):
         raise ExportError(
             f"export(): targets={wanted!r}: packages hold no machine code, only the graph, which is compiled where it "
             'is loaded; the only target is "native"'
-        )
-    if dynamic:
-        raise ExportError(
-            "export(): dynamic sizes are not supported; the sizes of the package are those of the example"
         )
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
@@ -118,9 +149,10 @@ def _own_name(fn) -> str:
 
 
 class _Exporter:
-    def __init__(self, fn, args: tuple, kwargs: dict, grad: bool):
-        self.fn, self.grad = fn, grad
-        if grad:
+    def __init__(self, fn, args: tuple, kwargs: dict, grad: bool, made: bool = False):
+        # `made`: the arguments are the exporter's own, and the trace is one of several that are compared.
+        self.fn, self.grad, self.made = fn, grad, made
+        if grad and not made:
             args, kwargs = _map((args, kwargs), _variable)
         self.args, self.kwargs = args, kwargs
         self.state: list[dict] = []
@@ -199,7 +231,7 @@ class _Exporter:
         return [_C.clone(t.detach()) for t in tensors]
 
     def _trace(self, call):
-        forward = _C.trace_export(call, self.args, self.kwargs)
+        forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
         if not forward.leaves_gradients:
             return forward
@@ -208,7 +240,7 @@ class _Exporter:
         try:
             for t in empty:
                 t.grad = _C.full(list(t.shape), 0, t.dtype, t.device)
-            forward = _C.trace_export(call, self.args, self.kwargs)
+            forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
             self._name_tensors()
         finally:
             for t in empty:
@@ -227,7 +259,9 @@ class _Exporter:
                 "export(): include_grad=True, but no output depends on an input or parameter of a float dtype"
             )
         ports = manifest["outputs"]
-        cotangents = [_C.full(ports[i]["shape"], 1.0, _C.PyDType(ports[i]["dtype"]), self.devices[i]) for i in seeds]
+        cotangents = [_C.full([], 1.0, _C.PyDType(ports[i]["dtype"]), self.devices[i]) for i in seeds]
+        # Their elements are not looked at.
+        cotangents = [_C.phantom(x, ports[i]["shape"]) for x, i in zip(cotangents, seeds, strict=True)]
         # What to differentiate is what the user's function uses.
         parameters = [i for i, entry in enumerate(self.state) if entry["role"] == "parameter"]
         slots: list = []
@@ -249,7 +283,7 @@ class _Exporter:
             return [_C.clone(g.detach()) for g in found if g is not None]
 
         # Only the gradients: what the function writes, it writes when it is called.
-        trace = _C.trace_export(gradients, (self.args, self.kwargs, cotangents), {}, False)
+        trace = _C.trace_export(gradients, (self.args, self.kwargs, cotangents), {}, False, self.made)
         cotangent = {len(leaves) + n: i for n, i in enumerate(seeds)}
         program = self._program("vjp.txt", trace, numbers, cotangent)
         program["outputs"] = [slots[i] for _, i, *_ in trace.outputs]
@@ -457,6 +491,13 @@ def _is_variable(x) -> bool:
 
 def _variable(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_(True) if _is_variable(x) else x
+
+
+def _stand_in(x: Tensor, of: Tensor, grad: bool) -> Tensor:
+    """The argument of a trace that stands for `of`, and is it or a phantom."""
+    if grad and _is_variable(x):
+        return _variable(of) if x is of else x.requires_grad_(True)
+    return x if x is of or not of.requires_grad else x.requires_grad_(True)
 
 
 def _map(x, f):

@@ -11,18 +11,21 @@ from typing import Any
 
 from torsh import _C
 from torsh._compile import Compiled
+from torsh._dims import Dim
 from torsh.autograd import no_grad
 
 Tensor = _C.Tensor
 
 Port = namedtuple("Port", ("name", "dtype", "shape"))
-Port.__doc__ = "An input or output of a program: its name, dtype and shape."
+Port.__doc__ = """An input or output of a program: its name, dtype and shape. A size is an int, a `torsh.Dim`, or, of an
+output, text such as `2*batch+1`."""
 
 
 class Program:
     """A program from a package: calls run it, and update the state that it keeps.
 
-    Called like the function that was exported, with tensors of the same dtypes and shapes. It works inside
+    Called like the function that was exported, with tensors of the same dtypes and shapes; where a size is a
+    `torsh.Dim`, any in its range, for which the program is compiled when it is first met. It works inside
     `torsh.compile`, and with gradients if it was exported with `include_grad=True`.
 
     It runs on the device of its state, `device`, where its inputs must be, too (0-d tensors of the CPU may go
@@ -36,6 +39,7 @@ class Program:
         self._manifest = manifest
         self._arguments, self._keywords = manifest["arguments"]["tuple"]
         self._grad = manifest["vjp"] is not None
+        self._dims = {d["name"]: Dim(**d) for d in manifest.get("dims", ())}
         self._classes: dict[tuple, type] = {}
         _find_classes(manifest["result"], self._classes)
         self._state: list[Tensor] = []
@@ -66,12 +70,12 @@ class Program:
     @property
     def inputs(self) -> tuple[Port, ...]:
         """Names, dtypes and shapes of the inputs, in order; Python floats are float64 scalars."""
-        return tuple(_port(p) for p in self._manifest["inputs"])
+        return tuple(_port(p, self._dims) for p in self._manifest["inputs"])
 
     @property
     def outputs(self) -> tuple[Port, ...]:
         """Names, dtypes and shapes of the outputs, in order."""
-        return tuple(_port(p) for p in self._manifest["outputs"])
+        return tuple(_port(p, self._dims) for p in self._manifest["outputs"])
 
     @property
     def device(self) -> _C.PyDevice:
@@ -98,7 +102,7 @@ class Program:
         return self._compiled.explain()
 
     def __repr__(self) -> str:
-        ports = ", ".join(f"{p.name}: {p.dtype.name}{list(p.shape)}" for p in self.inputs)
+        ports = ", ".join(f"{p['name']}: {p['dtype']}{sizes(p['shape'])}" for p in self._manifest["inputs"])
         return f"<torsh program {self.name}({ports})>"
 
     # -- device --------------------------------------------------------------------------------------------
@@ -185,6 +189,7 @@ class Program:
         ports = self._manifest["inputs"]
         _take(self._arguments, self._positional(args, kwargs), ports, leaves, "arguments")
         _take(self._keywords, kwargs, ports, leaves, "keyword arguments")
+        self._sizes(leaves)
         outputs = self._compiled(*leaves)
         return _give(self._manifest["result"], outputs, self._classes)
 
@@ -196,7 +201,14 @@ class Program:
         leaves: list = []
         for i, value in enumerate(values):
             _take({"leaf": i}, value, ports, leaves, "")
+        self._sizes(leaves)
         return self._compiled(*leaves)
+
+    def _sizes(self, leaves: list) -> list[int]:
+        """The size of each dim in a call. Raises: ShapeError."""
+        if not self._dims:
+            return []
+        return self._package.sizes([list(x.shape) if isinstance(x, Tensor) else [] for x in leaves])
 
     def _positional(self, args: tuple, kwargs: dict) -> tuple:
         names = self._manifest["parameters"]
@@ -236,14 +248,14 @@ class Program:
     def _apply(self, *leaves):
         place = self._place(leaves)
         spec = self._manifest["forward"]
-        given = []
+        given, sizes = [], self._sizes(leaves)
         for slot in spec["inputs"]:
             ((kind, i),) = slot.items()
             value = leaves[i] if kind == "input" else self._state[i]
             given.append(value if isinstance(value, Tensor) else _C.convert_float(value))
         results: list = [None] * len(self._manifest["outputs"])
         grad = self._grad and _C.is_grad_enabled()
-        for slot, made in zip(spec["outputs"], self._package.apply(given, grad, place), strict=True):
+        for slot, made in zip(spec["outputs"], self._package.apply(given, grad, place, sizes), strict=True):
             ((kind, i),) = slot.items()
             if kind == "output":
                 results[i] = made
@@ -253,15 +265,24 @@ class Program:
         return results
 
 
-def _port(p: dict) -> Port:
-    return Port(p["name"], _C.PyDType(p["dtype"]), tuple(p["shape"]))
+def _port(p: dict, dims: dict) -> Port:
+    return Port(p["name"], _C.PyDType(p["dtype"]), tuple(dims.get(s, s) for s in p["shape"]))
+
+
+def sizes(shape: list) -> str:
+    """Sizes as a reader sees them: `[batch, 3]`."""
+    return f"[{', '.join(map(str, shape))}]"
 
 
 def _fits(what: str, value: Tensor, dtype, shape: tuple) -> None:
     if value.dtype != dtype:
         raise _C.DTypeError(f"{what} must be {dtype.name}, got {value.dtype.name}")
-    if tuple(value.shape) != shape:
-        raise _C.ShapeError(f"{what} must have shape {list(shape)}, got {list(value.shape)}")
+    # Dims are looked at together, once every input is known.
+    fits = len(value.shape) == len(shape) and all(
+        s == w or type(w) is str for s, w in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        raise _C.ShapeError(f"{what} must have shape {sizes(shape)}, got {list(value.shape)}")
 
 
 def _float(bits: str) -> float:

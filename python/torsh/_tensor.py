@@ -20,8 +20,7 @@ _METHODS = {
     "logical_xor logical_not addcmul addcdiv lerp nan_to_num isclose allclose equal float_power sinc positive "
     "heaviside",
     indexing: "gather take_along_dim take index_select scatter scatter_add scatter_reduce index_add index_copy "
-    "index_fill "
-    "masked_fill masked_select nonzero tril triu",
+    "index_put index_fill masked_fill masked_select nonzero tril triu",
     sorting: "argsort sort topk kthvalue",
     linalg: "matmul mm bmm mv dot outer addmm addmv baddbmm trace",
     random: "bernoulli multinomial",
@@ -353,6 +352,11 @@ def relu(self):
     return F.relu(self)
 
 
+def index_put_(self, indices, values, accumulate: bool = False):
+    """Writes (or, with `accumulate`, adds) values at `x[indices]`, in place; see `index_put`."""
+    return indexing._put(self, indices, values, accumulate, "index_put_")
+
+
 def relu_(self):
     """In-place `relu`."""
     return _C.assign(self, relu(self))
@@ -380,7 +384,7 @@ def apply_methods(registry_methods: dict) -> None:
         to, type_as, cpu, cuda, get_device, pin_memory, is_pinned, is_contiguous, contiguous, is_floating_point,
         is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_,
         new_tensor, new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax,
-        log_softmax, relu, relu_, where,
+        log_softmax, relu, relu_, index_put_, where,
     )  # fmt: skip
     for fn in own:
         setattr(Tensor, fn.__name__, fn)

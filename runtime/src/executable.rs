@@ -9,14 +9,15 @@
 
 use crate::bind::{Binding, Memory, Spans};
 use crate::executor::{Shared, interrupted};
-use crate::lib_calls::{self, Epilogue, Means, PackKey, Par};
+use crate::lib_calls::{self, Epilogue, Means, PackKey, Par, Prologue as MakesRows};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::call::{KernelFn, Part, Span, View, reads, views};
 use crate::sys::jit::{self, Code};
 use crate::sys::slices::elements_mut;
-use crate::units::{self, OnRows, Unit};
+use crate::units::{self, OnRows, Prologue, Unit};
 use smallvec::SmallVec;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -140,7 +141,7 @@ impl Drop for CpuExecutable {
 
 /// Index errors are the only ones that steps raise: memory is taken before the first step, and work for which
 /// no thread can be had is done by the caller.
-fn can_fail(op: &StepOp) -> bool {
+pub(crate) fn can_fail(op: &StepOp) -> bool {
     match op {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
         StepOp::Lib { call, .. } => match call {
@@ -230,9 +231,9 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
 }
 
 /// Pairs of a written parameter and another one that share memory.
-type Aliases = Vec<(u32, u32)>;
+pub(crate) type Aliases = Vec<(u32, u32)>;
 
-fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Aliases {
+pub(crate) fn aliases(program: &Program, kernel: &Kernel, args: &[BufId]) -> Aliases {
     let mut pairs = Vec::new();
     for (w, _) in kernel.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read) {
         for (r, &other) in args.iter().enumerate() {
@@ -305,12 +306,16 @@ impl Sizing {
         let found = units::find(program, &|step| kernel(step).map(KernelFn::info), threads, shared.join);
         let mut sizing = Sizing { threads, units: Vec::with_capacity(found.len()), scratch_bytes: 0, packed_bytes: 0 };
         for unit in found {
-            if let StepOp::Dot(dot) = &program.steps[unit.steps().start].op {
+            let (first, front) = match &unit {
+                Unit::Chain { front, dot, .. } => (*dot, front.is_some()),
+                Unit::Step(_) | Unit::Region(_) => (unit.steps().start, false),
+            };
+            if let StepOp::Dot(dot) = &program.steps[first].op {
                 let dtype = program.buffers[dot.out.0 as usize].ty.dtype;
-                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads);
+                let bytes = lib_calls::scratch(dot, dtype, shared.product_level, threads, front);
                 sizing.packed_bytes = sizing.packed_bytes.max(bytes);
             }
-            if let StepOp::Lib { call, .. } = &program.steps[unit.steps().start].op {
+            if let StepOp::Lib { call, .. } = &program.steps[first].op {
                 let (count, each) = attention_scratch(call, threads);
                 sizing.packed_bytes = sizing.packed_bytes.max(count.saturating_mul(each));
             }
@@ -407,8 +412,8 @@ impl Executable for CpuExecutable {
         };
         let mut details = Vec::with_capacity(self.actions.len());
         for (unit, spread) in sizing.units.iter().enumerate() {
-            let together = spread.unit.name();
             for step in spread.unit.steps() {
+                let together = spread.unit.name(step);
                 let detail = |schedule, reason, threads, cost_ns| StepDetail {
                     schedule,
                     reason,
@@ -585,12 +590,12 @@ impl Run<'_> {
         match &spread.unit {
             Unit::Step(step) => match &self.exe.actions[*step] {
                 Action::Kernel { .. } => self.kernels(spread),
-                Action::Dot(dot, key) => self.dot(dot, key.as_deref(), None),
+                Action::Dot(dot, key) => self.dot(dot, key.as_deref(), (None, None)),
                 Action::Lib { call, args, out } => self.lib(call, args, *out),
             },
             Unit::Region(_) => self.kernels(spread),
-            Unit::Chain { dot, kernels } => match &self.exe.actions[*dot] {
-                Action::Dot(dot, key) => self.chain(spread, (dot, key.as_deref()), kernels),
+            Unit::Chain { front, dot, kernels } => match &self.exe.actions[*dot] {
+                Action::Dot(dot, key) => self.chain(spread, front.as_ref(), (dot, key.as_deref()), kernels),
                 _ => Err(Error::internal("a chain without a product")),
             },
         }
@@ -605,10 +610,17 @@ impl Run<'_> {
         call(&Par { threads: self.sizing.threads, run: &run })
     }
 
-    /// A product. `hook` is called with rows of its result that are complete.
-    fn dot(&self, dot: &DotStep, key: Option<&PackKey>, hook: Option<&Epilogue<'_>>) -> Result<()> {
+    /// A product. The hooks make the rows of its left operand, and are called with rows of its result that are complete.
+    fn dot(
+        &self,
+        dot: &DotStep,
+        key: Option<&PackKey>,
+        hooks: (Option<&MakesRows<'_>>, Option<&Epilogue<'_>>),
+    ) -> Result<()> {
         let dtype = self.exe.program.buffers[dot.out.0 as usize].ty.dtype;
-        let args = [self.span(dot.lhs.buf)?, self.span(dot.rhs.buf)?];
+        // A left operand that is made is not where it would be.
+        let lhs = if hooks.0.is_some() { Span::default() } else { self.span(dot.lhs.buf)? };
+        let args = [lhs, self.span(dot.rhs.buf)?];
         let out = self.span(dot.out)?;
         let [lhs, rhs] = reads(&args, &out).ok_or_else(overlap)?;
         let (level, pool, back) = (self.exe.shared.product_level, &self.exe.shared.pool, self.back);
@@ -625,7 +637,7 @@ impl Run<'_> {
             let mut memory = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
             let scratch: &mut [u8] = memory.as_mut().map_or(&mut [], |p| p.bytes_mut(self.sizing.packed_bytes));
             let means = &mut Means { level, scratch, par, packed, back };
-            lib_calls::dot(dot, dtype, (lhs, rhs), &out, hook, means)
+            lib_calls::dot(dot, dtype, (lhs, rhs), &out, hooks, means)
         })
     }
 
@@ -694,30 +706,38 @@ impl Run<'_> {
         if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
     }
 
-    /// A product, and its kernels on each panel of rows that is complete.
-    fn chain(&self, spread: &Spread, (dot, key): (&DotStep, Option<&PackKey>), kernels: &[OnRows]) -> Result<()> {
+    /// A product, what makes each panel of its rows, and its kernels on each panel that is complete.
+    fn chain(
+        &self,
+        spread: &Spread,
+        front: Option<&Prologue>,
+        (dot, key): (&DotStep, Option<&PackKey>),
+        kernels: &[OnRows],
+    ) -> Result<()> {
         let mut bound = Vec::with_capacity(kernels.len());
         for on in kernels {
             bound.push((on, self.bound(on.step)?));
         }
+        let front = front.map(|front| Ok((front, self.bound(front.on.step)?))).transpose()?;
         let failed = AtomicBool::new(false);
-        self.dot(
-            dot,
-            key,
-            Some(&|worker, rows| {
-                let run = |(on, kernel): &(&OnRows, Bound<'_>)| {
-                    let own = rows.start * on.per_row..rows.end * on.per_row;
-                    let info = kernel.kernel.info();
-                    let part = if on.columns {
-                        Part { rows: 0..info.rows, cols: own }
-                    } else {
-                        Part { rows: own, cols: 0..info.cols }
-                    };
-                    self.scratch(spread, worker).is_some_and(|scratch| kernel.call(&part, &scratch))
-                };
-                failed.fetch_or(!bound.iter().all(run), Ordering::Relaxed);
-            }),
-        )?;
+        let done = |worker: usize, rows: Range<usize>| {
+            let run = |(on, kernel): &(&OnRows, Bound<'_>)| {
+                let part = on.part(kernel.kernel.info(), &rows);
+                self.scratch(spread, worker).is_some_and(|scratch| kernel.call(&part, &scratch))
+            };
+            failed.fetch_or(!bound.iter().all(run), Ordering::Relaxed);
+        };
+        let make = front.as_ref().map(|(front, kernel)| {
+            let failed = &failed;
+            move |worker: usize, rows: Range<usize>, to: Span| {
+                let part = front.on.part(kernel.kernel.info(), &rows);
+                let scratch = self.scratch(spread, worker);
+                let made = scratch.is_some_and(|scratch| kernel.call_apart((front.param, to), &part, &scratch));
+                failed.fetch_or(!made, Ordering::Relaxed);
+            }
+        });
+        let make = make.as_ref().map(|make| make as &MakesRows<'_>);
+        self.dot(dot, key, (make, if kernels.is_empty() { None } else { Some(&done) }))?;
         if failed.load(Ordering::Relaxed) { Err(too_small()) } else { Ok(()) }
     }
 }
@@ -731,6 +751,14 @@ struct Bound<'a> {
 impl Bound<'_> {
     fn call(&self, part: &Part, scratch: &Span) -> bool {
         self.kernel.call(&self.args, part, scratch)
+    }
+
+    /// The same, with the memory of one argument elsewhere: see [`KernelFn::call_apart`].
+    fn call_apart(&self, (param, memory): (usize, Span), part: &Part, scratch: &Span) -> bool {
+        let mut args = self.args.clone();
+        let Some(arg) = args.get_mut(param) else { return false };
+        *arg = memory;
+        self.kernel.call_apart(&args, Some(param), part, scratch)
     }
 }
 

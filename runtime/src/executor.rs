@@ -7,6 +7,7 @@ use crate::memory::{CpuBuffer, Pool};
 use crate::sys::jit::Symbols;
 use crate::sys::prims;
 use crate::threads::Threads;
+use crate::units::Prologues;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -25,8 +26,10 @@ pub struct Config {
     pub schedule: Schedule,
     /// Worker threads; as many as the process may use when `None`.
     pub threads: Option<usize>,
-    /// Runs each step by itself: no kernels on the rows of a product while it is computed, no joint regions.
+    /// Runs each step by itself: no kernels in front of a product or on its rows while it is computed, no joint regions.
     pub separate: bool,
+    /// Which kernels in front of products make their left operands panel by panel.
+    pub prologues: Prologues,
     /// Cap on memory in bytes; three quarters of what there is when `None`.
     pub memory_limit: Option<u64>,
 }
@@ -39,6 +42,7 @@ impl Config {
             schedule: Schedule::parse(env::schedule())?,
             threads: env::threads(),
             separate: !env::join(),
+            prologues: Prologues::Pay,
             memory_limit: env::max_memory(),
         })
     }
@@ -68,7 +72,7 @@ pub(crate) struct Shared {
     pub product_level: Level,
     pub symbols: Arc<Symbols>,
     pub schedule: Schedule,
-    pub join: bool,
+    pub join: Option<Prologues>,
     pub l1_bytes: usize,
     pub l2_bytes: usize,
 }
@@ -98,7 +102,7 @@ impl CpuExecutor {
                 product_level: Level::of(level),
                 symbols: symbols(level),
                 schedule: config.schedule,
-                join: !config.separate,
+                join: (!config.separate).then_some(config.prologues),
                 l1_bytes,
                 l2_bytes,
             }),

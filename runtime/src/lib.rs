@@ -2,6 +2,7 @@
 //! calls, memory and threads. On CUDA devices: [`cuda`]. Packages ([`package`]) run without Python. All `unsafe` of the
 //! crate is in [`sys`].
 
+pub mod aot;
 mod bind;
 pub mod cuda;
 mod executable;
@@ -17,3 +18,4 @@ mod units;
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
 pub use package::Package;
+pub use units::Prologues;

@@ -5,13 +5,18 @@
 //! * A [`Unit::Chain`] is a matrix product with the kernels behind it whose rows are rows of the product. As soon
 //!   as a panel of rows is complete, the kernels run on exactly these rows, which are still in cache. Proof: every
 //!   access to memory that the chain writes stays within the part of that memory that belongs to its own row, and
-//!   nothing that a kernel writes shares memory with an operand of the product.
+//!   nothing that a kernel writes shares memory with an operand of the product. A kernel in front of the product joins
+//!   where the left operand is all that anybody reads of it: it makes the rows of a panel in memory of the thread, just
+//!   before they are packed, and the operand is never written to its own memory. Proof: the same, and the rows of the
+//!   operand lie one after another; nobody reads that memory before somebody else has written it.
 //! * A [`Unit::Region`] is a run of kernels of which none writes what another one touches, such as the updates of
 //!   all parameters: their parts form one list for one parallel region.
 
+use crate::lib_calls;
+use crate::sys::call::Part;
 use std::ops::Range;
 use torsh_codegen::cpu::Emitted;
-use torsh_ir::kernel::{Access, Affine, Inst, Kernel};
+use torsh_ir::kernel::{Access, Affine, Domain, Inst, Kernel};
 use torsh_ir::program::{BufId, DotStep, Place, Program, StepOp};
 
 /// Kernels of one region, at most: each is compared with all before it.
@@ -23,22 +28,31 @@ const SMALL_NS: f64 = 20_000.0;
 /// Multiplications of a product that is computed by one thread.
 const SMALL_PRODUCT: usize = 250_000;
 
+/// Left operands of fewer bytes are still in the caches when the product reads them.
+const PROLOGUE_BYTES: usize = 8 << 20;
+/// Columns of the widest product behind a prologue: others take so much longer than their left operand takes from
+/// memory that little is gained (measured).
+const PROLOGUE_COLS: usize = 512;
+/// Fewer rows at a time are not worth the calls.
+const PROLOGUE_ROWS: usize = 24;
+
 /// Steps that run together.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Unit {
     /// One step.
     Step(usize),
-    /// A product, and what runs on its rows.
-    Chain { dot: usize, kernels: Vec<OnRows> },
+    /// A product, what makes the rows of its left operand, and what runs on its rows.
+    Chain { front: Option<Prologue>, dot: usize, kernels: Vec<OnRows> },
     /// Kernels that do not depend on each other.
     Region(Range<usize>),
 }
 
 impl Unit {
-    /// Its kind, for `explain()`.
-    pub fn name(&self) -> &'static str {
+    /// What one of its steps is in it, for `explain()`.
+    pub fn name(&self, step: usize) -> &'static str {
         match self {
             Unit::Step(_) => "step",
+            Unit::Chain { dot, .. } if step < *dot => "prologue",
             Unit::Chain { .. } => "chain",
             Unit::Region(_) => "region",
         }
@@ -48,7 +62,7 @@ impl Unit {
     pub fn steps(&self) -> Range<usize> {
         match self {
             Unit::Step(s) => *s..s + 1,
-            Unit::Chain { dot, kernels } => *dot..dot + 1 + kernels.len(),
+            Unit::Chain { front, dot, kernels } => dot - usize::from(front.is_some())..dot + 1 + kernels.len(),
             Unit::Region(steps) => steps.clone(),
         }
     }
@@ -65,21 +79,49 @@ pub(crate) struct OnRows {
     pub columns: bool,
 }
 
+impl OnRows {
+    /// The part of the kernel that belongs to some rows of the product.
+    pub fn part(&self, info: &Emitted, rows: &Range<usize>) -> Part {
+        let own = rows.start * self.per_row..rows.end * self.per_row;
+        if self.columns { Part { rows: 0..info.rows, cols: own } } else { Part { rows: own, cols: 0..info.cols } }
+    }
+}
+
+/// A kernel in front of a product.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Prologue {
+    /// Its step, and its rows.
+    pub on: OnRows,
+    /// The parameter that is the left operand.
+    pub param: usize,
+}
+
+/// When kernels in front of products join them.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum Prologues {
+    /// Where it pays.
+    #[default]
+    Pay,
+    /// Wherever it is possible.
+    All,
+}
+
 /// What is known of each step's kernel: `None` for other steps.
 pub(crate) type Facts<'a> = dyn Fn(usize) -> Option<&'a Emitted> + 'a;
 
-/// Finds the units of a program. `threads` are those that runs will have; `join` is false for one unit a step.
-pub(crate) fn find(program: &Program, facts: &Facts<'_>, threads: usize, join: bool) -> Vec<Unit> {
+/// Finds the units of a program. `threads` are those that runs will have; `join` is `None` for one unit a step.
+pub(crate) fn find(program: &Program, facts: &Facts<'_>, threads: usize, join: Option<Prologues>) -> Vec<Unit> {
     let n = program.steps.len();
-    if !join {
-        return (0..n).map(Unit::Step).collect();
-    }
+    let Some(prologues) = join else { return (0..n).map(Unit::Step).collect() };
     let mut units = Vec::new();
     let mut s = 0;
     while s < n {
         let unit = match &program.steps[s].op {
-            StepOp::Dot(dot) => chain(program, facts, threads, s, dot),
-            StepOp::Kernel { .. } => region(program, s),
+            StepOp::Dot(dot) => chain(program, facts, threads, None, (s, dot)),
+            StepOp::Kernel { .. } => match prologue(program, facts, prologues, s) {
+                Some((front, dot)) => chain(program, facts, threads, Some(front), (s + 1, dot)),
+                None => region(program, s, |step| prologue(program, facts, prologues, step).is_some()),
+            },
             StepOp::Lib { .. } => Unit::Step(s),
         };
         s = unit.steps().end;
@@ -127,11 +169,15 @@ impl Touch {
     }
 }
 
-fn region(program: &Program, first: usize) -> Unit {
+/// Independent kernels from `first` on, up to one that `leaves` for another unit.
+fn region(program: &Program, first: usize, leaves: impl Fn(usize) -> bool) -> Unit {
     let mut touched: Vec<Touch> = Vec::new();
     let mut end = first;
     while let Some(StepOp::Kernel { kernel, args }) = program.steps.get(end).map(|s| &s.op) {
         let new = touches(program, kernel, args, |_| false);
+        if end > first && leaves(end) {
+            break;
+        }
         let Some(new) = new.filter(|new| new.iter().all(|a| touched.iter().all(|b| a.agrees(b)))) else { break };
         touched.extend(new);
         end += 1;
@@ -150,9 +196,109 @@ fn touches(program: &Program, kernel: &Kernel, args: &[BufId], own: impl Fn(usiz
     args.iter().enumerate().map(touch).collect()
 }
 
-fn chain(program: &Program, facts: &Facts<'_>, threads: usize, s: usize, dot: &DotStep) -> Unit {
+/// The kernel of step `s` as one that makes the left operand of the product behind it, and this product.
+fn prologue<'p>(
+    program: &'p Program,
+    facts: &Facts<'_>,
+    prologues: Prologues,
+    s: usize,
+) -> Option<((Prologue, Vec<Touch>), &'p DotStep)> {
+    let StepOp::Kernel { kernel, args } = &program.steps.get(s)?.op else { return None };
+    let StepOp::Dot(dot) = &program.steps.get(s + 1)?.op else { return None };
+    let rows = dot.batch.iter().try_fold(dot.m, |n, &b| n.checked_mul(b))?;
+    let made = program.buffers.get(dot.lhs.buf.0 as usize)?;
+    // Its memory is the program's own, and all of it is the operand, row by row.
+    let whole = rows.checked_mul(dot.k) == Some(made.ty.numel()) && lib_calls::takes_rows(dot);
+    if rows < 2 || !whole || !matches!(made.place, Place::Arena { .. }) {
+        return None;
+    }
+    let (bytes, row) = (made.ty.nbytes(), made.ty.nbytes() / rows);
+    let pays = bytes >= PROLOGUE_BYTES
+        && dot.n <= PROLOGUE_COLS
+        && row.saturating_mul(PROLOGUE_ROWS) <= lib_calls::FRONT_BYTES
+        && dot.m >= PROLOGUE_ROWS;
+    // Before what follows, which looks at all steps behind: there are programs of many thousands of small ones.
+    if prologues == Prologues::Pay && !pays || !is_spent(program, s + 1, dot) {
+        return None;
+    }
+    let mut params = (0..args.len()).filter(|&p| args[p] == dot.lhs.buf);
+    let (Some(param), None) = (params.next(), params.next()) else { return None };
+    let read = |v: &torsh_ir::kernel::Value| matches!(&v.inst, Inst::Load { param: p, .. } if *p as usize == param);
+    if kernel.values.iter().any(read) || !writes_all(kernel, param) {
+        return None;
+    }
+    let (on, touched) = on_rows(program, s, kernel, args, facts(s)?, rows)?;
+    if !touched.get(param)?.own {
+        return None;
+    }
+    Some(((Prologue { on, param }, touched), dot))
+}
+
+/// Whether a kernel writes every element of a parameter: different points write different ones, so they need only be
+/// as many.
+fn writes_all(kernel: &Kernel, param: usize) -> bool {
+    let mut stores = kernel.stages.iter().flat_map(|s| s.stores.iter().map(move |store| (s.domain, store.param)));
+    let domain = |(domain, p): (Domain, u32)| (p as usize == param).then_some(domain);
+    let first = stores.by_ref().find_map(domain);
+    let points = match first {
+        Some(Domain::Full) => kernel.rows().checked_mul(kernel.row_len()),
+        Some(Domain::Row) => Some(kernel.rows()),
+        None => None,
+    };
+    let declared = kernel.params.get(param).is_some_and(|p| p.access == Access::Write && Some(p.numel) == points);
+    declared && stores.find_map(domain).is_none()
+}
+
+/// Whether the product of step `s` is the only one that reads the memory of its left operand as it is then: whoever
+/// touches it next writes something else there. Who writes a part of the same buffer leaves the rest to be read.
+fn is_spent(program: &Program, s: usize, dot: &DotStep) -> bool {
+    let extent_of = |&buf: &BufId| extent(program, buf);
+    let Some(made) = extent_of(&dot.lhs.buf) else { return false };
+    let meets = |buf: &BufId| extent_of(buf).is_none_or(|e| overlap(&e, &made));
+    if meets(&dot.rhs.buf) || meets(&dot.out) {
+        return false;
+    }
+    for step in &program.steps[s + 1..] {
+        match &step.op {
+            StepOp::Kernel { kernel, args } => {
+                let mut written = false;
+                for (p, buf) in args.iter().enumerate().filter(|(_, buf)| meets(buf)) {
+                    let other = extent_of(buf).is_some_and(|e| e != made);
+                    let writes = kernel.params.get(p).is_some_and(|param| param.access == Access::Write);
+                    if !(writes && (other || writes_all(kernel, p))) {
+                        return false;
+                    }
+                    written = true;
+                }
+                if written {
+                    return true;
+                }
+            }
+            StepOp::Dot(dot) if meets(&dot.lhs.buf) || meets(&dot.rhs.buf) => return false,
+            StepOp::Lib { args, .. } if args.iter().any(meets) => return false,
+            StepOp::Dot(DotStep { out, .. }) | StepOp::Lib { out, .. } if meets(out) => return true,
+            StepOp::Dot(_) | StepOp::Lib { .. } => {}
+        }
+    }
+    // Nobody does. A result is never in the arena.
+    !program.outputs.iter().any(meets)
+}
+
+/// The product of step `s`, with what makes its rows and what runs on them.
+fn chain(
+    program: &Program,
+    facts: &Facts<'_>,
+    threads: usize,
+    front: Option<(Prologue, Vec<Touch>)>,
+    (s, dot): (usize, &DotStep),
+) -> Unit {
     let batch: usize = dot.batch.iter().product();
-    let alone = Unit::Step(s);
+    let (mut touched, front) = match front {
+        Some((front, touched)) => (touched, Some(front)),
+        None => (Vec::new(), None),
+    };
+    // Whatever is wrong with the product: its steps one by one.
+    let alone = Unit::Step(s - usize::from(front.is_some()));
     let (Some(rows), Some(out)) = (batch.checked_mul(dot.m), extent(program, dot.out)) else { return alone };
     let operands = [dot.lhs.buf, dot.rhs.buf].map(|b| extent(program, b));
     let [Some(lhs), Some(rhs)] = operands else { return alone };
@@ -160,7 +306,13 @@ fn chain(program: &Program, facts: &Facts<'_>, threads: usize, s: usize, dot: &D
         return alone;
     }
     let read = |extent| Touch { extent, written: false, own: false };
-    let mut touched = vec![read(lhs), read(rhs), Touch { extent: out, written: true, own: true }];
+    let own = [read(lhs), read(rhs), Touch { extent: out, written: true, own: true }];
+    // The left operand is where its rows are made, and nowhere else.
+    let new = if front.is_some() { &own[1..] } else { &own[..] };
+    if !new.iter().all(|a| touched.iter().all(|b| a.agrees(b))) {
+        return alone;
+    }
+    touched.extend(own);
     let small_product = rows.saturating_mul(dot.n).saturating_mul(dot.k) < SMALL_PRODUCT;
     let mut kernels = Vec::new();
     for step in s + 1..program.steps.len() {
@@ -176,7 +328,7 @@ fn chain(program: &Program, facts: &Facts<'_>, threads: usize, s: usize, dot: &D
         touched.extend(new);
         kernels.push(on_rows);
     }
-    if kernels.is_empty() { alone } else { Unit::Chain { dot: s, kernels } }
+    if kernels.is_empty() && front.is_none() { alone } else { Unit::Chain { front, dot: s, kernels } }
 }
 
 /// How a kernel's rows follow those of a product, and what it touches.

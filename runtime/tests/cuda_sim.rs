@@ -17,7 +17,7 @@ use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{ErrorKind, Result, Scalar, env};
 use torsh_runtime::cuda::{CudaProvider, Simulator, simulator};
-use torsh_runtime::package::{Package, Value};
+use torsh_runtime::package::{Manifest, Package, Value, write_template};
 use torsh_runtime::{Config, CpuExecutor};
 
 /// The simulator is one per process.
@@ -555,4 +555,59 @@ fn packages_run_on_a_device() {
         losses.push(floats(&step.run(&[x.clone(), y.clone()]).unwrap()[0])[0]);
     }
     assert!(losses[19] < losses[0], "{losses:?}");
+}
+
+/// A package with a dim and state that is updated: `total += sum(x, 0); return x * total`, over `n` rows.
+#[test]
+fn packages_with_dims_run_on_a_device() {
+    let Some((_one, _sim)) = sim() else { return };
+    let executor = open().unwrap();
+    let port = |name| serde_json::json!({"name": name, "dtype": "float32", "shape": ["n", 3], "kind": "tensor"});
+    let program = |inputs: &[&str], outputs: &[&str]| {
+        let slots = |names: &[&str]| names.iter().map(|n| serde_json::json!({ *n: 0 })).collect::<Vec<_>>();
+        serde_json::json!({"graph": "graph.txt", "inputs": slots(inputs), "outputs": slots(outputs)})
+    };
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({
+        "format": "torsh-package", "version": 2, "producer": "a test", "name": "rows", "license": null, "metadata": {},
+        "dims": [{"name": "n", "min": 1, "max": 100}], "inputs": [port("x")], "outputs": [port("y")],
+        "state": [{"name": "total", "dtype": "float32", "shape": [3], "role": "buffer"}], "parameters": ["x"],
+        "arguments": {"tuple": [{"tuple": [{"leaf": 0}]}, {"dict": []}]}, "result": {"leaf": 0},
+        "forward": program(&["input", "state"], &["output", "state"]), "vjp": null, "entries": [],
+    }))
+    .unwrap();
+    let graph = "graph {
+  %0: f32[<n>, 3] = input(index=0)
+  %1: f32[3] = input(index=1)
+  %2: f32[1, 3] = sum(%0, dims=[0])
+  %3: f32[3] = reshape(%2)
+  %4: f32[3] = add(%1, %3)
+  %5: f32[1, 3] = reshape(%4)
+  %6: f32[<n>, 3] = expand(%5)
+  %7: f32[<n>, 3] = mul(%0, %6)
+  return %7, %4
+}
+";
+    let cpu = CpuExecutor::with_config(&Config::default()).unwrap();
+    let total = cpu.upload(&ty(3), &[0; 12]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.torsh");
+    write_template(&path, manifest, (graph.into(), None), vec![total], None).unwrap();
+    let mut model = Package::load(&path).unwrap().instantiate(&*executor).unwrap();
+    let floats = |value: &Value| -> Vec<f32> {
+        let bytes = value.download(&*executor).unwrap();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let mut total = 0.0;
+    for n in [1, 5, 2, 5, 33] {
+        let x = Value::from_slice(&*executor, &[n, 3], &vec![0.5f32; 3 * n]).unwrap();
+        total += 0.5 * n as f32;
+        assert_eq!(floats(&model.run(&[x]).unwrap()[0]), vec![0.5 * total; 3 * n]);
+        let state = model.state("total").unwrap();
+        assert_eq!(floats(&state), [total; 3]);
+        assert_eq!(state.bytes().unwrap_err().kind(), ErrorKind::Device, "state stays on the device");
+    }
+    let elsewhere = Value::from_slice(&cpu, &[2, 3], &[0.0f32; 6]).unwrap();
+    let e = model.run(&[elsewhere]).unwrap_err();
+    assert!(e.kind() == ErrorKind::Device && e.message().contains("input \"x\" is on cpu"), "{e}");
+    assert_eq!(floats(&model.state("total").unwrap()), [total; 3]);
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use torsh_ir::exec::Executor;
 use torsh_ir::{ErrorKind, env, text};
+use torsh_runtime::package::dims::{Dim, Size};
 use torsh_runtime::package::layout::Facts;
 use torsh_runtime::package::manifest::{Literal, Port, PortKind, Program, Role, Slot, State, Tree};
 use torsh_runtime::package::{
-    Contents, LoadOptions, Manifest, Package, SecretKey, Value, archive, layout, unhex, write,
+    Contents, LoadOptions, Manifest, Package, SecretKey, Value, archive, layout, unhex, write, write_template,
 };
 use torsh_runtime::{Config, CpuExecutor};
 
@@ -41,7 +42,7 @@ const COUNTER_VJP: &str = "graph {
 ";
 
 fn port(name: &str) -> Port {
-    Port { name: name.into(), dtype: "float32".into(), shape: vec![3], kind: PortKind::Tensor }
+    Port { name: name.into(), dtype: "float32".into(), shape: vec![3.into()], kind: PortKind::Tensor }
 }
 
 fn contents() -> Contents {
@@ -56,6 +57,7 @@ fn contents() -> Contents {
         producer: "a test".into(),
         name: "counter".into(),
         license: Some("MIT".into()),
+        dims: vec![],
         metadata: [("who".to_string(), "me".to_string())].into(),
         inputs: vec![port("x")],
         outputs: vec![port("y")],
@@ -236,6 +238,74 @@ fn gradients() {
     assert_eq!(model.vjp(&[x([0.0; 3])], &[]).unwrap_err().kind(), ErrorKind::Runtime);
 }
 
+/// A counter of rows: `total += sum(x, 0); return (x * 2, x + total)`, over `n` rows.
+const ROWS: &str = "graph {
+  %0: f32[<n>, 3] = input(index=0)
+  %1: f32[3] = input(index=1)
+  %2: f32[1, 3] = sum(%0, dims=[0])
+  %3: f32[3] = reshape(%2)
+  %4: f32[3] = add(%1, %3)
+  %5: f32[<n>, 3] = full(value=<n>.0)
+  %6: f32[<n>, 3] = mul(%0, %5)
+  return %6, %4
+}
+";
+/// Its gradient with respect to x.
+const ROWS_VJP: &str = "graph {
+  %0: f32[<n>, 3] = input(index=0)
+  %1: f32[<n>, 3] = full(value=<n>.0)
+  %2: f32[<n>, 3] = mul(%0, %1)
+  return %2
+}
+";
+
+fn rows(path: &Path) -> u64 {
+    let Contents { mut manifest, state, .. } = contents();
+    let sizes = || vec![Size::Expr("n".into()), 3.into()];
+    manifest.version = 2;
+    manifest.dims = vec![Dim { name: "n".into(), min: 1, max: 100 }];
+    manifest.inputs[0].shape = sizes();
+    manifest.outputs[0].shape = sizes();
+    manifest.vjp.as_mut().unwrap().outputs = vec![Slot::Input(0)];
+    write_template(path, manifest, (ROWS.into(), Some(ROWS_VJP.into())), state, None).unwrap()
+}
+
+fn table(n: usize, value: f32) -> Value {
+    Value::from_slice(executor(), &[n, 3], &vec![value; 3 * n]).unwrap()
+}
+
+#[test]
+fn sizes_that_vary() {
+    let folder = Folder::new("dims");
+    let path = folder.file("rows.torsh");
+    assert_eq!(rows(&path), std::fs::metadata(&path).unwrap().len());
+    let package = Package::load(&path).unwrap();
+    assert_eq!(package.templates().unwrap().forward(), ROWS);
+    assert_eq!(package.types().inputs[0].shape.dims(), [1, 3]);
+    let mut model = package.instantiate(executor()).unwrap();
+    let mut total = 10.0;
+    // More sizes than an instance keeps, twice; the state goes on from one to the next.
+    for n in (1..40).chain(1..40) {
+        let y = model.run(&[table(n, 0.5)]).unwrap();
+        total += 0.5 * n as f32;
+        assert_eq!(y[0].shape(), [n, 3]);
+        assert_eq!(y[0].to_vec::<f32>().unwrap(), vec![0.5 * n as f32; 3 * n]);
+        assert_eq!(model.state("total").unwrap().to_vec::<f32>().unwrap()[0], total);
+        assert_eq!(model.types().outputs[0].shape.dims(), [n, 3]);
+    }
+    let found = model.vjp(&[table(4, 0.0)], &[table(4, 1.5)]).unwrap();
+    assert_eq!(found[0].1.to_vec::<f32>().unwrap(), [6.0; 12]);
+    assert_eq!(model.vjp(&[table(4, 0.0)], &[table(5, 1.5)]).unwrap_err().kind(), ErrorKind::Shape);
+    for (n, why) in [(0, "n must be from 1 to 100"), (101, "n must be from 1 to 100")] {
+        let e = model.run(&[table(n, 0.0)]).unwrap_err();
+        assert!(e.kind() == ErrorKind::Shape && e.message().contains(why), "{e}");
+    }
+    let flat = Value::from_slice(executor(), &[3], &[0.0f32; 3]).unwrap();
+    assert!(model.run(&[flat]).unwrap_err().message().contains("must have shape [n, 3], got [3]"));
+    assert!(package.templates().unwrap().at(&[]).is_err() && package.templates().unwrap().at(&[101]).is_err());
+    assert_eq!(model.state("total").unwrap().to_vec::<f32>().unwrap()[0], total);
+}
+
 #[test]
 fn wrong_inputs_are_named_and_change_nothing() {
     let folder = Folder::new("inputs");
@@ -286,7 +356,7 @@ fn what_no_reader_takes_is_not_written() {
     let folder = Folder::new("refused");
     let path = folder.file("never.torsh");
     let cases: [fn(&mut Contents); 6] = [
-        |c| c.manifest.inputs[0].shape = vec![4],
+        |c| c.manifest.inputs[0].shape = vec![4.into()],
         |c| c.manifest.state[0].name = String::new(),
         |c| c.manifest.forward.outputs.truncate(0),
         |c| c.manifest.version = 9,
@@ -348,7 +418,9 @@ fn damaged_packages_are_refused_or_run() {
     let folder = Folder::new("fuzz");
     let path = folder.file("case.torsh");
     write(&path, contents(), Some(&SecretKey::from_seed(&[1; 32]))).unwrap();
-    let seeds = [path.clone(), golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
+    let sized = folder.file("rows.torsh");
+    rows(&sized);
+    let seeds = [path.clone(), sized, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|p| std::fs::read(p).unwrap()).collect();
     let mut fuzzer = Fuzzer::new(seeds, env::fuzz_seed(), executor(), path);
     let cases = env::fuzz_cases().unwrap_or(3000);

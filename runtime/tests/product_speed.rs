@@ -183,7 +183,7 @@ fn figures() {
         for level in ["avx512", "avx2"] {
             for par in [&one, &two].into_iter().take(pars) {
                 let level = Level::of(level);
-                let mut scratch = vec![0u8; scratch_bytes::<f32>(&e, level, par.threads)];
+                let mut scratch = vec![0u8; scratch_bytes::<f32>(&e, level, par.threads, false)];
                 let mut back = false;
                 let s = best(par.threads, flops, || {
                     back = !back;

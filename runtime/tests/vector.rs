@@ -357,7 +357,9 @@ fn quotients_by_one_divisor_are_rounded_once() {
 #[test]
 fn transposed_operands_come_in_tiles() {
     let (all, mut rng) = (executors(), Rng(9));
-    for (outer, rows, cols) in [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2)] {
+    for (outer, rows, cols) in
+        [(1, 16, 16), (1, 37, 53), (3, 33, 300), (2, 64, 517), (1, 15, 700), (2, 16, 2), (1, 70, 600), (2, 49, 257)]
+    {
         for dtype in [DType::F32, DType::I32] {
             let numel = outer * rows * cols;
             let mut m = Make::new(&[outer, rows], &[cols]);
@@ -413,6 +415,36 @@ fn sums_of_columns_give_the_bits_of_their_primitives() {
             compare(m.0, &mut rng, &all);
         }
     }
+}
+
+#[test]
+fn rows_from_beyond_the_cache_are_fetched_by_the_last_stage_that_reads_the_row_before() {
+    let (all, mut rng) = (executors(), Rng(11));
+    let cols = 1030;
+    let kernel = |rows: usize| {
+        let mut m = Make::new(&[rows], &[cols]);
+        let a = m.param(DType::F32, rows * cols, Access::Read);
+        let at = [cols as i64, 1];
+        let x = m.load(a, 0, &at);
+        let max = m.value(torsh_ir::kernel::Inst::Reduced, DType::F32);
+        let reduces = vec![Reduce { op: ReduceOp::Max, value: x, out: max }];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![x], reduces, stores: vec![] });
+        let again = m.load(a, 0, &at);
+        let y = m.op(ScalarOp::Bin(BinOp::Sub), &[again, max], DType::F32);
+        let param = m.param(DType::F32, rows * cols, Access::Write);
+        let stores = vec![Store { param, index: affine(0, &at), value: y }];
+        m.0.stages.push(Stage { domain: Domain::Full, insts: vec![again, y], reduces: vec![], stores });
+        m.0
+    };
+    for (level, _, others) in &all {
+        let listing = |rows| others[0].load(std::sync::Arc::new(program(kernel(rows)))).unwrap().listing();
+        let (small, large) = (listing(8), listing(20_000));
+        assert!(!small.contains("prefetch"), "{level}: {small}");
+        assert!(large.contains(&format!("prefetcht1 [r8+rax*4+{}]", 4 * cols)), "{level}: {large}");
+        let passes: Vec<&str> = large.split("vector function").collect();
+        assert!(!passes[1].contains("prefetch") && passes[2].contains("prefetch"), "{level}: {large}");
+    }
+    compare(kernel(1200), &mut rng, &all);
 }
 
 #[test]

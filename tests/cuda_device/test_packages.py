@@ -187,6 +187,44 @@ def test_gradients_of_a_program_on_a_device(tmp_path, default):
     assert (tmp_path / "c.torsh").read_bytes() == (tmp_path / "m.torsh").read_bytes()
 
 
+def test_sizes_vary_on_either_device_wherever_it_was_made(tmp_path, default):
+    def f(model, x):
+        # Integers of the function's own are constants of every trace.
+        ends = torsh.tensor([0, 2], device=x.device)
+        return model(x)[ends] * x.shape[0]
+
+    model = network()
+    of = lambda rows, device: torsh.tensor(np.resize(X, (rows, 4)), device=device)  # noqa: E731
+    dims = {"x": {0: torsh.Dim("rows", min=3, max=40)}}
+
+    def export(made: str) -> bytes:
+        there = network().to(made)
+
+        def own(x):
+            return f(there, x)
+
+        torsh.export(own, (of(3, made),), tmp_path / "m.torsh", dynamic=dims, include_grad=True)
+        return (tmp_path / "m.torsh").read_bytes()
+
+    assert export("cpu") == export("cuda")
+    program = torsh.load(tmp_path / "m.torsh")
+    for device in ("cuda", "cpu", "cuda"):
+        program.to(device)
+        for rows in (3, 7, 40):
+            x = of(rows, "cpu").requires_grad_(True)
+            y = of(rows, device).requires_grad_(True)
+            want, got = f(model, x), program(y)
+            assert got.device.type == device
+            np.testing.assert_allclose(values(got), values(want), rtol=1e-4, atol=1e-5)
+            want.sum().backward()
+            got.sum().backward()
+            np.testing.assert_allclose(values(y.grad), values(x.grad), rtol=1e-4, atol=1e-5)
+        with pytest.raises(torsh.ShapeError, match="rows must be from 3 to 40"):
+            program(of(41, device))
+    outer = torsh.compile(lambda x: program(x) + 1.0, fullgraph=True)
+    np.testing.assert_allclose(values(outer(of(5, "cuda"))), values(f(model, of(5, "cpu")) + 1.0), rtol=1e-4, atol=1e-5)
+
+
 def test_a_function_that_moves_tensors_is_not_exported(tmp_path, default):
     cpu, cuda = torsh.ones(3, device="cpu"), torsh.ones(3, device="cuda")
     cases = {

@@ -46,7 +46,18 @@ def gradients():
     return f, args, {"include_grad": True, "sign": bytes(range(32)), "license": "Apache-2.0", "metadata": {"k": "v"}}
 
 
-MAKERS = {"linear": linear, "step": step, "gradients": gradients}
+def sizes():
+    """Two sizes that vary, one of them in a sum and a mean."""
+
+    def f(x, y):
+        return {"mean": (x * y).mean(0), "joined": torsh.cat([x, y], 1).reshape(-1), "count": x.sum(1) / x.shape[0]}
+
+    args = (torsh.arange(6).reshape(2, 3) * 0.5, torsh.arange(6).reshape(2, 3) - 2.0)
+    n, m = torsh.Dim("n", max=64), torsh.Dim("m", min=2)
+    return f, args, {"dynamic": ({0: n, 1: m}, {0: n, 1: m})}
+
+
+MAKERS = {"linear": linear, "step": step, "gradients": gradients, "sizes": sizes}
 
 
 def plain(x):

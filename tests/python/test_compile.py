@@ -353,7 +353,7 @@ def make(seed):
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam", "AdamW"])
+@pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam", "AdamW", "Adagrad", "RMSprop"])
 def test_a_training_step_matches_the_lazy_one(optimizer, where):
     def build(net):
         if optimizer == "momentum":
@@ -656,6 +656,12 @@ def test_explain_says_how_each_step_runs():
     assert kernel["schedule"] and kernel["reason"] and kernel["threads"] >= 1
     text = str(e)
     assert "+ on its rows kernel: " in text and "ms per pass: " in text and "fuse" in text
+    # A kernel that makes the rows of a product that is larger than the caches and narrow.
+    g = torsh.compile(lambda x, w: torsh.relu(x) @ w)
+    g(torsh.ones(20_000, 128), torsh.ones(128, 8))
+    kernel, product = g.explain()["programs"][0]["steps"]
+    assert (kernel["together"], product["together"]) == ("prologue", "chain") and kernel["unit"] == product["unit"]
+    assert "+ on its rows dot: " in str(g.explain())
 
 
 class Scaled:

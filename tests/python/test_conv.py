@@ -30,6 +30,9 @@ CONV = [
     ((3, 12, 13), (4, 3, 3, 3), 1, 1, 1, 1),
     ((1, 2, 3, 3), (2, 2, 3, 3), 1, 3, 1, 1),
     ((4, 16, 14, 14), (32, 16, 3, 3), 1, 1, 1, 1),
+    ((2, 3, 4, 5, 6), (4, 3, 2, 3, 3), 1, 1, 1, 1),
+    ((2, 4, 5, 4, 7), (6, 2, 2, 1, 3), (2, 1, 3), (0, 1, 2), (1, 2, 1), 2),
+    ((3, 3, 4, 5), (2, 3, 3, 2, 3), 1, "same", 1, 1),
 ]
 
 
@@ -77,7 +80,7 @@ def close(got, want, scale=1e-5):
 
 
 def conv(x, w, b, *args):
-    return (F.conv1d if w.ndim == 3 else F.conv2d)(x, w, b, *args)
+    return getattr(F, f"conv{w.ndim - 2}d")(x, w, b, *args)
 
 
 @pytest.mark.parametrize("case", CONV, ids=str)
@@ -150,6 +153,7 @@ def test_second_derivatives_of_a_convolution(rng):
         ((2, 3, 4, 5), (3, 2, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
         ((1, 2, 3, 4), (2, 1, 2, 3), {"stride": (1, 2), "padding": (1, 0), "dilation": (2, 1), "groups": 2}),
         ((1, 2, 2, 2), (2, 2, 2, 2), {"padding": 1}),
+        ((2, 4, 2, 3, 4), (4, 3, 2, 3, 2), {"stride": 2, "padding": 1, "output_padding": (1, 0, 1), "groups": 2}),
     ],
     ids=str,
 )
@@ -157,7 +161,7 @@ def test_transposed_convolutions_are_transposed(xs, ws, kw, run, rng):
     """<conv_transpose(x), y> = <x, conv(y)> for every y of the result's shape."""
     x, w = torsh.tensor(rng.standard_normal(xs)), torsh.tensor(rng.standard_normal(ws))
     n = len(ws) - 2
-    up = run(lambda x, w: (F.conv_transpose1d if n == 1 else F.conv_transpose2d)(x, w, **kw), x, w)
+    up = run(lambda x, w: getattr(F, f"conv_transpose{n}d")(x, w, **kw), x, w)
     back = {k: v for k, v in kw.items() if k != "output_padding"}
     for _ in range(3):
         y = torsh.tensor(rng.standard_normal(tuple(up.shape)))
@@ -270,6 +274,8 @@ POOL = [
     ((2, 3, 9, 7), (3, 2), (1, 3), (1, 0), 1, True),
     ((1, 2, 12, 11), (9, 8), (2, 3), (4, 1), 1, False),
     ((2, 2, 10, 10), (10, 10), 1, 0, 1, False),
+    ((2, 3, 4, 5, 6), (2, 3, 2), None, (0, 1, 1), 1, True),
+    ((1, 2, 5, 4, 6), 2, (1, 2, 3), 0, (1, 2, 1), False),
 ]
 
 
@@ -303,7 +309,7 @@ def inside(point, shape):
 @pytest.mark.parametrize("ties", [False, True])
 def test_max_pool_and_its_gradient(case, ties, run, rng):
     shape, *args = case
-    n = 1 if len(shape) < 4 else 2
+    n = max(1, len(shape) - 2)
     x = rng.standard_normal(shape)
     if ties:
         x = np.round(x)
@@ -322,7 +328,7 @@ def test_max_pool_and_its_gradient(case, ties, run, rng):
             index[(p, *at)] = np.ravel_multi_index(best, space)
             grad[(p, *best)] += ct[(p, *at)]
     final = (*shape[:-n], *out)
-    pool = F.max_pool1d if n == 1 else F.max_pool2d
+    pool = getattr(F, f"max_pool{n}d")
 
     def both(x, ct):
         x = x.detach().requires_grad_()
@@ -341,7 +347,7 @@ def test_max_pool_and_its_gradient(case, ties, run, rng):
 @pytest.mark.parametrize(("include", "divisor"), [(True, None), (False, None), (True, 5)])
 def test_avg_pool_and_its_gradient(case, include, divisor, run, rng):
     shape, kernel, stride, padding, _, ceil = case
-    n = 1 if len(shape) < 4 else 2
+    n = max(1, len(shape) - 2)
     if n == 1 and divisor is not None:
         pytest.skip("avg_pool1d has no divisor_override")
     x = rng.standard_normal(shape)
@@ -359,7 +365,7 @@ def test_avg_pool_and_its_gradient(case, include, divisor, run, rng):
             for q in valid:
                 grad[(p, *q)] += ct[(p, *at)] / by
     final = (*shape[:-n], *list_of[0][2])
-    pool = F.avg_pool1d if n == 1 else F.avg_pool2d
+    pool = getattr(F, f"avg_pool{n}d")
     extra = {} if n == 1 else {"divisor_override": divisor}
 
     def both(x, ct):
@@ -374,12 +380,13 @@ def test_avg_pool_and_its_gradient(case, include, divisor, run, rng):
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [((2, 3, 7), 3), ((3, 5), 8), ((2, 3, 8, 6), (4, 3)), ((2, 3, 7, 5), (3, None)), ((1, 2, 6, 6), 1)],
+    [((2, 3, 7), 3), ((3, 5), 8), ((2, 3, 8, 6), (4, 3)), ((2, 3, 7, 5), (3, None)), ((1, 2, 6, 6), 1)]
+    + [((2, 2, 3, 7, 5), (2, 3, None)), ((1, 2, 4, 6, 2), 2)],
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["avg", "max"])
 def test_adaptive_pools(shape, size, kind, run, rng):
-    n = 1 if len(shape) < 4 else 2
+    n = max(1, len(shape) - 2)
     x = rng.standard_normal(shape)
     sizes = [
         shape[len(shape) - n + d] if s is None else s
@@ -392,6 +399,11 @@ def test_adaptive_pools(shape, size, kind, run, rng):
         want[(..., *at)] = window.mean(-1) if kind == "avg" else window.max(-1)
     pool = getattr(F, f"adaptive_{kind}_pool{n}d")
     close(run(lambda x: pool(x, size), torsh.tensor(x)), want, 1e-12)
+    if kind == "max":
+        y, at = pool(torsh.tensor(x), size, return_indices=True)
+        flat = x.reshape(*shape[: len(shape) - n], -1)
+        picked = np.take_along_axis(flat, at.numpy().reshape(*flat.shape[:-1], -1), -1)
+        np.testing.assert_array_equal(picked.reshape(y.shape), y.numpy())
     g = torsh.tensor(x, requires_grad=True)
     pool(g, size).sum().backward()
     assert g.grad.sum().item() == pytest.approx(want.size)
@@ -485,6 +497,26 @@ def test_layers_start_and_are_named_as_in_pytorch():
     )
     assert repr(nn.MaxPool2d(2)) == "MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)"
     assert repr(nn.BatchNorm2d(3)) == ("BatchNorm2d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)")
+
+
+def test_layers_of_volumes(rng):
+    x = torsh.tensor(rng.standard_normal((2, 4, 4, 6, 5), np.float32))
+    conv = nn.Conv3d(4, 6, (2, 3, 1), stride=(1, 2, 1), padding=(1, 0, 1), groups=2)
+    close(
+        conv(x), conv_reference(*(t.detach().numpy() for t in (x, conv.weight, conv.bias)), (1, 2, 1), (1, 0, 1), 1, 2)
+    )
+    wrapped = nn.Conv3d(4, 2, 3, padding=1, padding_mode="circular", bias=False)
+    round_about = np.pad(x.numpy(), [(0, 0)] * 2 + [(1, 1)] * 3, mode="wrap")
+    close(wrapped(x), conv_reference(round_about, wrapped.weight.detach().numpy(), None, 1, 0, 1, 1))
+    up = nn.ConvTranspose3d(4, 2, 3, stride=2)
+    assert up(x, output_size=(10, 13, 12)).shape == (2, 2, 10, 13, 12)
+    y, at = nn.MaxPool3d(2, return_indices=True)(x)
+    assert y.shape == at.shape == (2, 4, 2, 3, 2) and "kernel_size=2" in repr(nn.MaxPool3d(2))
+    np.testing.assert_allclose(nn.AvgPool3d((4, 6, 5))(x).numpy(), x.mean((2, 3, 4), keepdim=True).numpy(), atol=1e-6)
+    np.testing.assert_array_equal(nn.AdaptiveMaxPool3d(1)(x).numpy(), x.amax((2, 3, 4), keepdim=True).numpy())
+    assert nn.AdaptiveAvgPool3d((None, 2, 1))(x).shape == (2, 4, 4, 2, 1)
+    with pytest.raises(ValueError, match="5D"):
+        F.conv3d(torsh.ones(2, 4, 4), conv.weight)
 
 
 def test_dropout2d_drops_whole_channels():

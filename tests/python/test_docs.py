@@ -73,7 +73,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) > 150
 
 
-PAGES = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/packages.md"))
+PAGES = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/packages.md", "docs/c.md"))
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, re.S)
 
 

@@ -128,3 +128,54 @@ def test_against_torch(dtype, wrap):
         got = wrap(lambda x, f=f: f(x, S))(x)
         assert str(got.dtype).split(".")[-1] == str(want.dtype).split(".")[-1], name
         np.testing.assert_array_equal(got.float().numpy(), want.float().numpy(), err_msg=name)
+
+
+def widened(name, x, y, z):
+    """What PyTorch's kernels compute in float32."""
+    f = np.float32
+    return {
+        "addcmul": lambda: x + f(0.3) * y * z,
+        "addcdiv": lambda: x + f(0.3) * y / z,
+        "addcmul, no value": lambda: x + y * z,
+        "lerp": lambda: x + f(0.3) * (y - x),
+        "lerp, far": lambda: y - (y - x) * (f(1.0) - f(0.7)),
+        "lerp, tensor": lambda: np.where(np.abs(z) < 0.5, x + z * (y - x), y - (y - x) * (f(1) - z)),
+    }[name]()
+
+
+COMPOSITES = {
+    "addcmul": lambda x, y, z: torsh.addcmul(x, y, z, value=0.3),
+    "addcdiv": lambda x, y, z: torsh.addcdiv(x, y, z, value=0.3),
+    "addcmul, no value": lambda x, y, z: x.addcmul(y, z),
+    "lerp": lambda x, y, z: torsh.lerp(x, y, 0.3),
+    "lerp, far": lambda x, y, z: torsh.lerp(x, y, 0.7),
+    "lerp, tensor": lambda x, y, z: torsh.lerp(x, y, z),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wrap", MODES, ids=IDS)
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_composites_are_rounded_once(name, dtype, wrap):
+    values = [to_half(np.random.default_rng(k).standard_normal(3000).astype(np.float32), dtype) for k in range(3)]
+    tensors = [torsh.tensor(v).to(getattr(torsh, dtype)) for v in values]
+    got = wrap(COMPOSITES[name])(*tensors)
+    assert got.dtype == getattr(torsh, dtype)
+    np.testing.assert_array_equal(got.float().numpy(), to_half(widened(name, *values), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scaled_sums_of_products_are_rounded_after_the_product_and_at_the_end(dtype):
+    rng = np.random.default_rng(3)
+    a, b, c = (to_half(rng.standard_normal(s).astype(np.float32), dtype) for s in ((9, 7), (7, 5), (9, 5)))
+    half = [torsh.tensor(v).to(getattr(torsh, dtype)) for v in (a, b, c)]
+    product = (half[0] @ half[1]).float().numpy()
+    want = to_half(c * np.float32(0.7) + product * np.float32(0.3), dtype)
+    got = torsh.addmm(half[2], half[0], half[1], beta=0.7, alpha=0.3)
+    np.testing.assert_array_equal(got.float().numpy(), want)
+    batched = torsh.baddbmm(*(t.unsqueeze(0) for t in (half[2], half[0], half[1])), beta=0.7, alpha=0.3)
+    np.testing.assert_array_equal(batched[0].float().numpy(), want)
+    vector = torsh.addmv(half[2][:, 0], half[0], half[1][:, 0], beta=0.7, alpha=0.3)
+    product = (half[0] @ half[1][:, 0]).float().numpy()
+    want = to_half(c[:, 0] * np.float32(0.7) + product * np.float32(0.3), dtype)
+    np.testing.assert_array_equal(vector.float().numpy(), want)

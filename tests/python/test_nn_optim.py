@@ -113,6 +113,27 @@ def reference_sgd(p, grads, lr, momentum, dampening, wd, nesterov):
     return p
 
 
+def reference_adagrad(p, grads, lr, lr_decay, wd, start, eps):
+    total = np.full_like(p, start)
+    for t, g in enumerate(grads):
+        g = g + wd * p
+        total = total + g * g
+        p = p - lr / (1 + t * lr_decay) * g / (np.sqrt(total) + eps)
+    return p
+
+
+def reference_rmsprop(p, grads, lr, alpha, eps, wd, momentum, centered):
+    v = m = buf = np.zeros_like(p)
+    for g in grads:
+        g = g + wd * p
+        v = alpha * v + (1 - alpha) * g * g
+        m = alpha * m + (1 - alpha) * g
+        d = g / (np.sqrt(v - m * m if centered else v) + eps)
+        buf = momentum * buf + d
+        p = p - lr * buf
+    return p
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("make", "reference"),
@@ -138,6 +159,24 @@ def reference_sgd(p, grads, lr, momentum, dampening, wd, nesterov):
         (
             lambda p: torsh.optim.AdamW(p, lr=0.01, betas=(0.8, 0.95)),
             lambda p, g: reference_adam(p, g, 0.01, 0.8, 0.95, 1e-8, 0.01, True),
+        ),
+        (lambda p: torsh.optim.Adagrad(p), lambda p, g: reference_adagrad(p, g, 0.01, 0, 0, 0, 1e-10)),
+        (
+            lambda p: torsh.optim.Adagrad(p, 0.1, 0.2, 0.05, 0.3, 1e-3),
+            lambda p, g: reference_adagrad(p, g, 0.1, 0.2, 0.05, 0.3, 1e-3),
+        ),
+        (
+            lambda p: torsh.optim.Adagrad(p, 0.1, maximize=True),
+            lambda p, g: reference_adagrad(p, [-x for x in g], 0.1, 0, 0, 0, 1e-10),
+        ),
+        (lambda p: torsh.optim.RMSprop(p), lambda p, g: reference_rmsprop(p, g, 0.01, 0.99, 1e-8, 0, 0, False)),
+        (
+            lambda p: torsh.optim.RMSprop(p, 0.02, 0.9, 1e-6, 0.1, 0.8),
+            lambda p, g: reference_rmsprop(p, g, 0.02, 0.9, 1e-6, 0.1, 0.8, False),
+        ),
+        (
+            lambda p: torsh.optim.RMSprop(p, centered=True, momentum=0.5),
+            lambda p, g: reference_rmsprop(p, g, 0.01, 0.99, 1e-8, 0, 0.5, True),
         ),
     ],
 )
@@ -201,6 +240,9 @@ def test_optimizer_state_dict():
         lambda p: torsh.optim.SGD(p, lr=-1.0), lambda p: torsh.optim.Adam(p, betas=(1.0, 0.9)),
         lambda p: torsh.optim.SGD(p, nesterov=True),
         lambda p: torsh.optim.Adam([], lr=0.1), lambda p: torsh.optim.Adam(p, eps=-1.0),
+        lambda p: torsh.optim.Adagrad(p, lr_decay=-1.0), lambda p: torsh.optim.Adagrad(p, eps=-1.0),
+        lambda p: torsh.optim.Adagrad(p, initial_accumulator_value=-1.0), lambda p: torsh.optim.RMSprop(p, alpha=-0.1),
+        lambda p: torsh.optim.RMSprop(p, momentum=-0.5), lambda p: torsh.optim.RMSprop(p, lr=-1.0),
     ],
 )  # fmt: skip
 def test_optimizer_bad_values(make):

@@ -238,7 +238,7 @@ CASES = {
     "nan": (build(parts(raw(b'{"format": "torsh-package", "version": NaN}'))), "not a manifest"),
     "nested arrays": (build(parts(raw(b"[" * 100_000))), "not a manifest"),
     "another format": (edited((["format"], "onnx")), "not \"torsh-package\""),
-    "a later version": (edited((["version"], 2)), "has format version 2"),
+    "a later version": (edited((["version"], 3)), "has format version 3"),
     "version 0": (edited((["version"], 0)), "has format version 0"),
     "a huge version": (edited((["version"], 2**64)), "not a manifest"),
     "an unknown field": (edited((["run"], "rm -rf /")), "unknown field"),
@@ -322,6 +322,101 @@ CASES = {
     ),
     "bytes after the weights": (build(parts(data=weights() + b"evil")), "the tensors of the manifest take 24"),
 }  # fmt: skip
+
+
+def sized(*, dims=None, shape=("n", 3), state=None, text=None, out=None, version=2) -> bytes:
+    """The program x * w over a dim n; the case changes one thing."""
+
+    def edit(m):
+        m["version"] = version
+        m["dims"] = [{"name": "n", "min": 2, "max": 9}] if dims is None else dims
+        m["inputs"][0]["shape"] = list(shape)
+        m["outputs"][0]["shape"] = list(shape if out is None else out)
+        m["state"][0]["shape"] = [1, 3] if state is None else state
+
+    body = """graph {
+  %0: f32[<n>, 3] = input(index=0)
+  %1: f32[1, 3] = input(index=1)
+  %2: f32[<n>, 3] = expand(%1)
+  %3: f32[<n>, 3] = mul(%0, %2)
+  return %3
+}
+"""
+    data = weights({"w": ("F32", [1, 3], np.arange(3, dtype=np.float32).tobytes())})
+    return build(parts(edit, graph=body if text is None else text(body), data=data))
+
+
+def dim(name="n", low=2, high=9) -> list:
+    return [{"name": name, "min": low, "max": high}]
+
+
+def size(text: str):
+    """The program with this in place of its second size."""
+    return sized(text=lambda body: body.replace("%2: f32[<n>", f"%2: f32[<{text}>"))
+
+
+CASES |= {
+    "dims in version 1": (sized(version=1), "version 1 with 1 dims"),
+    "version 2 without dims": (sized(dims=[], shape=(2, 3)), "version 2 with 0 dims"),
+    "a version to come": (sized(version=3), "format version 3; this torsh reads versions 1 to 2"),
+    "seventeen dims": (sized(dims=[d for i in range(17) for d in dim(f"n{i}")]), "17 dims; the most is 16"),
+    "a million dims": (sized(dims=dim() * 1_000_000), "1000000 dims"),
+    "two dims of one name": (sized(dims=dim() * 2), "stands twice"),
+    "a dim with an empty name": (sized(dims=dim("")), "has a name that is no word"),
+    "a dim named as an expression": (sized(dims=dim("n+1")), "has a name that is no word"),
+    "a dim with a long name": (sized(dims=dim("n" * 65)), "has a name that is no word"),
+    "a dim with a foreign name": (sized(dims=dim("\u043d")), "has a name that is no word"),
+    "a range reversed": (sized(dims=dim("n", 9, 2)), "dim n goes from 9 to 2"),
+    "a range from 0": (sized(dims=dim("n", 0, 2)), "dim n goes from 0 to 2"),
+    "a range beyond the largest": (sized(dims=dim("n", 1, 2**31 + 1)), "within 1 to 2147483648"),
+    "a range below zero": (sized(dims=dim("n", -1, 2)), "not a manifest"),
+    "a range of fractions": (sized(dims=dim("n", 1.5, 2)), "not a manifest"),
+    "a range of text": (sized(dims=dim("n", "1", 2)), "not a manifest"),
+    "a range of NaN": (sized(dims=dim("n", float("nan"), 2)), "not a manifest"),
+    "a range beyond 64 bits": (sized(dims=dim("n", 1, 2**64)), "not a manifest"),
+    "a dim with more": (sized(dims=[{**dim()[0], "step": 2}]), "not a manifest"),
+    "dims that are no list": (sized(dims={"n": 2}), "not a manifest"),
+    "an unknown dim in an input": (sized(shape=("m", 3)), "input 0 has the size \"m\", which is no dim"),
+    "an expression in an input": (sized(shape=("n+1", 3)), "which is no dim"),
+    "an empty size": (sized(shape=("", 3)), "which is no dim"),
+    "a long size": (sized(shape=("n" * 100_000, 3)), "which is no dim"),
+    "a dim that no input has": (sized(dims=dim() + dim("m")), "dim m is the size of no input"),
+    "state with a dim": (sized(state=["n", 3]), "not a manifest"),
+    "an unknown dim in an output": (sized(out=("m", 3)), "no dim of the package"),
+    "an output of another size": (sized(out=("n+1", 3)), "in the manifest"),
+    "an output of a negative size": (sized(out=("n-5", 3)), "negative size -3"),
+    "an output that divides by zero": (sized(out=("3/(n-2)", 3)), "divides by zero"),
+    "an output that overflows": (sized(out=("n*9223372036854775807", 3)), "overflows"),
+    "an output beyond the limits": (sized(out=("n*100000000000000", 3)), "output 0"),
+    "a size that divides by zero": (size("3/(n-2)"), "line 4, column 11: a size divides by zero"),
+    "a size that overflows": (size("n*9223372036854775807"), "overflows"),
+    "a product that overflows": (size("9223372036854775807*9223372036854775807"), "overflows"),
+    "a quotient that overflows": (size("(0-9223372036854775807-1)/(1-n)"), "overflows"),
+    "a size of 65 bits": (size("18446744073709551616"), "no 64-bit integer"),
+    "an unknown name": (size("m"), "no dim of the package"),
+    "a size that nests": (size("(" * 100 + "n" + ")" * 100), "more than 16 parentheses"),
+    "a size that nests deep": (size("(" * 1_000_000), "1000000 bytes; the most is 512"),
+    "a long size in a graph": (size("n" + "+n" * 256), "513 bytes; the most is 512"),
+    "an empty size in a graph": (size(""), "no 64-bit integer"),
+    "a fraction": (size("1.5"), "an operator is expected"),
+    "a NaN": (size("nan"), "no dim of the package"),
+    "white space": (size("n + 1"), "an operator is expected"),
+    "a call": (size("n(1)"), "an operator is expected"),
+    "another size in the graph": (size("n+1"), "operands must have one shape"),
+    "a negative size": (size("n-5"), "a size is negative"),
+    "a size without an end": (sized(text=lambda b: b.replace("<n>, 3] = mul", "<n, 3] = mul")), "without an end"),
+    "a size in a size": (sized(text=lambda b: b.replace("<n>, 3] = mul", "<<n>>, 3] = mul")), "without an end"),
+    "a size in a name": (sized(text=lambda b: b.replace("%3:", "%<n>:")), "where an integer stands"),
+    "a size within a word": (sized(text=lambda b: b.replace("3] = mul", "1<n>] = mul")), "where an integer stands"),
+    "a size for an op": (sized(text=lambda b: b.replace("mul(", "<n>(")), "where an integer stands"),
+    "many different sizes": (
+        sized(text=lambda b: b + "".join(f" <{i}>," for i in range(70_000))),
+        "65536 different sizes",
+    ),
+    "a size in a package without dims": (
+        build(parts(graph=GRAPH.replace("%2: f32[2,", "%2: f32[<2>,"))), "line 4, column 11: expected",
+    ),
+}  # fmt: skip
 _many = Zip()
 for _i in range(17):
     _many.add(f"e{_i}", b"")
@@ -335,6 +430,48 @@ def test_the_builder_makes_packages(tmp_path):
     program = torsh.load(path)
     x = torsh.ones(2, 3)
     assert program(x).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+def test_the_builder_makes_packages_with_dims(tmp_path):
+    path = tmp_path / "good.torsh"
+    path.write_bytes(sized())
+    program = torsh.load(path)
+    assert program(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0]] * 2
+    assert program(torsh.ones(9, 3)).tolist() == [[0.0, 1.0, 2.0]] * 9
+
+
+def test_templates_that_fail_beyond_the_smallest_sizes(tmp_path):
+    """What a file does only at some sizes is found when they are met."""
+    path = tmp_path / "bad.torsh"
+    for text, out, reason in [
+        ("n/(7-n)*0+n", "n", "divides by zero"),
+        ("n+n/7", "n", "operands must have one shape"),
+        ("n", "n+n/7", "in the manifest"),
+    ]:
+        path.write_bytes(sized(text=lambda b, t=text: b.replace("%2: f32[<n>", f"%2: f32[<{t}>"), out=(out, 3)))
+        program = torsh.load(path)
+        assert program(torsh.ones(2, 3)).shape == (2, 3)
+        with pytest.raises(torsh.PackageError, match=reason):
+            program(torsh.ones(7, 3))
+        assert program(torsh.ones(6, 3)).shape == (6, 3)
+    # A size that the limits do not allow, of a tensor within.
+    huge = """graph {
+  %0: f32[<n>, 3] = input(index=0)
+  %1: f32[1, 3] = input(index=1)
+  %2: f32[<n>, 3] = full(value=1.0)
+  %3: f32[<(n-2)*1000000000000+1>] = full(value=1.0)
+  %4: f32[1] = amax(%3, dims=[0])
+  %5: f32[1, 1] = reshape(%4)
+  %6: f32[<n>, 3] = expand(%5)
+  %7: f32[<n>, 3] = mul(%2, %6)
+  return %7
+}
+"""
+    path.write_bytes(sized(text=lambda _: huge))
+    program = torsh.load(path)
+    assert program(torsh.ones(2, 3)).shape == (2, 3)
+    with pytest.raises(torsh.LimitError, match="n=3"):
+        program(torsh.ones(3, 3))
 
 
 @pytest.mark.parametrize("case", CASES)

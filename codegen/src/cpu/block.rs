@@ -81,7 +81,7 @@ pub(super) struct BlockEmitter<'e, 'f, M: Module> {
     /// Points of the row that a function which sums columns takes at once.
     points: Option<Value>,
     level: Level,
-    listing: bool,
+    options: &'e Options,
 }
 
 /// Points of the row at once, whose columns are added in registers.
@@ -113,12 +113,12 @@ pub(super) fn emit<M: Module>(
         tiled: None,
         points: None,
         level,
-        listing: options.listing,
+        options,
     };
     if let Some((loads, plan)) = &tiles {
         em.tiled(loads, plan)?;
         em.write_constants();
-        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: level.lanes() });
+        return Ok(FrameSize { scratch_bytes: em.frame.bytes(), rows: tile::height(k, level) as usize });
     }
     let (lo, hi) = (em.e.row_lo, em.e.row_hi);
     let head = em.e.open_loop(lo, hi);

@@ -78,11 +78,18 @@ pub(super) struct Emitter<'f, M: Module> {
     /// Vector functions called so far; they are to be defined in the same module.
     pub raws: Vec<Raw>,
     name: &'f str,
+    /// What the symbols of primitives begin with.
+    prefix: &'f str,
 }
 
 impl<'f, M: Module> Emitter<'f, M> {
     /// Opens the entry block of a kernel function with `params` buffers.
-    pub fn new(mut b: FunctionBuilder<'f>, module: &'f mut M, name: &'f str, params: usize) -> Emitter<'f, M> {
+    pub fn new(
+        mut b: FunctionBuilder<'f>,
+        module: &'f mut M,
+        (name, prefix): (&'f str, &'f str),
+        params: usize,
+    ) -> Emitter<'f, M> {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
@@ -102,6 +109,7 @@ impl<'f, M: Module> Emitter<'f, M> {
             stack: 0,
             raws: Vec::new(),
             name,
+            prefix,
         }
     }
 
@@ -155,7 +163,7 @@ impl<'f, M: Module> Emitter<'f, M> {
                 sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), prim.params()));
                 let id = self
                     .module
-                    .declare_function(&prim.name(), Linkage::Import, &sig)
+                    .declare_function(&format!("{}{}", self.prefix, prim.name()), Linkage::Import, &sig)
                     .map_err(|e| clif_error("cannot declare a primitive", e))?;
                 let f = self.module.declare_func_in_func(id, self.b.func);
                 self.refs.insert(prim, f);

@@ -71,9 +71,15 @@ fn has_op(op: ScalarOp, from: DType, to: DType) -> bool {
         ScalarOp::Bin(bin) => match bin {
             BinOp::Add | BinOp::Sub | BinOp::Mul | BinOp::Max | BinOp::Min => from != DType::Bool,
             BinOp::Div => true,
-            BinOp::FloorDiv => from.is_float(),
             BinOp::And | BinOp::Or | BinOp::Xor => true,
-            BinOp::Rem | BinOp::Fmod | BinOp::Pow | BinOp::Atan2 | BinOp::Shl | BinOp::Shr | BinOp::Philox => false,
+            BinOp::FloorDiv
+            | BinOp::Rem
+            | BinOp::Fmod
+            | BinOp::Pow
+            | BinOp::Atan2
+            | BinOp::Shl
+            | BinOp::Shr
+            | BinOp::Philox => false,
         },
         ScalarOp::Cmp(_) => from != DType::Bool,
         ScalarOp::Select => to != DType::Bool,
@@ -406,10 +412,6 @@ impl<'e, 'f, M: Module> Inline<'e, 'f, M> {
             BinOp::Sub => self.e.b.ins().isub(a, b),
             BinOp::Mul => self.e.b.ins().imul(a, b),
             BinOp::Div => self.e.b.ins().fdiv(a, b),
-            BinOp::FloorDiv if float => {
-                let q = self.e.b.ins().fdiv(a, b);
-                self.e.b.ins().floor(q)
-            }
             BinOp::And => self.e.b.ins().band(a, b),
             BinOp::Or => self.e.b.ins().bor(a, b),
             BinOp::Xor => self.e.b.ins().bxor(a, b),

@@ -12,6 +12,7 @@
 
 mod analysis;
 mod block;
+pub mod c;
 mod cost;
 mod emit;
 mod inline;
@@ -96,6 +97,8 @@ pub struct Options {
     pub level: Option<Level>,
     /// Also return the text of the function.
     pub listing: bool,
+    /// For a library that is linked elsewhere: what the names of primitives begin with. Its functions are hidden.
+    pub prefix: Option<String>,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             vectors: true,
             level: None,
             listing: false,
+            prefix: None,
         }
     }
 }
@@ -228,13 +232,13 @@ pub fn emit<M: Module>(
     module.clear_context(ctx);
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
-    let func =
-        module.declare_function(name, Linkage::Export, &sig).map_err(|e| clif_error("cannot declare a kernel", e))?;
+    let linkage = if options.prefix.is_some() { Linkage::Hidden } else { Linkage::Export };
+    let func = module.declare_function(name, linkage, &sig).map_err(|e| clif_error("cannot declare a kernel", e))?;
     ctx.func = Function::with_name_signature(UserFuncName::user(0, func.as_u32()), sig);
     let mut builder_ctx = FunctionBuilderContext::new();
     let (frame, (prims, raws)) = {
         let builder = FunctionBuilder::new(&mut ctx.func, &mut builder_ctx);
-        let mut e = Emitter::new(builder, module, name, kernel.params.len());
+        let mut e = Emitter::new(builder, module, (name, options.prefix.as_deref().unwrap_or("")), kernel.params.len());
         let frame = match &chosen {
             Chosen::Inline { lanes } => inline::emit(&mut e, &normal, *lanes)?,
             Chosen::Block => block::emit(&mut e, &normal, &facts, options, (Level::Avx2, &[]))?,

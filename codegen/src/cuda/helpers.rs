@@ -177,6 +177,26 @@ static __device__ __forceinline__ double t_rem_f64(double a, double b) {
     return r != 0.0 && ((r < 0.0) != (b < 0.0)) ? __dadd_rn(r, b) : r;
 }
 
+static __device__ __forceinline__ float t_floordiv_f32(float a, float b) {
+    if (b == 0.0f) return __fdiv_rn(a, b);
+    const float r = fmodf(a, b);
+    float q = __fdiv_rn(__fsub_rn(a, r), b);
+    if (r != 0.0f && ((r < 0.0f) != (b < 0.0f))) q = __fsub_rn(q, 1.0f);
+    if (q == 0.0f) return __fmul_rn(0.0f, __fdiv_rn(a, b));
+    const float whole = floorf(q);
+    return __fsub_rn(q, whole) > 0.5f ? __fadd_rn(whole, 1.0f) : whole;
+}
+
+static __device__ __forceinline__ double t_floordiv_f64(double a, double b) {
+    if (b == 0.0) return __ddiv_rn(a, b);
+    const double r = fmod(a, b);
+    double q = __ddiv_rn(__dsub_rn(a, r), b);
+    if (r != 0.0 && ((r < 0.0) != (b < 0.0))) q = __dsub_rn(q, 1.0);
+    if (q == 0.0) return __dmul_rn(0.0, __ddiv_rn(a, b));
+    const double whole = floor(q);
+    return __dsub_rn(q, whole) > 0.5 ? __dadd_rn(whole, 1.0) : whole;
+}
+
 static __device__ __forceinline__ float t_sign_f32(float x) {
     return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x;
 }

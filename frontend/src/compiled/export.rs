@@ -1,16 +1,17 @@
 //! A traced function as a package sees it: a graph whose inputs are arguments and state, and whose outputs are results
 //! and new state. Nothing else that the function does to tensors can be exported, and is refused.
 
-use super::{Program, ResultSpec, Slot, Target, see};
+use super::{Input, Program, ResultSpec, Slot, Target, see};
 use crate::node::{Grad, lock};
 use crate::place;
+use crate::session;
 use crate::tensor::Tensor;
 use crate::trace::Source;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Device};
 use torsh_ir::op::{Kind, Vjp};
-use torsh_ir::{Error, ErrorKind, Graph, Loc, Node, NodeId, Result, Type};
+use torsh_ir::{Attr, Error, ErrorKind, Graph, Loc, Node, NodeId, Result, Type, ops};
 
 /// Where an input of an exported graph comes from.
 #[derive(Clone)]
@@ -48,8 +49,15 @@ pub struct Export {
     pub leaves_gradients: bool,
 }
 
+/// Bytes of integers that become a constant.
+const MAX_BAKED_BYTES: usize = 256;
+
 fn refused(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Export, why)
+}
+
+fn is_small_int(ty: &Type) -> bool {
+    !ty.dtype.is_float() && ty.nbytes() <= MAX_BAKED_BYTES
 }
 
 /// The refusal of a function that moves tensors: a graph names no device, so that the move would be lost.
@@ -68,11 +76,12 @@ pub fn divided(results: &[Tensor]) -> Option<Error> {
 
 impl Program {
     /// The program for a package. Every argument is an input, whether the program needs it or not. Without `updates`, the
-    /// outputs are the results alone.
+    /// outputs are the results alone. With `bake`, a few integers that the function made are constants of the graph instead
+    /// of inputs, so that they can be compared with those of a trace at other sizes.
     ///
     /// Errors: `Export` for a function that writes its arguments, keeps tensors that it makes, moves tensors to another
     /// device, or uses gradients that are left from before.
-    pub fn export(&self, updates: bool) -> Result<Export> {
+    pub fn export(&self, updates: bool, bake: bool) -> Result<Export> {
         let slot_input = |slot: &Slot| match slot {
             Slot::Fixed(slot) => {
                 self.inputs.iter().position(|i| matches!(&i.source, Source::Grad(s) if Arc::ptr_eq(s, slot)))
@@ -143,13 +152,25 @@ impl Program {
             ));
         }
         let written = |input: usize| outputs.iter().any(|(_, to)| *to == To::Input(input));
+        let baked = |(i, input): (usize, &Input)| match &input.source {
+            Source::Fixed(buffer) if bake && is_live(i) && !written(i) && is_small_int(&input.ty) => {
+                // A device's memory is read through the host.
+                let host = session::get()?.copy(&input.ty, buffer, Device::Cpu)?;
+                Ok(host.host_bytes().filter(|b| b.len() == input.ty.nbytes()).map(Arc::from))
+            }
+            _ => Ok(None),
+        };
+        let baked: Vec<Option<Arc<[u8]>>> = self.inputs.iter().enumerate().map(baked).collect::<Result<_>>()?;
         let kept: Vec<bool> = self
             .inputs
             .iter()
             .enumerate()
-            .map(|(i, input)| is_live(i) || written(i) || matches!(input.source, Source::Arg(_) | Source::Float(_)))
+            .map(|(i, input)| {
+                let needed = is_live(i) || written(i) || matches!(input.source, Source::Arg(_) | Source::Float(_));
+                needed && baked[i].is_none()
+            })
             .collect();
-        let (graph, place) = self.pruned(&kept, outputs.iter().map(|(o, _)| *o))?;
+        let (graph, place) = self.pruned(&kept, &baked, outputs.iter().map(|(o, _)| *o))?;
         let mut inputs = Vec::new();
         for (input, _) in self.inputs.iter().zip(&kept).filter(|(_, kept)| **kept) {
             let from = match &input.source {
@@ -175,7 +196,12 @@ impl Program {
     }
 
     // The graph with these inputs and outputs alone, nodes in their order, and the new number of each input.
-    fn pruned(&self, kept: &[bool], outputs: impl Iterator<Item = usize>) -> Result<(Graph, Vec<usize>)> {
+    fn pruned(
+        &self,
+        kept: &[bool],
+        baked: &[Option<Arc<[u8]>>],
+        outputs: impl Iterator<Item = usize>,
+    ) -> Result<(Graph, Vec<usize>)> {
         let old = &self.graph;
         let mut graph = Graph::new();
         let mut place = vec![usize::MAX; kept.len()];
@@ -183,6 +209,12 @@ impl Program {
         for (i, &input) in old.inputs().iter().enumerate().filter(|(i, _)| kept[*i]) {
             place[i] = graph.inputs().len();
             ids.insert(input, graph.input(old.ty(input).clone()));
+        }
+        for (&input, data) in old.inputs().iter().zip(baked) {
+            let Some(data) = data else { continue };
+            let ty = old.ty(input);
+            let attrs = [Attr::Bytes(data.clone()), ty.dtype.into(), Attr::from(ty.shape.dims())];
+            ids.insert(input, graph.apply(ops::op("constant"), &[], attrs.into_iter().collect())?);
         }
         let wanted: Vec<NodeId> = outputs.map(|o| old.outputs()[o]).collect();
         let mut needed = old.clone();
@@ -193,7 +225,10 @@ impl Program {
             let operands: Option<_> = node.operands.iter().map(|o| ids.get(o).copied()).collect();
             let operands = operands.ok_or_else(|| Error::internal("an exported node needs what is not exported"))?;
             let copy = Node { op: node.op, attrs: node.attrs.clone(), operands, ty: node.ty.clone() };
-            ids.insert(id, graph.add(copy));
+            let new = graph.add(copy);
+            // An error about this graph names the user's line.
+            graph.set_loc(new, old.loc(id).cloned());
+            ids.insert(id, new);
         }
         let outputs: Option<Vec<NodeId>> = wanted.iter().map(|o| ids.get(o).copied()).collect();
         graph.set_outputs(outputs.ok_or_else(|| Error::internal("an output is not exported"))?);

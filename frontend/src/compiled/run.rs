@@ -54,10 +54,13 @@ impl Lending {
         Ok(())
     }
 
-    /// The run has succeeded: what was lent gets the new values.
-    fn settle(mut self, lends: &[Option<usize>], outputs: &[BufferRef]) {
-        for (buffer, at) in std::mem::take(&mut self.inputs).into_iter().zip(lends) {
-            let Some(lent) = at.and_then(|at| self.lent.get(at)) else { continue };
+    /// The run has succeeded, with as many outputs as its graph has: what was lent gets the new values.
+    fn settle(mut self, outputs: &[BufferRef]) {
+        // By input, as the buffers are.
+        self.lent.sort_unstable_by_key(|lent| lent.input);
+        let mut lent = self.lent.iter().peekable();
+        for (input, buffer) in std::mem::take(&mut self.inputs).into_iter().enumerate() {
+            let Some(lent) = lent.next_if(|lent| lent.input == input) else { continue };
             let new = &outputs[lent.output];
             // In place, as a rule: the reference that is there is handed on.
             lent.node.give(if Arc::ptr_eq(new, &buffer) { buffer } else { new.clone() });
@@ -293,17 +296,17 @@ impl Program {
                 inputs.push(buffer);
             }
             if self.plain {
-                return Ok(Some(self.fresh_results(self.compiled.exe.run(&mut inputs)?)));
+                return Ok(Some(self.fresh_results(self.execute(&mut inputs)?)));
             }
             let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
-            let outputs = self.compiled.exe.run(&mut inputs)?;
+            let outputs = self.execute(&mut inputs)?;
             return self.finish(leaves, &history_inputs, &outputs).map(Some);
         }
         let Some(history_inputs) = self.history_inputs(leaves, captured, wait)? else { return Ok(None) };
         let mut lending = Lending::new(self.inputs.len(), self.lenders.len());
         for (input, lent) in self.inputs.iter().zip(&self.lends) {
-            let buffer = if lent.is_some() { None } else { self.input(input, leaves, captured, wait)? };
-            if buffer.is_none() && lent.is_none() {
+            let buffer = if *lent { None } else { self.input(input, leaves, captured, wait)? };
+            if buffer.is_none() && !lent {
                 return Ok(None);
             }
             lending.found.push(buffer);
@@ -311,9 +314,19 @@ impl Program {
         if !self.lend(wait, &mut lending)? {
             return Ok(None);
         }
-        let outputs = self.compiled.exe.run(&mut lending.inputs)?;
-        lending.settle(&self.lends, &outputs);
+        let outputs = self.execute(&mut lending.inputs)?;
+        lending.settle(&outputs);
         self.finish(leaves, &history_inputs, &outputs).map(Some)
+    }
+
+    // The outputs, which are as many as the graph's before anything is done with one.
+    fn execute(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
+        let outputs = self.compiled.exe.run(inputs).map_err(|e| self.compiled.located(e, &self.graph))?;
+        let count = self.graph.outputs().len();
+        if outputs.len() != count {
+            return Err(Error::internal(format!("a program of {count} outputs returned {}", outputs.len())));
+        }
+        Ok(outputs)
     }
 
     fn finish(&self, leaves: &dyn Args, history_inputs: &[NodeRef], outputs: &[BufferRef]) -> Result<Results> {
@@ -373,23 +386,32 @@ impl Program {
         }
     }
 
+    // Who lends, in the order in which every thread takes: that of the handles' numbers, of gradients too, which may
+    // be other tensors at each call. Threads in different orders could make each other give back for ever.
+    fn owners(&self) -> Result<Vec<(Cow<'_, Tensor>, &Write)>> {
+        let owner = |write: &usize| {
+            let write = &self.writes[*write];
+            let owner = match &write.target {
+                Target::Handle(t) => Cow::Borrowed(t),
+                Target::GradInPlace(Slot::Fixed(slot)) => Cow::Owned(lock(&slot.grad).clone().ok_or_else(changed)?),
+                _ => return Err(Error::internal("a donated input has no owner")),
+            };
+            Ok((owner, write))
+        };
+        let mut owners = self.lenders.iter().map(owner).collect::<Result<Vec<_>>>()?;
+        owners.sort_by_key(|(owner, _)| owner.id());
+        Ok(owners)
+    }
+
     // Takes the memory of every handle that lends it. Nothing is held while something is waited for; false when it
     // would have to be and the caller will not.
     fn lend(&self, wait: bool, lending: &mut Lending) -> Result<bool> {
         // Those who derive a view from now on derive it from what the run will give.
         let version = tick();
         let mut at = 0;
-        while let Some(&write) = self.lenders.get(at) {
-            let write = &self.writes[write];
-            let owner = match &write.target {
-                Target::Handle(t) => Cow::Borrowed(t),
-                Target::GradInPlace(Slot::Fixed(slot)) => match lock(&slot.grad).clone() {
-                    Some(gradient) => Cow::Owned(gradient),
-                    None => return Err(changed()),
-                },
-                _ => return Err(Error::internal("a donated input has no owner")),
-            };
-            if let Some(lent) = offer(&owner, self.device, write, version, &mut lending.found)? {
+        let owners = self.owners()?;
+        while let Some((owner, write)) = owners.get(at) {
+            if let Some(lent) = offer(owner, self.device, write, version, &mut lending.found)? {
                 lending.lent.push(lent);
                 at += 1;
                 continue;
@@ -402,7 +424,7 @@ impl Program {
             if !wait {
                 return Ok(false);
             }
-            buffer_of(&owner)?;
+            buffer_of(owner)?;
             at = 0;
         }
         lending.begin()?;

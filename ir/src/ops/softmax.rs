@@ -9,7 +9,7 @@ use smallvec::smallvec;
 /// The op.
 pub static DEF: OpDef = OpDef {
     name: "softmax",
-    doc: "`exp(x - max) / sum(exp(x - max))` along `dim`.\n\n\
+    doc: "`e * (1 / sum(e))` along `dim`, with `e = exp(x - max(x))`.\n\n\
         >>> torsh.softmax(torsh.zeros(4), 0).tolist()\n[0.25, 0.25, 0.25, 0.25]",
     attrs: &[attr("dim", AttrKind::Int)],
     dtypes: DTypeSet::FLOATS,
@@ -18,7 +18,9 @@ pub static DEF: OpDef = OpDef {
         map(c, |x| {
             let (dim, shape) = (c.attrs.int(0) as usize, x.shape());
             let e = (x - x.reduce("amax", &[dim]).expand(&shape)).exp();
-            e / e.sum(&[dim]).expand(&shape)
+            // The sum is at least 1, so its inverse, taken once a row, costs half a unit in the last place and no more.
+            let total = e.sum(&[dim]);
+            e * (total.full_like(1.0) / total).expand(&shape)
         })
     }),
     // d x = out * (ct - sum(ct * out))

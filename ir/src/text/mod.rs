@@ -23,8 +23,12 @@ mod number;
 mod parse;
 mod print;
 pub(crate) mod program;
+pub mod size;
+mod template;
 
 pub use kernel::kernel;
 pub use parse::{parse, parse_unchecked};
 pub use print::{print, print_node, print_with_lines};
 pub use program::program;
+pub use size::SizeExpr;
+pub use template::Template;

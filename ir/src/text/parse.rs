@@ -354,7 +354,7 @@ impl<'a> Parser<'a> {
         let line = self.int()?;
         let line = u32::try_from(line).map_err(|_| self.error(at, "a line number out of range"))?;
         let file = self.files.entry(file).or_insert_with_key(|f| f.as_str().into()).clone();
-        Ok(Some(Loc { file, line }))
+        Ok(Some(Loc { file, line, note: None }))
     }
 }
 
@@ -416,7 +416,7 @@ mod tests {
     fn lines_and_strings_round_trip() {
         let mut g = Graph::new();
         let id = g.input(Type::scalar(DType::I64));
-        g.set_loc(id, Some(Loc { file: "a \"b\"\\\n\u{7}\u{e9}.py".into(), line: 7 }));
+        g.set_loc(id, Some(Loc { file: "a \"b\"\\\n\u{7}\u{e9}.py".into(), line: 7, note: None }));
         g.set_outputs(vec![id]);
         let text = print_with_lines(&g);
         let back = parse(&text).unwrap();

@@ -72,7 +72,7 @@ fn gradients_have_gradients() {
 
 #[test]
 fn nodes_keep_their_ids_and_gradients_their_lines() {
-    let loc = |line| Some(Loc { file: "model.py".into(), line });
+    let loc = |line| Some(Loc { file: "model.py".into(), line, note: None });
     let (g, out, wrt) = build(|b| {
         let x = b.input(ty(F64, &[2]));
         b.set_loc(loc(3));
@@ -112,7 +112,7 @@ fn only_nodes_between_the_wanted_and_the_outputs_are_visited() {
 
 #[test]
 fn an_op_without_gradient_is_an_error_only_where_one_is_needed() {
-    let line = Loc { file: "model.py".into(), line: 5 };
+    let line = Loc { file: "model.py".into(), line: 5, note: None };
     let (g, out, wrt) = build(|b| {
         let (x, w) = (b.input(ty(F32, &[3])), b.input(ty(F32, &[3])));
         b.set_loc(Some(line.clone()));

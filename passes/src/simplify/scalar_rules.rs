@@ -203,7 +203,6 @@ rules! {
     }
     FLOOR_DIV {
         floor_div_one_int: "x // 1 = x, integers" => |t| (!t.float() && t.is(t.x(1), 1.0)).then(|| t.x(0).into());
-        floor_div_one: "x // 1 = floor(x), floats" => |t| t.is(t.x(1), 1.0).then(|| ap("floor", [t.x(0).into()]));
     }
     REMAINDER {
         remainder_one_int: "x % 1 = 0, integers" => |t| (!t.float() && t.is(t.x(1), 1.0)).then(|| number(t, 0));

@@ -164,7 +164,6 @@ const EXAMPLES: &[(&str, &[DType], Build)] = &[
     ("div_neg_neg", FLOAT, |m| -m.v() / -m.v()),
     ("div_neg_const", FLOAT, |m| -m.v() / m.c(3.0)),
     ("floor_div_one_int", INT, |m| m.v().floor_divide(m.c(1.0))),
-    ("floor_div_one", FLOAT, |m| m.v().floor_divide(m.c(1.0))),
     ("remainder_one_int", INT, |m| m.v().remainder(m.c(1.0))),
     ("pow_zero", NUMBER, |m| m.v().pow(m.c(0.0))),
     ("pow_one", NUMBER, |m| m.v().pow(m.c(1.0))),

@@ -105,6 +105,16 @@ def to_float(x: Tensor) -> Tensor:
     return x if x.dtype.is_floating_point else _C.cast(x, _C.float32)
 
 
+def rounded_once(fn, *operands) -> Tensor:
+    """`fn(*operands)`. Where the operands promote to a 16-bit float dtype, it is computed in float32 and rounded to
+    that dtype at the end, as PyTorch's kernels do."""
+    dtype = _C.result_type(*operands)
+    if not (dtype.is_floating_point and dtype.itemsize == 2):
+        return fn(*operands)
+    wide = [_C.cast(x, _C.float32) if isinstance(x, Tensor) else x for x in operands]
+    return _C.cast(fn(*wide), dtype)
+
+
 def store(x: Tensor, value: Tensor) -> Tensor:
     """Writes a result into `x`, as in-place methods and `out=` do; refuses to narrow its kind (float to int).
 

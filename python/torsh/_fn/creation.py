@@ -54,6 +54,24 @@ def from_numpy(array) -> Tensor:
     return _C.tensor(array, None, "cpu", False)
 
 
+def from_dlpack(ext_tensor, *, device=None, copy=None) -> Tensor:
+    """A tensor with a copy of what another library exports: an object with `__dlpack__` on the CPU, or an unused
+    capsule. `numpy.from_dlpack(x)` and the like take torsh tensors in turn, as copies too: a consumer may write what it
+    was given.
+
+    Raises: BufferError for `copy=False`; TypeError for what is no DLPack export and for dtypes that torsh does not
+    have.
+
+    >>> import numpy
+    >>> torsh.from_dlpack(numpy.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    if copy is not None and not copy:
+        raise BufferError("from_dlpack(): torsh imports copies only; copy=False is not possible")
+    x = _C.from_dlpack(ext_tensor)
+    return x if device is None else _C.to_device(x, device)
+
+
 def full(*args, dtype=None, device=None, requires_grad: bool = False, **kwargs) -> Tensor:
     """`torsh.full(size, fill_value)`: one number everywhere; its type chooses the dtype.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import DTypeError, ShapeError, Tensor, dim_arg, int_arg, int_range, number_arg, tensor_arg
+from ._args import DTypeError, ShapeError, Tensor, bool_arg, dim_arg, int_arg, int_range, number_arg, tensor_arg
 
 
 def _index(index, fn: str) -> Tensor:
@@ -188,6 +188,31 @@ def index_fill(input, dim, index, value) -> Tensor:
     )
 
 
+def index_put(input, indices, values, accumulate: bool = False) -> Tensor:
+    """A copy of `input` with `values` written (or, with `accumulate`, added) at `input[indices]`: a tuple of index
+    tensors, one for each of the first dims; None takes a dim whole.
+
+    Raises: IndexError for an index out of range: at once where its value is known, else when the values are computed.
+
+    >>> torsh.index_put(torsh.zeros(3), (torsh.tensor([0, 0]),), torsh.tensor(1.0), accumulate=True).tolist()
+    [2.0, 0.0, 0.0]
+    """
+    x = _C.clone(tensor_arg(input, "index_put"))
+    return _put(x, indices, values, accumulate, "index_put")
+
+
+def _put(x: Tensor, indices, values, accumulate, fn: str) -> Tensor:
+    if not isinstance(indices, (list, tuple)):
+        raise TypeError(f"{fn}(): argument 'indices' must be tuple of Tensors, not {type(indices).__name__}")
+    items = tuple(slice(None) if i is None else tensor_arg(i, fn, "indices") for i in indices)
+    values = tensor_arg(values, fn, "values")
+    if values.dtype != x.dtype:
+        raise DTypeError(
+            f"{fn}(): self ({x.dtype.name}) and values ({values.dtype.name}) expected to have the same dtype"
+        )
+    return _C.index_put_(x, items, values, bool_arg(accumulate, fn, "accumulate"))
+
+
 def _mask(mask, fn: str) -> Tensor:
     m = tensor_arg(mask, fn, "mask")
     if m.dtype != _C.bool:
@@ -259,6 +284,8 @@ def triu(input, diagonal: int = 0) -> Tensor:
 def one_hot(tensor, num_classes: int = -1) -> Tensor:
     """int64 rows with a 1 at each class; without `num_classes` the data decides.
 
+    Raises: RuntimeError (when the values are computed) for a class that is negative or not below `num_classes`.
+
     >>> torsh.nn.functional.one_hot(torsh.tensor([0, 2]), 3).tolist()
     [[1, 0, 0], [0, 0, 1]]
     """
@@ -272,4 +299,7 @@ def one_hot(tensor, num_classes: int = -1) -> Tensor:
         n = int(x.max()) + 1
     if n < 1:
         raise RuntimeError(f"one_hot(): num_classes should be positive, got {n}")
-    return _C.apply("one_hot", (x,), (n,))
+    good = _C.check((x >= 0).all(), "one_hot(): Class values must be non-negative.")
+    if num_classes != -1:
+        good = good + _C.check((x < n).all(), f"one_hot(): Class values must be smaller than num_classes ({n}).")
+    return _C.apply("one_hot", (x,), (n,)) + good

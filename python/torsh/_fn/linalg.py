@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import ShapeError, Tensor, tensor_arg
+from ._args import ShapeError, Tensor, rounded_once, tensor_arg
 
 
 def matmul(input, other) -> Tensor:
@@ -61,22 +61,27 @@ def _scaled(x: Tensor, c) -> Tensor:
     return x if c == 1 else x * c
 
 
+def _plus(fn: str, input, product: Tensor, beta, alpha) -> Tensor:
+    # A product of 16-bit floats is rounded once; scales and the sum are not rounded in between.
+    if beta == 0:
+        return rounded_once(lambda p: _scaled(p, alpha), product)
+    x = tensor_arg(input, fn)
+    return rounded_once(lambda x, p: _scaled(x, beta) + _scaled(p, alpha), x, product)
+
+
 def addmm(input, mat1, mat2, *, beta=1, alpha=1) -> Tensor:
     """`beta * input + alpha * mat1 @ mat2`."""
-    p = _scaled(mm(mat1, mat2), alpha)
-    return p if beta == 0 else _scaled(tensor_arg(input, "addmm"), beta) + p
+    return _plus("addmm", input, mm(mat1, mat2), beta, alpha)
 
 
 def addmv(input, mat, vec, *, beta=1, alpha=1) -> Tensor:
     """`beta * input + alpha * mat @ vec`."""
-    p = _scaled(mv(mat, vec), alpha)
-    return p if beta == 0 else _scaled(tensor_arg(input, "addmv"), beta) + p
+    return _plus("addmv", input, mv(mat, vec), beta, alpha)
 
 
 def baddbmm(input, batch1, batch2, *, beta=1, alpha=1) -> Tensor:
     """`beta * input + alpha * batch1 @ batch2`."""
-    p = _scaled(bmm(batch1, batch2), alpha)
-    return p if beta == 0 else _scaled(tensor_arg(input, "baddbmm"), beta) + p
+    return _plus("baddbmm", input, bmm(batch1, batch2), beta, alpha)
 
 
 def trace(input) -> Tensor:

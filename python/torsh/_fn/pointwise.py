@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import DTypeError, Tensor, int_range, is_float, number_arg, tensor_arg, to_float
+from ._args import DTypeError, Tensor, int_range, is_float, number_arg, rounded_once, tensor_arg, to_float
 
 
 def where(condition, input=None, other=None):
@@ -159,16 +159,22 @@ def logical_not(input) -> Tensor:
     return _C.unary("bitwise_not", _bool(input, "logical_not"))
 
 
+def _scale(value):
+    return lambda x: x if isinstance(value, (int, float)) and value == 1 else _C.binary("mul", x, value)
+
+
 def addcmul(input, tensor1, tensor2, *, value=1) -> Tensor:
     """`input + value * tensor1 * tensor2`."""
-    p = _C.binary("mul", tensor1, tensor2)
-    return _C.binary("add", tensor_arg(input, "addcmul"), p if value == 1 else p * value)
+    tensor_arg(input, "addcmul")
+    scaled = _scale(value)
+    return rounded_once(lambda x, a, b: _C.binary("add", x, _C.binary("mul", scaled(a), b)), input, tensor1, tensor2)
 
 
 def addcdiv(input, tensor1, tensor2, *, value=1) -> Tensor:
     """`input + value * tensor1 / tensor2`."""
-    q = _C.binary("div", tensor1, tensor2)
-    return _C.binary("add", tensor_arg(input, "addcdiv"), q if value == 1 else q * value)
+    tensor_arg(input, "addcdiv")
+    scaled = _scale(value)
+    return rounded_once(lambda x, a, b: _C.binary("add", x, _C.binary("div", scaled(a), b)), input, tensor1, tensor2)
 
 
 def lerp(input, end, weight) -> Tensor:
@@ -179,11 +185,15 @@ def lerp(input, end, weight) -> Tensor:
     end = tensor_arg(end, "lerp", "end")
     if end.dtype != x.dtype:
         raise DTypeError(f"lerp(): expected dtype {x.dtype.name} for `end` but got dtype {end.dtype.name}")
-    if not isinstance(weight, Tensor):
-        weight = _C.full([], number_arg(weight, "lerp", "weight"), x.dtype, x.device)
     from .shape import broadcast_tensors
 
-    return _C.apply("lerp", broadcast_tensors(x, end, _C.cast(weight, x.dtype)), ())
+    def between(x, end, weight):
+        if not isinstance(weight, Tensor):
+            weight = _C.full([], number_arg(weight, "lerp", "weight"), x.dtype, x.device)
+        return _C.apply("lerp", broadcast_tensors(x, end, _C.cast(weight, x.dtype)), ())
+
+    # A number keeps its digits beside 16-bit floats.
+    return rounded_once(between, x, end, weight)
 
 
 def nan_to_num(input, nan=0.0, posinf=None, neginf=None) -> Tensor:

@@ -260,13 +260,18 @@ def randperm(n, *, generator=None, dtype=None, device=None) -> Tensor:
 
 
 def bernoulli(input, p=None, *, generator=None) -> Tensor:
-    """1 with probability `input` (or `p`), else 0, in the dtype of `input`."""
+    """1 with probability `input` (or `p`), else 0, in the dtype of `input`.
+
+    Raises: RuntimeError (when the values are computed) for a probability outside [0, 1] or NaN.
+    """
     x = tensor_arg(input, "bernoulli")
     if p is None:
         if not is_float(x):
             raise DTypeError(f"bernoulli(): expected a floating point dtype, got {x.dtype.name}")
         p = _C.cast(x, _C.float32)
-    elif not isinstance(p, Tensor) and not 0 <= number_arg(p, "bernoulli", "p") <= 1:
+    if isinstance(p, Tensor):
+        p = p + _C.check(((p >= 0) & (p <= 1)).all(), "bernoulli(): expected every probability to be in [0, 1]")
+    elif not 0 <= number_arg(p, "bernoulli", "p") <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
     return _C.cast(_unit(list(x.shape), generator, _C.float32, "bernoulli", x.device) < p, x.dtype)
 
@@ -295,6 +300,9 @@ def multinomial(input, num_samples: int, replacement: bool = False, *, generator
     """Indices drawn with the probabilities in each row (weights need not sum to 1), by the Gumbel-max trick
     (without replacement: the largest keys) or the inverse of the cumulative sum (with replacement).
 
+    Raises: RuntimeError (when the values are computed) for a weight that is negative, infinite or NaN, for a row
+    without a positive weight, and for fewer positive weights in a row than samples without replacement.
+
     >>> torsh.multinomial(torsh.tensor([0.0, 1.0]), 3, replacement=True).tolist()
     [1, 1, 1]
     """
@@ -310,6 +318,19 @@ def multinomial(input, num_samples: int, replacement: bool = False, *, generator
             f"multinomial(): cannot sample n_sample={n} out of {k} categories (replacement={replacement})"
         )
     rows = _C.cast(x.reshape(-1, k), _C.float64)
+    good = _C.check(
+        ((rows >= 0) & (rows < math.inf)).all(),
+        "multinomial(): probability tensor contains either `inf`, `nan` or element < 0",
+    )
+    positive = _C.cast(rows > 0, _C.int64).sum(1)
+    good = good + _C.check(
+        (positive > 0).all(), "multinomial(): invalid multinomial distribution (sum of probabilities <= 0)"
+    )
+    if not replacement and n > 1:
+        good = good + _C.check(
+            (positive >= n).all(),
+            f"multinomial(): cannot sample {n} categories without replacement where fewer have a positive weight",
+        )
     if replacement:
         c = rows.cumsum(1)
         u = _unit([rows.shape[0], n], generator, _C.float64, "multinomial", x.device) * c[:, -1:]
@@ -321,4 +342,5 @@ def multinomial(input, num_samples: int, replacement: bool = False, *, generator
         u = 1.0 - _unit(list(rows.shape), generator, _C.float64, "multinomial", x.device)
         keys = _C.unary("log", rows) - _C.unary("log", -_C.unary("log", u))
         out = _C.apply("argsort", (keys,), (1, True)).narrow(1, 0, n)
+    out = out + good
     return out.reshape([n]) if x.ndim == 1 else out

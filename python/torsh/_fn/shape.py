@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torsh import _C
 
-from ._args import ShapeError, Tensor, dim_arg, dims_arg, int_arg, sizes_arg, tensor_arg
+from ._args import ShapeError, Tensor, dim_arg, dims_arg, int_arg, number_arg, sizes_arg, tensor_arg
 
 
 def reshape(input, *shape) -> Tensor:
@@ -556,6 +556,9 @@ def pad(input, pad, mode: str = "constant", value=None) -> Tensor:
         if (start, stop) != (0, n):
             x = slice_dim(x, d, start, stop)
     lo, hi = [builtin_max(0, v) for v in lo], [builtin_max(0, v) for v in hi]
+    if value is not None and not x.dtype.is_floating_point:
+        # Refuses a value that the dtype does not hold.
+        _C.full([], number_arg(value, "pad", "value"), x.dtype, x.device)
     return _C.apply("pad", (x,), (lo, hi, 0 if value is None else value))
 
 

@@ -235,3 +235,34 @@ class ConvTranspose2d(_ConvTranspose):
         return F.conv_transpose2d(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
+
+
+class Conv3d(_Conv):
+    """`functional.conv3d` with weight [out_channels, in_channels / groups, KD, KH, KW] and bias [out_channels], both
+    uniform in +-1/sqrt(in_channels / groups * KD * KH * KW).
+
+    >>> torsh.nn.Conv3d(3, 8, 3, stride=2)(torsh.ones(1, 3, 5, 9, 9)).shape
+    torsh.Size([1, 8, 2, 4, 4])
+    """
+
+    n = 3
+
+    def forward(self, input):
+        input, padding = self._padded(input)
+        return F.conv3d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class ConvTranspose3d(_ConvTranspose):
+    """`functional.conv_transpose3d` with weight [in_channels, out_channels / groups, KD, KH, KW].
+
+    >>> torsh.nn.ConvTranspose3d(3, 8, 4, stride=2, padding=1)(torsh.ones(1, 3, 2, 5, 5)).shape
+    torsh.Size([1, 8, 4, 10, 10])
+    """
+
+    n = 3
+
+    def forward(self, input, output_size=None):
+        extra = self._output_padding(input, output_size)
+        return F.conv_transpose3d(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )

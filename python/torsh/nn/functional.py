@@ -23,12 +23,15 @@ from torsh._fn.attention import scaled_dot_product_attention
 from torsh._fn.indexing import one_hot
 from torsh._fn.random import dropout
 from torsh._fn.shape import broadcast_tensors, pad
-from torsh.nn import _spatial, _windows
+from torsh.nn import _resize, _spatial, _volumes, _windows
+from torsh.nn._resize import *  # noqa: F403
 from torsh.nn._spatial import *  # noqa: F403
+from torsh.nn._volumes import *  # noqa: F403
 from torsh.nn._windows import *  # noqa: F403
 
 __all__ = [
-    *_spatial.__all__, *_windows.__all__,
+    *_resize.__all__, *_spatial.__all__, *_volumes.__all__,
+    *_windows.__all__,
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "bilinear", "celu", "cosine_similarity",
     "cross_entropy", "dropout",
     "elu", "embedding", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "kl_div", "l1_loss",
@@ -171,7 +174,7 @@ def _softmax(op: str, input, dim, dtype) -> Tensor:
 
 
 def softmax(input, dim=None, _stacklevel: int = 3, dtype=None) -> Tensor:
-    """`exp(x - max) / sum(exp(x - max))` along `dim`.
+    """`e * (1 / sum(e))` along `dim`, with `e = exp(x - max(x))`.
 
     >>> torsh.nn.functional.softmax(torsh.zeros(2), dim=0).tolist()
     [0.5, 0.5]
@@ -443,12 +446,18 @@ def _soft_cross_entropy(x: Tensor, y: Tensor, weight, reduction: str, s: float) 
 
 
 def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=None, reduction: str = "mean") -> Tensor:
-    """`-(y log x + (1 - y) log(1 - x))` for probabilities; logarithms are cut at -100 as in PyTorch."""
+    """`-(y log x + (1 - y) log(1 - x))` for probabilities; logarithms are cut at -100 as in PyTorch.
+
+    Raises: RuntimeError (when the loss is computed) for an input outside [0, 1] or NaN.
+    """
     _reduction(reduction, "binary_cross_entropy")
     x, y = _pair(input, target, "binary_cross_entropy")
+    good = _C.check(
+        ((x >= 0) & (x <= 1)).all(), "binary_cross_entropy(): all elements of input should be between 0 and 1"
+    )
     if weight is None:
-        return _C.apply("binary_cross_entropy", (x, y), (reduction,))
-    return _reduced(_C.apply("binary_cross_entropy", (x, y), ("none",)) * weight, reduction)
+        return _C.apply("binary_cross_entropy", (x, y), (reduction,)) + good
+    return _reduced(_C.apply("binary_cross_entropy", (x, y), ("none",)) * weight, reduction) + good
 
 
 def binary_cross_entropy_with_logits(

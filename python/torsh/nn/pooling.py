@@ -54,6 +54,19 @@ class MaxPool2d(_MaxPool):
         )
 
 
+class MaxPool3d(_MaxPool):
+    """`functional.max_pool3d` as a layer.
+
+    >>> torsh.nn.MaxPool3d(2)(torsh.ones(1, 3, 4, 8, 6)).shape
+    torsh.Size([1, 3, 2, 4, 3])
+    """
+
+    def forward(self, input):
+        return F.max_pool3d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
+
+
 class AvgPool1d(Module):
     """`functional.avg_pool1d` as a layer."""
 
@@ -96,6 +109,16 @@ class AvgPool2d(Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
+class AvgPool3d(AvgPool2d):
+    """`functional.avg_pool3d` as a layer."""
+
+    def forward(self, input):
+        return F.avg_pool3d(
+            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad,
+            self.divisor_override,
+        )  # fmt: skip
+
+
 class _Adaptive(Module):
     def __init__(self, output_size):
         super().__init__()
@@ -123,6 +146,13 @@ class AdaptiveAvgPool2d(_Adaptive):
         return F.adaptive_avg_pool2d(input, self.output_size)
 
 
+class AdaptiveAvgPool3d(_Adaptive):
+    """`functional.adaptive_avg_pool3d` as a layer."""
+
+    def forward(self, input):
+        return F.adaptive_avg_pool3d(input, self.output_size)
+
+
 class _AdaptiveMax(_Adaptive):
     def __init__(self, output_size, return_indices: bool = False):
         super().__init__(output_size)
@@ -146,6 +176,17 @@ class AdaptiveMaxPool2d(_AdaptiveMax):
 
     def forward(self, input):
         return F.adaptive_max_pool2d(input, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool3d(_AdaptiveMax):
+    """`functional.adaptive_max_pool3d` as a layer.
+
+    >>> torsh.nn.AdaptiveMaxPool3d(1)(torsh.arange(8.0).reshape(1, 2, 2, 2)).tolist()
+    [[[[7.0]]]]
+    """
+
+    def forward(self, input):
+        return F.adaptive_max_pool3d(input, self.output_size, self.return_indices)
 
 
 class Unfold(Module):

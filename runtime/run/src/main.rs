@@ -156,7 +156,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn inputs(options: &Options, model: &Model, executor: &dyn Executor) -> Result<Vec<Value>> {
+fn inputs(options: &Options, model: &Model<'_>, executor: &dyn Executor) -> Result<Vec<Value>> {
     let ports = &model.manifest().inputs;
     if let Some((name, _)) = options.inputs.iter().find(|(n, _)| ports.iter().all(|p| p.name != *n)) {
         let names: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
@@ -171,7 +171,7 @@ fn inputs(options: &Options, model: &Model, executor: &dyn Executor) -> Result<V
     Ok(values)
 }
 
-fn write(options: &Options, model: &Model, outputs: &[Value]) -> Result<()> {
+fn write(options: &Options, model: &Model<'_>, outputs: &[Value]) -> Result<()> {
     let ports = &model.manifest().outputs;
     let mut written = vec![false; ports.len()];
     for (name, path) in &options.outputs {
@@ -196,7 +196,7 @@ fn write(options: &Options, model: &Model, outputs: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn bench(model: &mut Model, inputs: &[Value]) -> Result<()> {
+fn bench(model: &mut Model<'_>, inputs: &[Value]) -> Result<()> {
     let mut times = Vec::new();
     let begin = Instant::now();
     while times.len() < 10 || (begin.elapsed().as_secs_f64() < 1.0 && times.len() < 100_000) {
@@ -209,7 +209,7 @@ fn bench(model: &mut Model, inputs: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn describe(package: &Package, model: &Model, loaded: f64, compiled: f64) {
+fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) {
     let m = package.manifest();
     println!("{} ({} bytes, format {}, by {})", m.name, package.bytes(), m.version, m.producer);
     if let Some(license) = &m.license {
@@ -221,8 +221,9 @@ fn describe(package: &Package, model: &Model, loaded: f64, compiled: f64) {
     if let Some(key) = package.signer() {
         println!("signed by {}", hex(key));
     }
+    m.dims.iter().for_each(|d| println!("dim {}: from {} to {}", d.name, d.min, d.max));
     for (what, ports) in [("input", &m.inputs), ("output", &m.outputs)] {
-        ports.iter().for_each(|p| println!("{what} {}: {} {:?}", p.name, p.dtype, p.shape));
+        ports.iter().for_each(|p| println!("{what} {}: {} {}", p.name, p.dtype, p.sizes()));
     }
     m.state.iter().for_each(|s| println!("state {}: {} {:?} {:?}", s.name, s.dtype, s.shape, s.role));
     let program = model.executable().program();

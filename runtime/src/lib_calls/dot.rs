@@ -1,7 +1,7 @@
 //! Matrix products: the extents and strides of a step for [`crate::sys::gemm`].
 
 use crate::sys::call::Span;
-use crate::sys::gemm::{self, Element, Extents, Level, Means, Operand};
+use crate::sys::gemm::{self, Element, Extents, Hooks, Level, Means, Operand};
 use crate::sys::par::Par;
 use crate::sys::slices::{Bool, elements};
 use half::{bf16, f16};
@@ -12,6 +12,17 @@ use torsh_ir::{DType, Result};
 /// Called as `(worker, rows)` by the thread that has completed these rows of the result, seen as one matrix of
 /// all batches below each other; see [`gemm::Rows`].
 pub(crate) type Epilogue<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
+
+/// Called as `(worker, rows, memory)` before these rows of the left operand, seen in the same way, are read: puts them at
+/// `memory`; see [`gemm::Front`].
+pub(crate) type Prologue<'a> = dyn Fn(usize, Range<usize>, Span) + Sync + 'a;
+
+/// Whether a [`Prologue`] can make the rows of the left operand of a product: they lie one after another, and there is
+/// a result of several columns.
+pub(crate) fn takes_rows(step: &DotStep) -> bool {
+    let l = &step.lhs;
+    step.n > 1 && step.k > 0 && gemm::by_rows((l.offset, &step.batch, &l.batch_strides), &l.rows, &l.cols)
+}
 
 /// Calls `$f::<T>` for the element type of a dtype.
 macro_rules! by_dtype {
@@ -38,19 +49,19 @@ pub(crate) fn dot(
     dtype: DType,
     operands: (&[u8], &[u8]),
     out: &Span,
-    epilogue: Option<&Epilogue<'_>>,
+    hooks: (Option<&Prologue<'_>>, Option<&Epilogue<'_>>),
     means: &mut Means<'_>,
 ) -> Result<()> {
-    by_dtype!(dtype, product(&flatten(step), operands, out, epilogue, means))
+    by_dtype!(dtype, product(&flatten(step), operands, out, hooks, means))
 }
 
-/// Bytes of scratch memory for a product on `threads` threads. A run takes them before its first step, so that
+/// Bytes of scratch memory for a product on `threads` threads, with or without a prologue. A run takes them before its first step, so that
 /// no product fails for want of memory when inputs have already been overwritten.
-pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize) -> usize {
-    fn bytes<T: Element>(step: &DotStep, level: Level, threads: usize) -> usize {
-        gemm::scratch_bytes::<T>(&extents(step), level, threads)
+pub(crate) fn scratch(step: &DotStep, dtype: DType, level: Level, threads: usize, prologue: bool) -> usize {
+    fn bytes<T: Element>(step: &DotStep, level: Level, threads: usize, prologue: bool) -> usize {
+        gemm::scratch_bytes::<T>(&extents(step), level, threads, prologue)
     }
-    by_dtype!(dtype, bytes(&flatten(step), level, threads))
+    by_dtype!(dtype, bytes(&flatten(step), level, threads, prologue))
 }
 
 /// More rows than these spend little of their time on packing the right operand.
@@ -109,7 +120,7 @@ pub(crate) fn pack(key: &PackKey, rhs: &[u8], level: Level, to: &mut [u8], par: 
 
 /// Takes batch axes along which the right operand is the same into the rows, as one more digit: one large
 /// product for many small ones.
-fn flatten(step: &DotStep) -> DotStep {
+pub(crate) fn flatten(step: &DotStep) -> DotStep {
     let mut s = step.clone();
     while let (Some(&n), Some(&l), Some(&r)) = (s.batch.last(), s.lhs.batch_strides.last(), s.rhs.batch_strides.last())
     {
@@ -131,22 +142,23 @@ fn product<T: Element>(
     step: &DotStep,
     (lhs, rhs): (&[u8], &[u8]),
     out: &Span,
-    epilogue: Option<&Epilogue<'_>>,
+    (prologue, epilogue): (Option<&Prologue<'_>>, Option<&Epilogue<'_>>),
     means: &mut Means<'_>,
 ) -> Result<()> {
     let (l, r) = (&step.lhs, &step.rhs);
     let lhs = operand(elements::<T>(lhs)?, l);
     let rhs = operand(elements::<T>(rhs)?, r);
     let e = extents(step);
-    match epilogue {
-        None => gemm::product_at(&e, &lhs, &rhs, out, None, means),
-        Some(call) => {
-            let hook = |worker: usize, batch: usize, rows: Range<usize>| {
-                call(worker, batch * e.m + rows.start..batch * e.m + rows.end);
-            };
-            gemm::product_at(&e, &lhs, &rhs, out, Some(&hook), means)
-        }
-    }
+    let at = |batch: usize, rows: Range<usize>| batch * e.m + rows.start..batch * e.m + rows.end;
+    let front = prologue
+        .map(|call| move |worker: usize, batch: usize, rows: Range<usize>, to: Span| call(worker, at(batch, rows), to));
+    let back =
+        epilogue.map(|call| move |worker: usize, batch: usize, rows: Range<usize>| call(worker, at(batch, rows)));
+    let hooks = Hooks {
+        front: front.as_ref().map(|call| call as &gemm::Front<'_>),
+        rows: back.as_ref().map(|call| call as &gemm::Rows<'_>),
+    };
+    gemm::product_at(&e, &lhs, &rhs, out, hooks, means)
 }
 
 fn operand<'a, T>(data: &'a [T], x: &'a DotOperand) -> Operand<'a, T> {

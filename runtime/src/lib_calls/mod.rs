@@ -12,9 +12,9 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::sys::gemm::{Level, Means};
+pub(crate) use crate::sys::gemm::{FRONT_BYTES, Level, Means};
 pub(crate) use crate::sys::par::Par;
-pub(crate) use dot::{Epilogue, PackKey, dot, pack, pack_key, scratch};
+pub(crate) use dot::{Epilogue, PackKey, Prologue, dot, flatten, pack, pack_key, scratch, takes_rows};
 
 use torsh_ir::program::LibCall;
 use torsh_ir::shape::Type;

@@ -67,10 +67,10 @@ fn multiply(
     par: &Par<'_>,
 ) -> torsh_ir::Result<()> {
     let level = Level::of(crate::sys::prims::detect()?);
-    let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads)];
+    let mut memory = vec![0xa5; scratch(step, dtype, level, par.threads, false)];
     let means = &mut Means { level, scratch: &mut memory, par, packed: None, back: false };
     let mut block = crate::sys::mem::Block::new(out.len()).expect("memory");
-    dot(step, dtype, operands, &Span::of(&block, 0..out.len()).expect("all of it"), None, means)?;
+    dot(step, dtype, operands, &Span::of(&block, 0..out.len()).expect("all of it"), (None, None), means)?;
     out.copy_from_slice(block.bytes_mut(out.len()));
     Ok(())
 }

@@ -2,8 +2,11 @@
 
 use torsh_ir::{Error, ErrorKind};
 
-/// Version that is written.
+/// Version that is written for a package without dims.
 pub const VERSION: u32 = 1;
+/// Version that is written for a package with dims, which readers of the older version refuse by number; also the newest
+/// that is read.
+pub const VERSION_WITH_DIMS: u32 = 2;
 /// Oldest version that is read.
 pub const OLDEST_VERSION: u32 = 1;
 /// Word in the manifest that says what the file is.
@@ -36,6 +39,10 @@ pub const MAX_GRAPH_BYTES: u64 = 256 << 20;
 pub const MAX_WEIGHTS_HEADER: u64 = 64 << 20;
 /// Nesting of the trees of arguments and results.
 pub const MAX_TREE_DEPTH: usize = 32;
+/// Dims of a package.
+pub const MAX_DIMS: usize = 16;
+/// The largest size of a dim.
+pub const MAX_DIM: u64 = 1 << 31;
 /// Bytes of a name of an input, an output or a tensor of the state.
 pub const MAX_NAME: usize = 1024;
 

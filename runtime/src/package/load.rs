@@ -1,6 +1,7 @@
 //! Reading a package, and what can be asked of it.
 
 use super::archive::{self, Item, read_at};
+use super::dims::Templates;
 use super::format::{
     GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, VJP, WEIGHTS, bad,
 };
@@ -45,6 +46,7 @@ pub struct Package {
     types: Types,
     forward: Graph,
     vjp: Option<Graph>,
+    templates: Option<Arc<Templates>>,
     weights: Arc<Mapping>,
     state: Vec<Range<usize>>,
     signer: Option<PublicKey>,
@@ -73,7 +75,7 @@ impl Package {
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
-    /// Types of inputs, outputs and state.
+    /// Types of inputs, outputs and state; with dims, at their smallest sizes, as are the graphs below.
     pub fn types(&self) -> &Types {
         &self.types
     }
@@ -84,6 +86,10 @@ impl Package {
     /// The gradient program.
     pub fn vjp(&self) -> Option<&Graph> {
         self.vjp.as_ref()
+    }
+    /// The graphs of a package with dims, for other sizes.
+    pub fn templates(&self) -> Option<&Arc<Templates>> {
+        self.templates.as_ref()
     }
     /// The key whose signature the file bears.
     pub fn signer(&self) -> Option<&PublicKey> {
@@ -164,11 +170,9 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     // What the types say takes a moment to check; hashes take time.
     let item = need(WEIGHTS)?;
     weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(&file, item.data.start, bytes))?;
-    let forward = graph(&file, need(GRAPH)?, &manifest, &manifest.forward, &types)?;
-    let vjp = match &manifest.vjp {
-        Some(program) => Some(graph(&file, need(VJP)?, &manifest, program, &types)?),
-        None => None,
-    };
+    let forward = source(&file, need(GRAPH)?, &manifest)?;
+    let vjp = manifest.vjp.as_ref().map(|_| source(&file, need(VJP)?, &manifest)).transpose()?;
+    let (forward, vjp, templates) = graphs(&manifest, &types, forward, vjp).map_err(|e| Error::package(e.message()))?;
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
@@ -186,7 +190,17 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
     let state = weights::read(weights.bytes(), &wanted)?;
     drop(wanted);
-    Ok(Package { manifest, types, forward, vjp, weights: Arc::new(weights), state, signer, bytes: meta.len() })
+    Ok(Package {
+        manifest,
+        types,
+        forward,
+        vjp,
+        templates,
+        weights: Arc::new(weights),
+        state,
+        signer,
+        bytes: meta.len(),
+    })
 }
 
 fn trusted(signer: Option<&PublicKey>, options: &LoadOptions) -> Result<()> {
@@ -235,15 +249,40 @@ fn check_hash(name: &str, bytes: &[u8], manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn graph(file: &File, item: &Item, manifest: &Manifest, program: &Program, types: &Types) -> Result<Graph> {
+/// The text of a graph.
+fn source(file: &File, item: &Item, manifest: &Manifest) -> Result<String> {
     let bytes = small(file, item, MAX_GRAPH_BYTES)?;
     check_hash(&item.name, &bytes, manifest)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| bad(&item.name, "not UTF-8"))?;
-    let graph = text::parse(text).map_err(|e| bad(&item.name, e.message()))?;
+    String::from_utf8(bytes).map_err(|_| bad(&item.name, "not UTF-8"))
+}
+
+type Graphs = (Graph, Option<Graph>, Option<Arc<Templates>>);
+
+/// The graphs of a package, at the smallest sizes of its dims, and its templates if it has dims.
+fn graphs(manifest: &Manifest, types: &Types, forward: String, vjp: Option<String>) -> Result<Graphs> {
+    if !manifest.dims.is_empty() {
+        let templates = Templates::new(manifest, types, forward, vjp)?;
+        let least = templates.at(&manifest.smallest())?;
+        return Ok((least.forward.clone(), least.vjp.clone(), Some(Arc::new(templates))));
+    }
+    let forward = checked(&forward, manifest, &manifest.forward, types)?;
+    let programs = manifest.vjp.as_ref().zip(vjp);
+    let vjp = programs.map(|(program, text)| checked(&text, manifest, program, types)).transpose()?;
+    Ok((forward, vjp, None))
+}
+
+/// The graph that a text is, once it has passed every check.
+pub(super) fn checked(text: &str, manifest: &Manifest, program: &Program, types: &Types) -> Result<Graph> {
+    let entry = &program.graph;
+    let named = |e: Error, why: String| Error::new(e.kind(), format!("{entry}: {why}"));
+    let graph = text::parse(text).map_err(|e| bad(entry, e.message()))?;
     // The parser has checked every type; the verifier is the door that every graph goes through.
-    verify::graph(&graph).map_err(|e| bad(&item.name, e.message()))?;
+    verify::graph(&graph).map_err(|e| bad(entry, e.message()))?;
     let within = torsh_ir::limits::get();
-    limits::check(&graph, &within).map_err(|e| bad(&item.name, e.to_string()))?;
+    limits::check(&graph, &within).map_err(|e| {
+        let why = e.to_string();
+        named(e, why)
+    })?;
     manifest.check_graph(program, &graph, types)?;
     Ok(graph)
 }

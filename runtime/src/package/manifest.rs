@@ -3,8 +3,10 @@
 //! `docs/package.schema.json` is its JSON schema. Unknown fields, repeated keys and numbers out of range are refused;
 //! what is checked beyond the schema stands at [`Manifest::check`].
 
+use super::dims::{Dim, Size};
 use super::format::{
-    FORMAT, GRAPH, MANIFEST, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION, VJP, WEIGHTS, bad,
+    FORMAT, GRAPH, MANIFEST, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION, VERSION_WITH_DIMS, VJP,
+    WEIGHTS, bad,
 };
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,6 +32,9 @@ pub struct Manifest {
     /// Words of the exporter's.
     #[serde(deserialize_with = "distinct_keys")]
     pub metadata: BTreeMap<String, String>,
+    /// Sizes that vary; absent where none does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dims: Vec<Dim>,
     /// What the program takes, in order.
     pub inputs: Vec<Port>,
     /// What it gives, in order.
@@ -59,7 +64,7 @@ pub struct Port {
     /// Its dtype, such as `float32`.
     pub dtype: String,
     /// Its sizes.
-    pub shape: Vec<u64>,
+    pub shape: Vec<Size>,
     /// What it is to Python.
     pub kind: PortKind,
 }
@@ -218,7 +223,7 @@ fn dtype(name: &str) -> Option<DType> {
 }
 
 /// The type that dtype and sizes name, within the limits.
-fn ty(what: &str, name: &str, dims: &[u64], within: &Limits) -> Result<Type> {
+pub(super) fn ty(what: &str, name: &str, dims: &[u64], within: &Limits) -> Result<Type> {
     let dtype = dtype(name).ok_or_else(|| bad(MANIFEST, format!("{what} has the unknown dtype {name:.40?}")))?;
     if dims.len() as u64 > within.max_rank {
         return Err(bad(MANIFEST, format!("{what} has rank {}; the limit is {}", dims.len(), within.max_rank)));
@@ -260,11 +265,11 @@ impl Manifest {
         if head.format != FORMAT {
             return Err(bad(MANIFEST, format!("the format is {:.40?}, not {FORMAT:?}", head.format)));
         }
-        if head.version < u64::from(OLDEST_VERSION) || head.version > u64::from(VERSION) {
+        if head.version < u64::from(OLDEST_VERSION) || head.version > u64::from(VERSION_WITH_DIMS) {
             return Err(bad(
                 MANIFEST,
                 format!(
-                    "the file has format version {}; this torsh reads versions {OLDEST_VERSION} to {VERSION}",
+                    "the file has format version {}; this torsh reads versions {OLDEST_VERSION} to {VERSION_WITH_DIMS}",
                     head.version
                 ),
             ));
@@ -272,12 +277,21 @@ impl Manifest {
         serde_json::from_slice(text).map_err(json)
     }
 
-    /// Checks everything that the manifest alone can show, and returns the types:
+    /// Checks everything that the manifest alone can show, and returns the types, at the smallest sizes of the dims:
     /// names are printable and distinct; dtypes are known and sizes within the limits; trees nest within bounds, have
     /// each leaf once and in order, and dicts have distinct keys; slots are in range.
     pub fn check(&self) -> Result<Types> {
         let within = limits::get();
         let mut types = Types::default();
+        let version = if self.dims.is_empty() { VERSION } else { VERSION_WITH_DIMS };
+        if self.version != version {
+            return Err(bad(
+                MANIFEST,
+                format!("format version {} with {} dims; that is version {version}", self.version, self.dims.len()),
+            ));
+        }
+        self.check_dims()?;
+        let smallest = self.smallest();
         for (what, ports, out) in
             [("input", &self.inputs, &mut types.inputs), ("output", &self.outputs, &mut types.outputs)]
         {
@@ -285,7 +299,7 @@ impl Manifest {
             for (i, port) in ports.iter().enumerate() {
                 let what = format!("{what} {i}");
                 named(&what, &port.name, &mut seen)?;
-                let found = ty(&what, &port.dtype, &port.shape, &within)?;
+                let found = ty(&what, &port.dtype, &self.shape_at(&what, port, &smallest)?, &within)?;
                 if port.kind == PortKind::Float && found != Type::scalar(DType::F64) {
                     return Err(bad(MANIFEST, format!("{what} is a Python float and must be a float64 scalar")));
                 }

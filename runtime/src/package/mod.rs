@@ -3,6 +3,7 @@
 //! A `.torsh` file is a zip archive of stored, 64-byte-aligned entries: `manifest.json`, `signature.json` (if signed),
 //! `graph.txt`, `vjp.txt` (if gradients were asked for) and `weights.safetensors`. It holds no machine code: the graph is
 //! compiled where it is loaded, with the instruction set that is there. `docs/packages.md` describes the format.
+//! In a package with dims, sizes vary within ranges: its graphs are templates, filled in at the sizes of a call.
 //!
 //! [`Package::load`] trusts nothing: the directory, every size and offset, the manifest, the hash of every entry, the
 //! header of the weights, and the graph (parser, verifier, limits) are checked before use; a file that breaks a rule is a
@@ -27,19 +28,24 @@
 //! ```
 
 pub mod archive;
+pub mod dims;
 pub mod format;
 pub mod layout;
 mod load;
 pub mod manifest;
-mod model;
+pub(crate) mod model;
+mod place;
+mod same;
 mod sign;
 mod value;
 mod weights;
-mod write;
+pub(crate) mod write;
 
+pub use dims::{Instance, Templates};
 pub use load::{LoadOptions, Memory, Package};
 pub use manifest::Manifest;
 pub use model::Model;
+pub use same::same_meaning;
 pub use sign::{PublicKey, SecretKey, hex, unhex};
 pub use value::{Element, Value};
-pub use write::{Contents, write};
+pub use write::{Contents, write, write_template};

@@ -1,5 +1,6 @@
 //! A package that runs: compiled for one executor, with state of its own.
 
+use super::dims::Templates;
 use super::load::Package;
 use super::manifest::{Manifest, Program, Slot, Types};
 use super::value::Value;
@@ -12,14 +13,26 @@ use torsh_passes::pipeline::{self, Options};
 
 /// An instance of a package. What it does not change is shared with every other instance. Instances may run at the same
 /// time on different threads; one instance runs one call at a time.
-pub struct Model {
+pub struct Model<'e> {
     manifest: Manifest,
-    types: Types,
     // `None` only while a run has the buffer.
     state: Vec<Option<BufferRef>>,
+    executor: &'e dyn Executor,
+    // Of a package with dims.
+    templates: Option<Arc<Templates>>,
+    // Never empty; the one in use is the last. Without dims there is one.
+    programs: Vec<Programs>,
+}
+
+/// Sizes whose programs an instance keeps.
+const KEPT: usize = 16;
+
+/// What was compiled for some sizes.
+struct Programs {
+    sizes: Vec<u64>,
+    types: Types,
     forward: Loaded,
     vjp: Option<Loaded>,
-    device: Device,
 }
 
 struct Loaded {
@@ -30,26 +43,42 @@ struct Loaded {
 }
 
 impl Package {
-    /// Compiles the package for an executor, of the CPU or of another device, to which the state is copied then.
+    /// Compiles the package for an executor, of the CPU or of another device, to which the state is copied then; with
+    /// dims, for the smallest sizes, and for others when they are met.
     /// Errors: `Limit` when a run would need more memory than the limits allow.
-    pub fn instantiate(&self, executor: &dyn Executor) -> Result<Model> {
-        let forward = Loaded::new(self.forward(), &self.manifest().forward, executor)?;
-        let vjp = match (self.vjp(), &self.manifest().vjp) {
+    pub fn instantiate<'e>(&self, executor: &'e dyn Executor) -> Result<Model<'e>> {
+        let (manifest, types) = (self.manifest(), self.types());
+        let programs = Programs::new(manifest, manifest.smallest(), types, self.forward(), self.vjp(), executor)?;
+        let place = |i: usize| match self.state(i)? {
+            buffer if executor.device() == Device::Cpu => Ok(Some(buffer)),
+            buffer => executor.upload(&types.state[i], buffer.host_bytes().unwrap_or_default()).map(Some),
+        };
+        let state = (0..types.state.len()).map(place).collect::<Result<_>>()?;
+        let templates = self.templates().cloned();
+        Ok(Model { manifest: manifest.clone(), state, executor, templates, programs: vec![programs] })
+    }
+}
+
+impl Programs {
+    fn new(
+        manifest: &Manifest,
+        sizes: Vec<u64>,
+        types: &Types,
+        forward: &Graph,
+        vjp: Option<&Graph>,
+        executor: &dyn Executor,
+    ) -> Result<Programs> {
+        let forward = Loaded::new(forward, &manifest.forward, executor)?;
+        let vjp = match (vjp, &manifest.vjp) {
             (Some(graph), Some(program)) => Some(Loaded::new(graph, program, executor)?),
             _ => None,
         };
-        let device = executor.device();
-        let place = |i: usize| match self.state(i)? {
-            buffer if device == Device::Cpu => Ok(Some(buffer)),
-            buffer => executor.upload(&self.types().state[i], buffer.host_bytes().unwrap_or_default()).map(Some),
-        };
-        let state = (0..self.types().state.len()).map(place).collect::<Result<_>>()?;
-        Ok(Model { manifest: self.manifest().clone(), types: self.types().clone(), state, forward, vjp, device })
+        Ok(Programs { sizes, types: types.clone(), forward, vjp })
     }
 }
 
 /// Inputs of the graph whose memory may receive an output: state that a run replaces.
-fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
+pub(crate) fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
     let kept: HashSet<_> = graph.outputs().iter().filter(|o| graph.inputs().contains(o)).collect();
     let mut taken = HashSet::new();
     let mut pairs = Vec::new();
@@ -81,25 +110,30 @@ impl Loaded {
     }
 }
 
-impl Model {
+impl Model<'_> {
     /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Types of inputs, outputs and state.
+    /// Types of inputs, outputs and state; with dims, at the sizes of the last call, and before it at the smallest.
     pub fn types(&self) -> &Types {
-        &self.types
+        &self.programs().types
     }
 
-    /// The compiled program.
+    /// The compiled program, for the sizes of [`Model::types`].
     pub fn executable(&self) -> &Arc<dyn Executable> {
-        &self.forward.exe
+        &self.programs().forward.exe
     }
 
-    /// The compiled gradient program.
+    /// The compiled gradient program, for the sizes of [`Model::types`].
     pub fn vjp_executable(&self) -> Option<&Arc<dyn Executable>> {
-        self.vjp.as_ref().map(|v| &v.exe)
+        self.programs().vjp.as_ref().map(|v| &v.exe)
+    }
+
+    fn programs(&self) -> &Programs {
+        // A model is made with one, and the last is never dropped.
+        &self.programs[self.programs.len() - 1]
     }
 
     /// One call: inputs in the manifest's order, outputs likewise. The state that the program updates is updated; on an
@@ -108,7 +142,8 @@ impl Model {
     /// Errors: `Shape`, `DType` and `Device` that name the input, `Index` for indices out of range, `Limit` for want of memory.
     pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>> {
         self.check(inputs)?;
-        let Model { state, forward, types, .. } = self;
+        let Model { state, programs, .. } = self;
+        let Programs { forward, types, .. } = &programs[programs.len() - 1];
         let mut outputs: Vec<Option<Value>> = vec![None; types.outputs.len()];
         let made = call(forward, state, inputs, &[])?;
         for (slot, buffer) in forward.program.outputs.iter().zip(made) {
@@ -124,7 +159,7 @@ impl Model {
 
     /// The outputs, by number, whose cotangents [`Model::vjp`] takes.
     pub fn cotangents(&self) -> Vec<usize> {
-        let program = self.vjp.as_ref().map(|v| &v.program);
+        let program = self.programs().vjp.as_ref().map(|v| &v.program);
         let slots = program.into_iter().flat_map(|p| &p.inputs);
         slots.filter_map(|s| if let Slot::Output(o) = s { Some(*o as usize) } else { None }).collect()
     }
@@ -135,25 +170,27 @@ impl Model {
     /// Errors: `Runtime` for a package without gradients; `Shape` and `DType`.
     pub fn vjp(&mut self, inputs: &[Value], cotangents: &[Value]) -> Result<Vec<(String, Value)>> {
         self.check(inputs)?;
-        let wanted = self.cotangents();
-        let Some(vjp) = &self.vjp else {
+        let (wanted, device) = (self.cotangents(), self.executor.device());
+        let Model { manifest, state, programs, .. } = self;
+        let Programs { vjp, types, .. } = &programs[programs.len() - 1];
+        let Some(vjp) = vjp else {
             return Err(Error::runtime("the package has no gradients: it was exported without include_grad=True"));
         };
         if wanted.len() != cotangents.len() {
             return Err(Error::value(format!("{} cotangents expected, got {}", wanted.len(), cotangents.len())));
         }
-        let mut by_output = vec![None; self.types.outputs.len()];
+        let mut by_output = vec![None; types.outputs.len()];
         for (&o, value) in wanted.iter().zip(cotangents) {
-            let what = format!("the cotangent of {:?}", self.manifest.outputs[o].name);
-            fits(&what, &self.types.outputs[o], value, self.device)?;
+            let what = format!("the cotangent of {:?}", manifest.outputs[o].name);
+            fits(&what, &types.outputs[o], value, device)?;
             by_output[o] = Some(value.clone());
         }
-        let made = call(vjp, &mut self.state, inputs, &by_output)?;
+        let made = call(vjp, state, inputs, &by_output)?;
         let mut out = Vec::with_capacity(made.len());
         for (slot, buffer) in vjp.program.outputs.iter().zip(made) {
             let (name, ty) = match *slot {
-                Slot::Input(i) => (&self.manifest.inputs[i as usize].name, &self.types.inputs[i as usize]),
-                Slot::State(s) => (&self.manifest.state[s as usize].name, &self.types.state[s as usize]),
+                Slot::Input(i) => (&manifest.inputs[i as usize].name, &types.inputs[i as usize]),
+                Slot::State(s) => (&manifest.state[s as usize].name, &types.state[s as usize]),
                 Slot::Output(_) => continue,
             };
             out.push((name.clone(), Value::new(ty.clone(), buffer)));
@@ -165,13 +202,13 @@ impl Model {
     pub fn state(&self, name: &str) -> Result<Value> {
         let i = self.position(name)?;
         let buffer = self.state[i].clone().ok_or_else(|| Error::internal("a tensor of the state is in use"))?;
-        Ok(Value::new(self.types.state[i].clone(), buffer))
+        Ok(Value::new(self.types().state[i].clone(), buffer))
     }
 
     /// Replaces a tensor of the state. Errors: `Value` for an unknown name, `Shape`, `DType` and `Device`.
     pub fn set_state(&mut self, name: &str, value: &Value) -> Result<()> {
         let i = self.position(name)?;
-        fits(&format!("the state {name:?}"), &self.types.state[i], value, self.device)?;
+        fits(&format!("the state {name:?}"), &self.types().state[i], value, self.executor.device())?;
         self.state[i] = Some(value.buffer().clone());
         Ok(())
     }
@@ -181,7 +218,8 @@ impl Model {
         found.ok_or_else(|| Error::value(format!("the package has no state named {name:?}")))
     }
 
-    fn check(&self, inputs: &[Value]) -> Result<()> {
+    /// Checks the inputs of a call; afterwards the programs for their sizes are the last.
+    fn check(&mut self, inputs: &[Value]) -> Result<()> {
         let ports = &self.manifest.inputs;
         if ports.len() != inputs.len() {
             let names: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
@@ -192,8 +230,26 @@ impl Model {
                 inputs.len()
             )));
         }
-        let mut pairs = ports.iter().zip(&self.types.inputs).zip(inputs);
-        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value, self.device))
+        if let Some(templates) = &self.templates {
+            let shapes: Vec<&[usize]> = inputs.iter().map(Value::shape).collect();
+            let sizes = self.manifest.sizes_of(&shapes)?;
+            match self.programs.iter().position(|p| p.sizes == sizes) {
+                Some(i) => self.programs[i..].rotate_left(1),
+                None => {
+                    let made = templates.at(&sizes)?;
+                    let vjp = made.vjp.as_ref();
+                    let (manifest, executor) = (&self.manifest, self.executor);
+                    let new = Programs::new(manifest, sizes, &made.types, &made.forward, vjp, executor)?;
+                    if self.programs.len() >= KEPT {
+                        self.programs.remove(0);
+                    }
+                    self.programs.push(new);
+                }
+            }
+        }
+        let (ports, device) = (&self.manifest.inputs, self.executor.device());
+        let mut pairs = ports.iter().zip(&self.programs().types.inputs).zip(inputs);
+        pairs.try_for_each(|((port, ty), value)| fits(&format!("input {:?}", port.name), ty, value, device))
     }
 }
 

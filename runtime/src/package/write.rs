@@ -1,10 +1,10 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
-use super::format::{
-    FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION, VJP, WEIGHTS, refused,
-};
+use super::dims::Templates;
+use super::format::{FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VJP, WEIGHTS, refused};
 use super::layout::{Facts, Layout, layout};
 use super::manifest::{Entry, Manifest, Types};
+use super::place;
 use super::sign::{SecretKey, hex};
 use super::weights;
 use sha2::{Digest, Sha256};
@@ -40,8 +40,46 @@ fn host(buffer: &BufferRef) -> Result<&[u8]> {
 ///
 /// Errors: `Export` for contents that no reader would take and for what the file system refuses.
 pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result<u64> {
-    let Contents { mut manifest, forward, vjp, state } = contents;
+    let types = known(&contents.manifest)?;
+    if !contents.manifest.dims.is_empty() {
+        return Err(refused("a package with dims holds templates"));
+    }
+    let mut graphs = vec![(GRAPH, text::print(&contents.forward))];
+    graphs.extend(contents.vjp.as_ref().map(|g| (VJP, text::print(g))));
+    assemble(path, contents, graphs, types, key)
+}
+
+/// Writes a package with dims, as [`write`] does one without: templates stand in place of the graphs.
+///
+/// Errors: as of [`write`], and where the templates give no valid graph at the smallest sizes.
+pub fn write_template(
+    path: &Path,
+    manifest: Manifest,
+    (forward, vjp): (String, Option<String>),
+    state: Vec<BufferRef>,
+    key: Option<&SecretKey>,
+) -> Result<u64> {
     let types = known(&manifest)?;
+    if manifest.dims.is_empty() {
+        return Err(refused("a package without dims holds graphs"));
+    }
+    let mut graphs = vec![(GRAPH, forward.clone())];
+    graphs.extend(vjp.clone().map(|text| (VJP, text)));
+    let made = Templates::new(&manifest, &types, forward, vjp).and_then(|t| t.at(&manifest.smallest()));
+    let made = made.map_err(|e| refused(e.message()))?;
+    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state };
+    assemble(path, contents, graphs, types, key)
+}
+
+/// Writes what is known to be of this version and these types, with the graphs as these texts.
+fn assemble(
+    path: &Path,
+    contents: Contents,
+    graphs: Vec<(&'static str, String)>,
+    types: Types,
+    key: Option<&SecretKey>,
+) -> Result<u64> {
+    let Contents { mut manifest, forward, vjp, state } = contents;
     let programs = [Some((&manifest.forward, &forward)), manifest.vjp.as_ref().zip(vjp.as_ref())];
     for (program, graph) in programs.into_iter().flatten() {
         manifest.check_graph(program, graph, &types).map_err(|e| refused(e.message()))?;
@@ -50,8 +88,6 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
         return Err(refused("the manifest and the contents differ on whether there are gradients"));
     }
     let types = types.state;
-    let mut graphs = vec![(GRAPH, text::print(&forward))];
-    graphs.extend(vjp.map(|g| (VJP, text::print(&g))));
     for (name, graph) in &graphs {
         if graph.len() as u64 > MAX_GRAPH_BYTES {
             return Err(refused(format!("{name} would have {} bytes; the most is {MAX_GRAPH_BYTES}", graph.len())));
@@ -94,11 +130,7 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     let signature = key.map(|k| k.sign(&json)).transpose()?;
 
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".torsh-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(io("create a file in", folder))?;
+    let mut file = place::part(folder).map_err(io("create a file in", folder))?;
     let mut small: Vec<(&str, &[u8])> = vec![(MANIFEST, &json)];
     small.extend(signature.as_ref().map(|s| (SIGNATURE, s.as_slice())));
     small.extend(graphs.iter().map(|(name, graph)| (*name, graph.as_bytes())));
@@ -134,15 +166,15 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
 }
 
 /// The types of a manifest whose entries are not known yet; all else is checked before anything is written.
-fn known(manifest: &Manifest) -> Result<Types> {
+pub(crate) fn known(manifest: &Manifest) -> Result<Types> {
     let mut probe = manifest.clone();
     probe.entries = [GRAPH, WEIGHTS]
         .into_iter()
         .chain(manifest.vjp.is_some().then_some(VJP))
         .map(|name| Entry { name: name.to_string(), bytes: 0, sha256: "0".repeat(64) })
         .collect();
-    if probe.format != FORMAT || probe.version != VERSION {
-        return Err(refused(format!("only format {FORMAT}, version {VERSION}, is written")));
+    if probe.format != FORMAT {
+        return Err(refused(format!("only format {FORMAT} is written")));
     }
     probe.check().map_err(|e| refused(e.message()))
 }

@@ -79,6 +79,14 @@ impl Span {
         Ok((self.ptr.cast(), count::<T>(self.ptr as usize, self.len)?))
     }
 
+    /// The memory of so many elements.
+    ///
+    /// # Safety
+    /// Whoever gets the span may write the elements for as long as it is used.
+    pub(super) unsafe fn of_elements<T: Plain>(first: *mut T, count: usize) -> Span {
+        Span { ptr: first.cast(), len: count * size_of::<T>() }
+    }
+
     /// The memory of a slice, to be used for as long as it is borrowed.
     pub(super) fn of_slice<T: Plain>(slice: &mut [T]) -> Span {
         Span { ptr: slice.as_mut_ptr().cast(), len: size_of_val(slice) }
@@ -174,8 +182,30 @@ impl KernelFn {
     /// The run that calls owns every argument that the kernel writes, and gives concurrent calls disjoint
     /// parts and disjoint scratch.
     pub fn call(&self, args: &[Span], part: &Part, scratch: &Span) -> bool {
+        self.call_apart(args, None, part, scratch)
+    }
+
+    /// [`KernelFn::call`], where the memory of argument `apart` has only the part of the parameter that belongs to the
+    /// rows of the call (or to its columns, where the kernel is one row), in equal shares and in their order. The run
+    /// has proven that the call touches nothing else of it.
+    pub fn call_apart(&self, args: &[Span], apart: Option<usize>, part: &Part, scratch: &Span) -> bool {
+        let (points, own) =
+            if self.info.rows == 1 { (self.info.cols, &part.cols) } else { (self.info.rows, &part.rows) };
+        let share = |need: usize, points_of: usize| {
+            let all = need as u128 * points_of as u128;
+            let whole = points > 0 && all.is_multiple_of(points as u128);
+            whole.then(|| (all / points as u128) as usize)
+        };
+        // How many bytes an argument must have, and how many of the parameter are before them.
+        let want = |p: usize, need: usize| {
+            if apart == Some(p) { Some((share(need, own.len())?, share(need, own.start)?)) } else { Some((need, 0)) }
+        };
         let fits = args.len() == self.param_bytes.len()
-            && args.iter().zip(&self.param_bytes).all(|(arg, &need)| arg.len >= need)
+            && args
+                .iter()
+                .zip(&self.param_bytes)
+                .enumerate()
+                .all(|(p, (arg, &need))| want(p, need).is_some_and(|(bytes, _)| arg.len >= bytes))
             && scratch.len >= self.info.scratch_bytes
             && (self.info.scratch_bytes == 0 || (scratch.ptr as usize).is_multiple_of(ALIGN))
             && part.rows.start <= part.rows.end
@@ -186,16 +216,22 @@ impl KernelFn {
             return false;
         }
         let mut pointers: [*mut u8; 32] = [std::ptr::null_mut(); 32];
-        let many: Vec<*mut u8>;
+        let mut many: Vec<*mut u8>;
         let table = if args.len() <= pointers.len() {
             for (slot, arg) in pointers.iter_mut().zip(args) {
                 *slot = arg.ptr;
             }
-            pointers.as_ptr()
+            &mut pointers[..args.len()]
         } else {
             many = args.iter().map(|a| a.ptr).collect();
-            many.as_ptr()
+            &mut many[..]
         };
+        if let Some(p) = apart {
+            // Where the parameter would begin.
+            let before = self.param_bytes.get(p).and_then(|&need| want(p, need)).map_or(0, |(_, before)| before);
+            table[p] = table[p].wrapping_sub(before);
+        }
+        let table = table.as_ptr();
         let (rows, cols) = (&part.rows, &part.cols);
         // SAFETY: the code was generated for parameters of exactly these sizes from a kernel whose verifier
         // keeps every index map inside its parameter, and for scratch of `scratch_bytes`; the checks above

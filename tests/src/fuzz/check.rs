@@ -12,7 +12,7 @@ use torsh_ir::interp::{HostTensor, InterpExecutor, run_program};
 use torsh_ir::program::{Place, Program, StepOp};
 use torsh_ir::{ErrorKind, text, verify};
 use torsh_passes::{Options, compile, simplify};
-use torsh_runtime::{Config, CpuExecutor};
+use torsh_runtime::{Config, CpuExecutor, Prologues};
 
 /// What went wrong, and where.
 #[derive(Clone, Debug)]
@@ -59,7 +59,8 @@ pub fn backends() -> Vec<Backend> {
     ];
     for (schedule, isa, threads) in configs {
         let Ok(parsed) = Schedule::parse(schedule) else { continue };
-        let config = Config { isa, schedule: parsed, threads: Some(threads), ..Config::default() };
+        let config =
+            Config { isa, schedule: parsed, threads: Some(threads), prologues: Prologues::All, ..Config::default() };
         // A level that this CPU lacks is refused.
         if let Ok(executor) = CpuExecutor::with_config(&config) {
             let name = format!("cpu {schedule} {} x{threads}", executor.target().isa);

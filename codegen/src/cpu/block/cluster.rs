@@ -51,7 +51,7 @@ impl<'e, M: Module> BlockEmitter<'e, '_, M> {
         point: &Point<'_>,
         cluster: &Cluster,
     ) -> Result<()> {
-        let (code, bindings) = vec::function(self.k, self.facts, work.stage, cluster, self.level, self.listing)?;
+        let (code, bindings) = vec::function(self.k, self.facts, self.frame.stage, cluster, self.options, self.level)?;
         let area = match self.e.stack(code.area) {
             Some(area) => area,
             None => {

@@ -28,6 +28,8 @@ pub(in crate::cpu) struct Code {
 /// Instructions in a main loop beyond which more copies gain nothing: the processor looks ahead far enough.
 const LOOP_NODES: usize = 96;
 
+const CACHE_LINE: usize = 64;
+
 /// The order of work, and who uses what where.
 struct Schedule {
     order: Vec<Id>,
@@ -302,6 +304,9 @@ impl Function<'_> {
     /// One step: every operation for all copies before the next operation, then folds, then stores.
     fn body(&mut self, copies: usize, mode: Mode, accumulators: &Accumulators) -> Result<()> {
         self.a.begin(copies, mode);
+        if mode == Mode::Whole {
+            self.fetch_ahead(copies);
+        }
         let order = std::mem::take(&mut self.schedule.order);
         for (at, &id) in order.iter().enumerate() {
             for copy in 0..copies {
@@ -327,6 +332,21 @@ impl Function<'_> {
             at += 1;
         }
         Ok(())
+    }
+
+    /// Fetches the cache lines of what a later call takes where this one takes its elements.
+    fn fetch_ahead(&mut self, copies: usize) {
+        let g = self.a.g;
+        for (n, (&size, &ahead)) in g.streams.iter().zip(&g.ahead).enumerate() {
+            if ahead == 0 || n >= POINTERS.len() - 1 {
+                continue;
+            }
+            for line in (0..copies * g.level.lanes() * size).step_by(CACHE_LINE) {
+                let at = self.a.stream(n as u16, 0, size);
+                let at = Mem { disp: ahead + line as i32, ..at };
+                self.a.asm.prefetch(at);
+            }
+        }
     }
 
     fn node(&mut self, id: Id) -> Result<()> {

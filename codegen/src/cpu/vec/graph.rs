@@ -178,6 +178,8 @@ pub(super) struct Graph {
     pub uniforms: Vec<Uniform>,
     pub stores: Vec<Store>,
     pub folds: Vec<Fold>,
+    /// For each stream, how many bytes further elements are fetched (0, or none stated: none are).
+    pub ahead: Vec<i32>,
 }
 
 /// Predicates of float comparisons, quiet.
@@ -200,6 +202,7 @@ impl Graph {
             uniforms: Vec::new(),
             stores: Vec::new(),
             folds: Vec::new(),
+            ahead: Vec::new(),
         }
     }
 

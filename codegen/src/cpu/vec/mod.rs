@@ -16,6 +16,7 @@
 //! Streams may have any alignment. A stream that is written may be one that is read, element for element: all
 //! reads of some elements come before their writes.
 
+mod ahead;
 mod alloc;
 mod asm;
 mod emit;
@@ -28,20 +29,24 @@ pub(super) use emit::Code;
 pub(super) use record::Binding;
 pub(super) use transpose::transpose;
 
+use super::Options;
 use super::analysis::Facts;
 use torsh_ir::Result;
-use torsh_ir::kernel::{Inst, Kernel, Stage};
+use torsh_ir::kernel::{Inst, Kernel};
 
-/// The function of a cluster, and what the addresses in its area are of.
+/// The function of a cluster of stage `s`, and what the addresses in its area are of.
 pub(super) fn function(
     kernel: &Kernel,
     facts: &Facts,
-    stage: &Stage,
+    s: usize,
     cluster: &plan::Cluster,
+    options: &Options,
     level: Level,
-    listing: bool,
 ) -> Result<(Code, Vec<Binding>)> {
-    let (graph, bindings) = record::record(kernel, facts, stage, cluster, level)?;
+    let (mut graph, bindings) = record::record(kernel, facts, &kernel.stages[s], cluster, level)?;
+    if !cluster.columns {
+        graph.ahead = ahead::distances(kernel, facts, s, &bindings, options.l2_bytes);
+    }
     let along = kernel.grid.len() + kernel.inner.len() - 1;
     let step = |binding: &Binding| match *binding {
         Binding::Load(v) => match &kernel.value(v).inst {
@@ -53,7 +58,7 @@ pub(super) fn function(
         _ => 0,
     };
     let steps: Option<Vec<i32>> = cluster.columns.then(|| bindings.iter().map(step).collect());
-    Ok((emit::compile(&graph, steps.as_deref(), listing)?, bindings))
+    Ok((emit::compile(&graph, steps.as_deref(), options.listing)?, bindings))
 }
 
 /// Instruction sets that the generator writes for.

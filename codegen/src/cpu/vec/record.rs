@@ -55,10 +55,10 @@ pub(super) fn has_op(op: ScalarOp, from: DType, to: DType) -> bool {
         ScalarOp::Bin(bin) => match bin {
             BinOp::Add | BinOp::Mul | BinOp::Max | BinOp::Min => true,
             BinOp::Sub => from != DType::Bool,
-            BinOp::Div | BinOp::FloorDiv => from.is_float(),
+            BinOp::Div => from.is_float(),
             BinOp::And | BinOp::Or | BinOp::Xor => !from.is_float(),
             BinOp::Shl | BinOp::Shr => !from.is_float() && from != DType::Bool,
-            BinOp::Rem | BinOp::Fmod | BinOp::Pow | BinOp::Atan2 | BinOp::Philox => false,
+            BinOp::FloorDiv | BinOp::Rem | BinOp::Fmod | BinOp::Pow | BinOp::Atan2 | BinOp::Philox => false,
         },
         ScalarOp::Cmp(_) | ScalarOp::Select => true,
         ScalarOp::Cast => true,
@@ -414,10 +414,6 @@ impl Recorder<'_> {
             BinOp::Sub => g.sub(a, b),
             BinOp::Mul => g.mul(a, b),
             BinOp::Div => g.quotient(a, b),
-            BinOp::FloorDiv => {
-                let q = g.quotient(a, b);
-                g.round_to(q, 1)
-            }
             BinOp::Max => self.extreme(asm::MAXPS, NOT_LE, a, b),
             BinOp::Min => self.extreme(asm::MINPS, NOT_GE, a, b),
             other => return Err(missing(other.name())),

@@ -1,28 +1,40 @@
 //! Transposes of square blocks of 32-bit elements in registers.
 
 use super::Level;
-use super::asm::{self, Asm, Base, Cond, Mem, R9, RAX, RDI, RSI, Rm, Width};
+use super::asm::{self, Asm, Base, Cond, Mem, R8, R9, RAX, RBX, RCX, RDI, RSI, Rm, Width};
 use super::emit::Code;
 
+const RDX: u8 = 2;
 const R10: u8 = 10;
 const R11: u8 = 11;
 
-/// The function that reads `n` blocks of `L x L` elements below each other and writes their transposes beside
+/// The function that reads `n` rows of blocks of `L x L` elements below each other and writes their transposes beside
 /// each other, `L` being the level's lanes. Its area holds the address of the first block, that of the first
-/// result, and the bytes from one row to the next in the former; in the latter they are `row_bytes`.
+/// result, the bytes from one row to the next in the former (in the latter they are `row_bytes`), and how many blocks
+/// stand in a row, not 0. Blocks of a row are read one after the other: they share what the processor fetches.
 pub(in crate::cpu) fn transpose(level: Level, row_bytes: i32, listing: bool) -> Code {
     let wide = level == Level::Avx512;
     let width = if wide { Width::Z } else { Width::Y };
     let lanes = level.lanes() as u8;
     let mut a = Asm::new(wide, listing);
-    for (r, slot) in [(RAX, 0), (R9, 1), (R10, 2)] {
+    a.push(RBX);
+    for (r, slot) in [(RCX, 0), (R8, 1), (R10, 2), (RBX, 3)] {
         a.load(r, Mem::at(RDI, 8 * slot));
     }
     a.lea(R11, Mem { index: Some((R10, 1)), ..Mem::at(R10, 0) });
-    let (head, done) = (a.label(), a.label());
+    let (head, block, done) = (a.label(), a.label(), a.label());
     a.test(RSI);
     a.jump_if(Cond::Zero, done);
     a.bind(head);
+    // The next row of blocks, the blocks of this one that are left, and the place of the next result.
+    a.lea(RDX, Mem { index: Some((R10, 3)), ..Mem::at(RCX, 0) });
+    if wide {
+        a.lea(RDX, Mem { index: Some((R10, 3)), ..Mem::at(RDX, 0) });
+    }
+    a.lea(RDI, Mem::at(RBX, 0));
+    a.lea(R9, Mem::at(R8, 0));
+    a.bind(block);
+    a.lea(RAX, Mem::at(RCX, 0));
     for row in 0..lanes {
         let index = match row % 4 {
             0 => None,
@@ -32,8 +44,6 @@ pub(in crate::cpu) fn transpose(level: Level, row_bytes: i32, listing: bool) -> 
         };
         let at = Mem { base: Base::Gpr(RAX), index, disp: 0, splat: false };
         a.v(&asm::MOVUPS, width, row, 0, Rm::Mem(at), None);
-        // The next block of rows reads on from there; no stride as long would be foreseen by the processor.
-        a.prefetch(Mem { disp: 64, ..at });
         if row % 4 == 3 {
             a.lea(RAX, Mem { index: Some((R10, 2)), ..Mem::at(RAX, 0) });
         }
@@ -74,12 +84,19 @@ pub(in crate::cpu) fn transpose(level: Level, row_bytes: i32, listing: bool) -> 
             store(&mut a, t + 3, 4 * i + c + 8);
         }
     }
-    a.add(R9, width.bytes());
+    a.add(RCX, width.bytes());
+    a.add(R9, row_bytes * i32::from(lanes));
+    a.sub(RDI, 1);
+    a.test(RDI);
+    a.jump_if(Cond::NotZero, block);
+    a.lea(RCX, Mem::at(RDX, 0));
+    a.add(R8, width.bytes());
     a.sub(RSI, 1);
     a.test(RSI);
     a.jump_if(Cond::NotZero, head);
     a.bind(done);
     a.zero_upper();
+    a.pop(RBX);
     a.ret();
     let (bytes, text) = a.finish();
     Code { bytes, area: 64, text }

@@ -4,7 +4,8 @@ use super::kernels::{Depth, Element, Kernels, Lines, Row, Tile};
 use super::lanes::{MAX_LANES, Number};
 use super::operand::{Operand, Side};
 use super::plan::{ALONG_COLS, CLAIM, KC, PIECES, Plan, Source};
-use super::{Extents, Rows};
+use super::{Extents, Front, Rows};
+use crate::sys::call::Span;
 use crate::sys::par::{Par, SERIAL, Shared};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -24,6 +25,8 @@ pub(super) struct Job<'a, T: Element> {
     pub back: bool,
     pub out: Shared<T>,
     pub scratch: Shared<u8>,
+    /// Makes the rows of the left operand; the plan has one unit to a panel then.
+    pub front: Option<&'a Front<'a>>,
     pub hook: Option<&'a Rows<'a>>,
     /// The result is seen as its transpose: a column as a row.
     pub swapped: bool,
@@ -143,6 +146,12 @@ impl<T: Element> Job<'_, T> {
         let memory = self.scratch.0.wrapping_add(self.plan.worker_at(u.worker));
         let all = memory.cast::<T::Acc>();
         let (c, c_row) = self.result(u, memory);
+        if let Some(front) = self.front {
+            let rows = memory.wrapping_add(self.plan.front).cast::<T>();
+            // SAFETY: the worker's memory for the rows of its panel (`Plan::lay_out`), which nothing else touches.
+            let rows = unsafe { Span::of_elements(rows, u.rows.len() * k) };
+            front(u.worker, u.batch, u.rows.clone(), rows);
+        }
         if self.plan.whole && !u.ready {
             for k0 in (0..k).step_by(KC) {
                 self.pack_rows(u, k0, KC.min(k - k0), &strips, all.wrapping_add(k0 * u.rows.len()));
@@ -277,7 +286,15 @@ impl<T: Element> Job<'_, T> {
     fn pack_rows(&self, u: &Unit, k0: usize, depth: usize, strips: &Strips, a: *mut T::Acc) {
         let mut table = [0; KC];
         let (along, shift) = run_of(&self.sides.lhs_cols, k0, &mut table[..depth]);
-        let src = self.lhs.data.as_ptr().wrapping_offset(self.lhs.at(self.e.batch, u.batch) as isize + shift);
+        let data = match self.front {
+            None => self.lhs.data.as_ptr(),
+            // The memory of the front stands for this part of the operand.
+            Some(_) => {
+                let memory = self.scratch.0.wrapping_add(self.plan.worker_at(u.worker) + self.plan.front);
+                memory.cast::<T>().cast_const().wrapping_sub((u.batch * self.e.m + u.rows.start) * self.e.k)
+            }
+        };
+        let src = data.wrapping_offset(self.lhs.at(self.e.batch, u.batch) as isize + shift);
         let (mut first, mut dst) = (u.rows.start, a);
         for (count, rows) in strips.0 {
             for _ in 0..count {
@@ -286,7 +303,8 @@ impl<T: Element> Job<'_, T> {
                 self.sides.lhs_rows.offsets(first, lines);
                 let next = self.sides.lhs_rows.stride().map_or(0, |row| row * rows as isize);
                 let x = Lines { src, lines, depth: along, k: depth, dst, panel: rows, panel_step: 0, last: rows, next };
-                // SAFETY: `Operand::check` has bounded every element of these rows and columns; the worker's
+                // SAFETY: `Operand::check` has bounded every element of these rows and columns, or `check_rows` has those
+                // of each row to its part of what the front has made; the worker's
                 // block for the left operand holds `KC` numbers for each row (`Plan::lay_out`).
                 unsafe { (self.kernels.pack)(&x) }
                 first += rows;

@@ -22,7 +22,8 @@ mod x86;
 
 pub use kernels::{Element, Level};
 pub use lanes::{Number, Widen};
-pub use operand::{Digits, Operand};
+pub use operand::{Digits, Operand, by_rows};
+pub use plan::FRONT_BYTES;
 
 use super::call::Span;
 use super::par::{Par, Shared};
@@ -53,6 +54,20 @@ pub struct Extents<'a> {
 /// that run at the same time have different numbers, below the threads of the product.
 pub type Rows<'a> = dyn Fn(usize, usize, Range<usize>) + Sync + 'a;
 
+/// Called as `(worker, batch, rows, memory)` before these rows of matrix `batch` of the left operand are read, exactly
+/// once for every row: puts them at `memory`, one after another, each as many elements as the sums are long.
+pub type Front<'a> = dyn Fn(usize, usize, Range<usize>, Span) + Sync + 'a;
+
+/// What the caller does while a product is computed.
+#[derive(Copy, Clone, Default)]
+pub struct Hooks<'a> {
+    /// Makes the left operand, whose own memory is not read then. Its rows are apart (see [`by_rows`]), and the result
+    /// has several columns.
+    pub front: Option<&'a Front<'a>>,
+    /// Goes on with the result.
+    pub rows: Option<&'a Rows<'a>>,
+}
+
 /// What a product works with.
 pub struct Means<'a> {
     /// The instruction set.
@@ -68,9 +83,9 @@ pub struct Means<'a> {
     pub back: bool,
 }
 
-/// Bytes of scratch memory for a product of such extents on so many threads, whatever the strides;
-/// `usize::MAX` if there cannot be so much.
-pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize) -> usize {
+/// Bytes of scratch memory for a product of such extents on so many threads, whatever the strides, with or without
+/// a [`Front`]; `usize::MAX` if there cannot be so much.
+pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize, front: bool) -> usize {
     if e.batch.contains(&0) || e.m == 0 || e.n == 0 || e.k == 0 {
         return 0;
     }
@@ -79,7 +94,7 @@ pub fn scratch_bytes<T: Element>(e: &Extents<'_>, level: Level, threads: usize) 
     }
     let (e, _) = seen(e);
     let s = shape(&T::kernels(level), e.m);
-    Right::ALL.map(|right| Plan::new(&e, s, right, threads).bytes()).into_iter().fold(0, usize::max)
+    Right::ALL.map(|right| Plan::new(&e, s, right, threads, front).bytes()).into_iter().fold(0, usize::max)
 }
 
 /// Bytes of the packed form of a right operand of `k` rows and `n` columns; `usize::MAX` if there cannot be so many.
@@ -131,16 +146,16 @@ pub fn product<'a, T: Element>(
     epilogue: Option<&'a Rows<'a>>,
     with: &mut Means<'_>,
 ) -> Result<()> {
-    product_at(e, lhs, rhs, &Span::of_slice(out), epilogue, with)
+    product_at(e, lhs, rhs, &Span::of_slice(out), Hooks { front: None, rows: epilogue }, with)
 }
 
-/// [`product`] to memory that the hook may write, too: the run that calls owns `out`, which no operand overlaps.
+/// [`product`] to memory that the hooks may write, too: the run that calls owns `out`, which no operand overlaps.
 pub(crate) fn product_at<'a, T: Element>(
     e: &Extents<'a>,
     lhs: &Operand<'a, T>,
     rhs: &Operand<'a, T>,
     out: &Span,
-    epilogue: Option<&'a Rows<'a>>,
+    hooks: Hooks<'a>,
     with: &mut Means<'_>,
 ) -> Result<()> {
     let all = e.batch.iter().chain([&e.m, &e.n]).try_fold(1usize, |n, &x| n.checked_mul(x));
@@ -158,7 +173,7 @@ pub(crate) fn product_at<'a, T: Element>(
         for i in 0..len / e.n {
             // SAFETY: row `i` of the `len` elements, which the run owns; the slice ends before the hook begins.
             unsafe { std::slice::from_raw_parts_mut(to.wrapping_add(i * e.n), e.n) }.fill(T::NOTHING);
-            if let Some(hook) = epilogue {
+            if let Some(hook) = hooks.rows {
                 hook(0, i / e.m, i % e.m..i % e.m + 1);
             }
         }
@@ -167,12 +182,18 @@ pub(crate) fn product_at<'a, T: Element>(
     if !is_finite(e) {
         return Err(Error::limit("a matrix product of more than 2^60 multiplications"));
     }
-    lhs.check(e.batch, e.m, e.k)?;
+    match hooks.front {
+        Some(_) => lhs.check_rows(e.batch, e.m, e.k)?,
+        None => lhs.check(e.batch, e.m, e.k)?,
+    }
     rhs.check(e.batch, e.k, e.n)?;
     if out.touches(lhs.data) || out.touches(rhs.data) {
         return Err(Error::internal("a matrix product into one of its operands"));
     }
     let (e, swapped) = seen(e);
+    if swapped && hooks.front.is_some() {
+        return Err(Error::internal("a matrix product of one column whose left operand is made row by row"));
+    }
     let turn = |x: &Operand<'a, T>| Operand { rows: x.cols, cols: x.rows, ..*x };
     let (lhs, rhs) = if swapped { (turn(rhs), turn(lhs)) } else { (*lhs, *rhs) };
     let sides = Sides {
@@ -194,15 +215,16 @@ pub(crate) fn product_at<'a, T: Element>(
     if right == Right::Packed && (swapped || !e.batch.is_empty() || size_of_val(packed) != bytes) {
         return Err(Error::internal("a packed operand of another matrix product"));
     }
-    let plan = Plan::new(&e, shape(&kernels, e.m), right, with.par.threads);
+    let plan = Plan::new(&e, shape(&kernels, e.m), right, with.par.threads, hooks.front.is_some());
     if with.scratch.len() < plan.bytes() {
         return Err(Error::internal("too little scratch memory for a matrix product"));
     }
     let start = with.scratch.as_mut_ptr();
     let scratch = Shared(start.wrapping_add(start.align_offset(super::mem::ALIGN)));
     let missing = AtomicBool::new(false);
-    let (out, hook, back) = (Shared(to), epilogue, with.back);
-    let job = Job { e, plan, kernels, lhs, rhs, sides, packed, back, out, scratch, hook, swapped, missing };
+    let (out, back) = (Shared(to), with.back);
+    let Hooks { front, rows: hook } = hooks;
+    let job = Job { e, plan, kernels, lhs, rhs, sides, packed, back, out, scratch, front, hook, swapped, missing };
     job.run(with.par);
     if job.missing.into_inner() {
         return Err(Error::internal("a tile of a matrix product for which there is no microkernel"));

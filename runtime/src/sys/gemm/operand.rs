@@ -45,6 +45,22 @@ impl<T> Operand<'_, T> {
         Ok(())
     }
 
+    /// Checks an operand whose rows are made when they are wanted: row `i` of matrix `b` lies within elements
+    /// `(b * rows + i) * cols .. (b * rows + i + 1) * cols`, whatever there is of `data`. No extent is 0.
+    pub(super) fn check_rows(&self, batch: &[usize], rows: usize, cols: usize) -> Result<()> {
+        let count = |d: Digits<'_>| d.iter().try_fold(1usize, |n, &(e, _)| n.checked_mul(e));
+        if self.batch.len() != batch.len()
+            || count(self.rows) != Some(rows)
+            || !by_rows((self.offset, batch, self.batch), self.rows, self.cols)
+        {
+            return Err(Error::internal("an operand of a matrix product whose rows are not apart"));
+        }
+        if count(self.cols) == Some(cols) {
+            return Ok(());
+        }
+        Err(Error::internal("an operand of a matrix product of another shape than its digits"))
+    }
+
     /// Offset of matrix `b`.
     pub(super) fn at(&self, batch: &[usize], mut b: usize) -> i64 {
         let mut at = self.offset;
@@ -54,6 +70,29 @@ impl<T> Operand<'_, T> {
         }
         at
     }
+}
+
+/// Whether row `i` of matrix `b` of an operand, all of them counted through, has its elements in a part of the
+/// memory of its own, as many as there are columns, in the order of the rows. The operand is given by its offset, its
+/// batch axes and their strides, its rows and its columns.
+pub fn by_rows((offset, batch, strides): (i64, &[usize], &[i64]), rows: Digits<'_>, cols: Digits<'_>) -> bool {
+    let axes = batch.iter().copied().zip(strides.iter().copied());
+    let axes: SmallVec<[(usize, i64); 6]> = axes.chain(rows.iter().copied()).collect();
+    let mut step = cols.iter().fold(1i128, |n, &(e, _)| n.saturating_mul(e as i128));
+    let share = step;
+    for &(extent, stride) in axes.iter().rev() {
+        if extent > 1 && i128::from(stride) != step {
+            return false;
+        }
+        step = step.saturating_mul(extent as i128);
+    }
+    let (mut lo, mut hi) = (i128::from(offset), i128::from(offset));
+    for &(extent, stride) in cols {
+        let reach = (extent as i128 - 1).saturating_mul(i128::from(stride));
+        lo = lo.saturating_add(reach.min(0));
+        hi = hi.saturating_add(reach.max(0));
+    }
+    lo >= 0 && hi < share
 }
 
 /// Digits without those of extent 1 and with those merged that go on in one stride; never empty.

@@ -39,6 +39,9 @@ pub const ALONG_COLS: usize = 2048;
 const LEAST_ALONG: usize = 512;
 /// Pieces of their sums that are kept apart.
 pub const PIECES: usize = 8;
+/// Bytes of the rows of the left operand that a front makes at a time: with what they are packed to, they stay in
+/// the second-level cache.
+pub const FRONT_BYTES: usize = 512 << 10;
 /// Fewer rows than these would read the right operand too often.
 const LEAST_ROWS: usize = 60;
 
@@ -129,11 +132,14 @@ pub struct Plan {
     pub strip: usize,
     /// See `strip`.
     pub sums: usize,
+    /// Offset of the rows that a front makes.
+    pub front: usize,
 }
 
 impl Plan {
-    /// A plan for non-empty matrices.
-    pub fn new(e: &Extents<'_>, s: Shape, right: Right, threads: usize) -> Plan {
+    /// A plan for non-empty matrices. With a `front`, the rows of the left operand are made by the caller, panel by
+    /// panel and each row once: so there is one unit to a panel.
+    pub fn new(e: &Extents<'_>, s: Shape, right: Right, threads: usize, front: bool) -> Plan {
         let batches = e.batch.iter().fold(1usize, |n, &b| n.saturating_mul(b));
         let one = nanoseconds(e, s);
         let all = one * batches as f64;
@@ -148,17 +154,17 @@ impl Plan {
             Right::Rows if !s.rounds && e.n >= s.lanes && (e.m <= s.rows || is_small(e, s)) => Some(Source::Direct),
             Right::Rows | Right::Columns | Right::Other => None,
         };
-        let (panels, groups) = cut(e, s, source, within);
+        let (panels, groups) = if front { (front_panels(e, s, within), 1) } else { cut(e, s, source, within) };
         let source = source.unwrap_or(if panels == 1 { Source::Strip } else { Source::Shared });
         let panel = if source == Source::Strip { s.wide } else { s.panel };
         let step = if matches!(source, Source::Along | Source::Down | Source::Direct) { 8 * s.lanes } else { panel };
         let group_cols = e.n.div_ceil(groups).next_multiple_of(step).min(e.n);
         let mut block_cols = e.n;
-        if source == Source::Shared {
+        if source == Source::Shared && !front {
             let room = PACKED_BYTES / s.size / e.k.max(1);
             block_cols = block_cols.min((room / s.panel).max(4) * s.panel);
         }
-        if s.rounds {
+        if s.rounds && !front {
             block_cols = block_cols.min(SUM_COLS);
         }
         let mut plan = Plan {
@@ -178,12 +184,13 @@ impl Plan {
             worker_bytes: 0,
             strip: 0,
             sums: 0,
+            front: 0,
         };
-        plan.lay_out(e, s);
+        plan.lay_out(e, s, front);
         plan
     }
 
-    fn lay_out(&mut self, e: &Extents<'_>, s: Shape) {
+    fn lay_out(&mut self, e: &Extents<'_>, s: Shape, front: bool) {
         let bytes =
             |numbers: usize| numbers.saturating_mul(s.size).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         if self.source == Source::Shared {
@@ -206,7 +213,9 @@ impl Plan {
         };
         self.sums = self.strip.saturating_add(strip);
         let sums = if s.rounds { rows * self.group_cols.min(self.block_cols) } else { 0 };
-        self.worker_bytes = self.sums.saturating_add(bytes(sums));
+        self.front = self.sums.saturating_add(bytes(sums));
+        // Numbers of the sums are no smaller than elements.
+        self.worker_bytes = self.front.saturating_add(if front { bytes(rows.saturating_mul(e.k)) } else { 0 });
     }
 
     /// Bytes of scratch memory, of any alignment. Saturates where there cannot be so much memory.
@@ -247,6 +256,17 @@ fn panel_rows(e: &Extents<'_>, s: Shape) -> usize {
     (rows / s.rows * s.rows).clamp(LEAST_ROWS.next_multiple_of(s.rows), PANEL_ROWS / s.rows * s.rows)
 }
 
+/// Rows of a panel that a front makes.
+fn front_rows(e: &Extents<'_>, s: Shape) -> usize {
+    (FRONT_BYTES / s.size / e.k.max(1)).clamp(1, panel_rows(e, s))
+}
+
+/// Row panels behind a front for `within` threads.
+fn front_panels(e: &Extents<'_>, s: Shape, within: usize) -> usize {
+    let panels = e.m.div_ceil(front_rows(e, s));
+    if within == 1 { panels } else { panels.max(4 * within).next_multiple_of(within).min(e.m) }
+}
+
 /// Row panels and column groups for `within` threads.
 fn cut(e: &Extents<'_>, s: Shape, source: Option<Source>, within: usize) -> (usize, usize) {
     let panels = if e.m > PANEL_ROWS { e.m.div_ceil(panel_rows(e, s)) } else { 1 };
@@ -273,7 +293,7 @@ mod tests {
     const SHAPE: Shape = Shape { rows: 12, lanes: 16, panel: 32, wide: 32, size: 4, rounds: false };
 
     fn plan(m: usize, n: usize, k: usize, threads: usize) -> Plan {
-        Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, Right::Other, threads)
+        Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, Right::Other, threads, false)
     }
 
     #[test]
@@ -298,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_right_operand_is_read_where_it_lies_if_that_is_faster() {
-        let source = |m, n, k, right| Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, right, 1).source;
+        let source = |m, n, k, right| Plan::new(&Extents { batch: &[], m, n, k }, SHAPE, right, 1, false).source;
         assert_eq!(source(1, 1024, 1024, Right::Rows), Source::Along);
         assert_eq!(source(1, 1024, 1024, Right::Columns), Source::Down);
         assert_eq!(source(8, 1024, 1024, Right::Rows), Source::Direct);
@@ -306,6 +326,20 @@ mod tests {
         assert_eq!(source(200, 128, 128, Right::Rows), Source::Direct);
         assert_eq!(source(200, 1024, 1024, Right::Rows), Source::Strip);
         assert_eq!(source(200, 1024, 1024, Right::Packed), Source::Packed);
+    }
+
+    #[test]
+    fn what_a_front_makes_stays_in_the_cache_and_is_made_once() {
+        for (m, n, k) in [(10_000, 16, 1024), (10_000, 256, 256), (70, 2000, 5000), (3, 7, 200_000), (8192, 4096, 64)] {
+            for (threads, rounds) in [(1, false), (3, false), (2, true)] {
+                let plan =
+                    Plan::new(&Extents { batch: &[], m, n, k }, Shape { rounds, ..SHAPE }, Right::Other, threads, true);
+                let rows = m.div_ceil(plan.panels);
+                assert!(rows == 1 || rows * k * SHAPE.size <= FRONT_BYTES, "{m} x {n} x {k}: {rows} rows");
+                assert_eq!((plan.groups, plan.block_cols, plan.whole), (1, n, false));
+                assert!(plan.front + rows * k * SHAPE.size <= plan.worker_bytes);
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::plan::KC;
 use super::{
-    Element, Extents, Level, Means, Operand, Rows, prepack, prepacked_bytes, product, product_at, scratch_bytes,
+    Element, Extents, Hooks, Level, Means, Operand, Rows, prepack, prepacked_bytes, product, product_at, scratch_bytes,
 };
 use crate::sys::call::Span;
 use crate::sys::par::{Par, SERIAL};
@@ -285,7 +285,7 @@ impl Case {
         (out, packed, back): (&mut [T], Option<&[u8]>, bool),
     ) -> Result<()> {
         let e = self.extents();
-        let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads)];
+        let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads, false)];
         let (lhs, rhs) = (self.lhs.operand(x.0), self.rhs.operand(x.1));
         let means = &mut Means { level, scratch: &mut scratch, par, packed, back };
         product(&e, &lhs, &rhs, out, hook, means)
@@ -564,7 +564,7 @@ fn what_does_not_fit_is_refused() {
     let (_, level, _) = levels()[0];
     let try_with = |change: &dyn Fn(&mut Case, &mut usize, &mut usize)| {
         let mut case = Case::plain(4, 5, 6);
-        let (mut len, mut scratch) = (20, scratch_bytes::<f32>(&case.extents(), level, 1));
+        let (mut len, mut scratch) = (20, scratch_bytes::<f32>(&case.extents(), level, 1, false));
         let (x, y) = (vec![1f32; case.lhs.room], vec![1f32; case.rhs.room]);
         change(&mut case, &mut len, &mut scratch);
         let mut memory = vec![0; scratch];
@@ -624,14 +624,103 @@ fn a_product_into_its_operand_or_with_another_packed_one_is_refused() {
     let (_, level, _) = levels()[0];
     let case = Case::plain(4, 4, 4);
     let (mut x, y) = (vec![1f32; 16], vec![1f32; 16]);
-    let mut scratch = vec![0; scratch_bytes::<f32>(&case.extents(), level, 1)];
+    let mut scratch = vec![0; scratch_bytes::<f32>(&case.extents(), level, 1, false)];
     let other = vec![0f32; prepacked_bytes::<f32>(5, 4, level) / 4];
     let other: &[u8] = &other.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
     for packed in [Some(other), None] {
         let out = Span::of_slice(&mut x);
         let out = if packed.is_some() { Span::of_slice(&mut [0f32; 16]) } else { out };
         let means = &mut Means { level, scratch: &mut scratch, par: &SERIAL, packed, back: false };
-        assert!(product_at(&case.extents(), &case.lhs.operand(&x), &case.rhs.operand(&y), &out, None, means).is_err());
+        assert!(
+            product_at(&case.extents(), &case.lhs.operand(&x), &case.rhs.operand(&y), &out, Hooks::default(), means)
+                .is_err()
+        );
+    }
+}
+
+/// Computes with rows of the left operand that are copied when they are wanted, and counts how often.
+fn run_behind<T: Tested>(
+    case: &Case,
+    level: Level,
+    par: &Par<'_>,
+    x: (&[T], &[T]),
+    out: &mut [T],
+) -> Result<Vec<usize>> {
+    let e = case.extents();
+    let made: Vec<AtomicUsize> = (0..case.len() / case.n).map(|_| AtomicUsize::new(0)).collect();
+    let front = |_: usize, batch: usize, rows: Range<usize>, to: Span| {
+        let rows = batch * case.m + rows.start..batch * case.m + rows.end;
+        let mut copy = x.0[rows.start * case.k..rows.end * case.k].to_vec();
+        assert!(to.copy_from(&Span::of_slice(&mut copy)), "memory for other rows");
+        for row in rows {
+            made[row].fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let mut scratch = vec![0xa5; scratch_bytes::<T>(&e, level, par.threads, true)];
+    let means = &mut Means { level, scratch: &mut scratch, par, packed: None, back: false };
+    // The operand's own memory is not read.
+    let lhs = case.lhs.operand(&[]);
+    let hooks = Hooks { front: Some(&front), rows: None };
+    product_at(&e, &lhs, &case.rhs.operand(x.1), &Span::of_slice(out), hooks, means)?;
+    Ok(made.into_iter().map(AtomicUsize::into_inner).collect())
+}
+
+fn behind_fronts<T: Tested>(seed: u64, count: usize) {
+    let mut rng = Rng(seed);
+    for _ in 0..count {
+        let batch = if rng.below(4) == 0 { vec![1 + rng.below(3), 1 + rng.below(3)] } else { vec![] };
+        let most = [5, 70, 900][rng.below(3)];
+        let (m, n) = (1 + rng.below(most), 2 + rng.below(90));
+        let longest = if most > 100 { 40 } else { 600 };
+        let k = 1 + rng.below(longest);
+        let mut case = Case::any(&mut rng, batch, m, n, k);
+        // One after another, the columns in any order that keeps to the row.
+        let (size, steps) = ((m * k) as i64, case.batch.iter().rev());
+        let strides = steps.scan(size, |at, &b| Some(std::mem::replace(at, *at * b as i64))).collect::<Vec<_>>();
+        let cols = if rng.below(2) == 0 { vec![(k, 1)] } else { vec![(k, -1)] };
+        let (all, rows) = (case.batch.iter().product::<usize>() * m * k, vec![(m, k as i64)]);
+        let offset = if cols[0].1 < 0 { k as i64 - 1 } else { 0 };
+        case.lhs = Layout { batch: strides.into_iter().rev().collect(), offset, rows, cols, room: all };
+        let (x, y) = case.data::<T>(&mut rng);
+        for (name, level, _) in levels() {
+            for par in [&SERIAL, &TWO, &THREE] {
+                let want = case.run(level, par, (&x, &y), None);
+                let mut got = vec![T::finish(T::zero()); case.len()];
+                let made = run_behind(&case, level, par, (&x, &y), &mut got).unwrap();
+                assert!(made.iter().all(|&times| times == 1), "{name}: {:?} {made:?}", case.extents());
+                let same = got.iter().zip(&want).all(|(g, w)| g.bits() == w.bits());
+                assert!(same, "{name}, {} threads: {:?}", par.threads, case.extents());
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_made_when_they_are_wanted_give_the_same_bits() {
+    behind_fronts::<f32>(21, 60);
+    behind_fronts::<f64>(22, 30);
+    behind_fronts::<bf16>(23, 40);
+    behind_fronts::<i16>(24, 15);
+}
+
+#[test]
+fn rows_that_are_not_apart_cannot_be_made() {
+    let (_, level, _) = levels()[0];
+    let try_with = |case: &Case| {
+        let (x, y) = (vec![1f32; 500], vec![1f32; case.rhs.room]);
+        run_behind(case, level, &SERIAL, (&x, &y), &mut vec![0f32; case.len()])
+    };
+    let with = |n: usize, lhs: Layout| try_with(&Case { lhs, ..Case::plain(4, n, 6) });
+    let flat = Layout { offset: 0, ..Case::plain(4, 5, 6).lhs };
+    assert!(with(5, flat.clone()).is_ok());
+    // A result of one column is computed as its transpose.
+    assert!(with(1, flat.clone()).is_err());
+    let turned = Layout { rows: vec![(4, 1)], cols: vec![(6, 4)], ..flat.clone() };
+    let beyond = Layout { offset: 1, ..flat.clone() };
+    let before = Layout { cols: vec![(6, -1)], ..flat.clone() };
+    let backwards = Layout { offset: 18, rows: vec![(4, -6)], ..flat };
+    for lhs in [turned, beyond, before, backwards] {
+        assert!(with(5, lhs).is_err());
     }
 }
 
@@ -640,8 +729,8 @@ fn extents_beyond_any_memory_saturate() {
     let (_, level, _) = levels()[0];
     for (m, n, k) in [(usize::MAX, 3, 3), (3, usize::MAX, 3), (3, 3, usize::MAX), (1 << 40, 1 << 10, 1 << 20)] {
         for batch in [&[][..], &[usize::MAX]] {
-            assert_eq!(scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4), usize::MAX);
-            assert_eq!(scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4), usize::MAX);
+            assert_eq!(scratch_bytes::<f32>(&Extents { batch, m, n, k }, level, 4, false), usize::MAX);
+            assert_eq!(scratch_bytes::<bf16>(&Extents { batch, m, n, k }, level, 4, false), usize::MAX);
         }
     }
 }

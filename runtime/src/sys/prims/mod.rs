@@ -25,6 +25,7 @@ mod ints;
 mod isa;
 mod loops;
 mod math;
+mod quotient;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use super::ints::{Int, philox};
 use super::isa::{Addr, Isa, Portable, plain};
 use super::loops::{Arg, Bin, Extreme, Fold, Un};
 use super::math::{self, Plain};
+use super::quotient::Quotient;
 use torsh_codegen::cpu::math as lanes;
 
 type Rows = Vec<(String, Addr)>;
@@ -131,7 +132,6 @@ fn float_binary<I: Isa>(rows: &mut Rows) {
                 sub: |a, b| a - b;
                 mul: |a, b| a * b;
                 div: |a, b| a / b;
-                floor_divide: |a, b| (a / b).floor();
                 maximum: |a, b| if a.is_nan() | (a > b) { a } else { b };
                 minimum: |a, b| if a.is_nan() | (a < b) { a } else { b };
             }
@@ -141,6 +141,29 @@ fn float_binary<I: Isa>(rows: &mut Rows) {
                     let r = a % b;
                     if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
                 };
+            }
+            {
+                struct FloorDivide;
+                impl Bin for FloorDivide {
+                    type X = $t;
+                    type R = $t;
+                    const HAS_RARE: bool = true;
+                    #[inline(always)]
+                    fn f(a: $t, b: $t) -> $t {
+                        (a / b).floor()
+                    }
+                    #[inline(always)]
+                    fn rare(a: $t, b: $t) -> bool {
+                        $t::near_whole(a, b)
+                    }
+                    #[inline(always)]
+                    fn slow(a: $t, b: $t) -> $t {
+                        $t::floor_quotient(a, b)
+                    }
+                }
+                for (form, addr) in ["vv", "vs", "sv"].into_iter().zip(I::bin::<FloorDivide>()) {
+                    rows.push((format!(concat!("floor_divide_", stringify!($t), "_{}"), form), addr));
+                }
             }
         };
     }

@@ -1,0 +1,76 @@
+/* Matrix products. An axis is split into digits, outermost first, each of which counts with its stride. An element is a
+ * chain of fused multiply-adds from zero for each T_PIECE terms; the pieces are added in order. */
+#define T_PIECE 256
+
+typedef struct { int64_t extent, stride; } t_digit;
+typedef struct {
+    int64_t offset;
+    const int64_t *batch;
+    int row_digits, col_digits;
+    const t_digit *rows, *cols;
+} t_side;
+typedef struct {
+    int batches;
+    const int64_t *batch;
+    int64_t m, n, k;
+    t_side lhs, rhs;
+} t_product;
+
+static T_UNUSED int64_t t_at(const t_digit *d, int digits, int64_t i) {
+    int64_t at = 0;
+    if (digits == 1) return i * d[0].stride;
+    while (digits-- > 0) { at += i % d[digits].extent * d[digits].stride; i /= d[digits].extent; }
+    return at;
+}
+static T_UNUSED int64_t t_batch(const t_product *p, const t_side *s, int64_t i) {
+    int64_t at = s->offset;
+    int d;
+    for (d = p->batches; d-- > 0; i /= p->batch[d]) at += i % p->batch[d] * s->batch[d];
+    return at;
+}
+static T_UNUSED int64_t t_batches(const t_product *p) {
+    int64_t n = 1;
+    int d;
+    for (d = 0; d < p->batches; d++) n *= p->batch[d];
+    return n;
+}
+/* Columns at a time, whose sums stay in registers or in the first-level cache. */
+#define T_COLS 32
+#define T_PRODUCT(NAME, T, A, LOAD, STORE, STEP, ADD)                                       \
+    static T_CLONES void t_product_##NAME(const t_product *p, const T *l, const T *r, T *out) { \
+        const int64_t batches = t_batches(p);                                               \
+        int64_t batch, i, j0, k, at[T_COLS];                                                \
+        int j, cols;                                                                        \
+        for (batch = 0; batch < batches; batch++) {                                         \
+            const T *const lb = l + t_batch(p, &p->lhs, batch), *const rb = r + t_batch(p, &p->rhs, batch); \
+            for (j0 = 0; j0 < p->n; j0 += T_COLS) {                                         \
+                cols = (int)(p->n - j0 < T_COLS ? p->n - j0 : T_COLS);                      \
+                for (j = 0; j < cols; j++) at[j] = t_at(p->rhs.cols, p->rhs.col_digits, j0 + j); \
+                for (i = 0; i < p->m; i++) {                                                \
+                    const T *const li = lb + t_at(p->lhs.rows, p->lhs.row_digits, i);       \
+                    A sum[T_COLS], piece[T_COLS];                                           \
+                    for (j = 0; j < T_COLS; j++) sum[j] = piece[j] = 0;                     \
+                    for (k = 0; k < p->k; k++) {                                            \
+                        const T *const rk = rb + t_at(p->rhs.rows, p->rhs.row_digits, k);   \
+                        A a;                                                                \
+                        { const T x = li[t_at(p->lhs.cols, p->lhs.col_digits, k)]; a = LOAD; } \
+                        for (j = 0; j < cols; j++) {                                        \
+                            const T x = rk[at[j]];                                          \
+                            const A b = LOAD, c = piece[j];                                 \
+                            piece[j] = STEP;                                                \
+                        }                                                                   \
+                        if ((k + 1) % T_PIECE == 0 || k + 1 == p->k)                        \
+                            for (j = 0; j < cols; j++) {                                    \
+                                const A a = piece[j], c = sum[j];                           \
+                                sum[j] = k < T_PIECE ? a : (A)(ADD);                        \
+                                piece[j] = 0;                                               \
+                            }                                                               \
+                    }                                                                       \
+                    for (j = 0; j < cols; j++) {                                            \
+                        const A x = sum[j];                                                 \
+                        out[(batch * p->m + i) * p->n + j0 + j] = (T)(STORE);               \
+                    }                                                                       \
+                }                                                                           \
+            }                                                                               \
+        }                                                                                   \
+    }

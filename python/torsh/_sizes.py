@@ -1,0 +1,148 @@
+"""How integers depend on sizes: expressions found from their values at several sizes.
+
+A value is looked for among numbers, polynomials of few terms (`4*batch*seq+1`), and quotients of these that are
+rounded down (`(height-3)/2+1`, written `(height-1)/2`), which may be factors of others. The simplest that holds at
+every point is taken. What was found at some sizes is a claim about the others, which the caller holds against further
+traces.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+MAX_DIVISOR = 64
+_MAX_PAIRS = 30
+_MAX_TRIPLES = 14
+_MAX_QUOTIENTS = 32
+
+
+class Solver:
+    """Finds expressions over named dims from values at `points`, each of which has one size for each name."""
+
+    def __init__(self, names: list[str], points: list[tuple[int, ...]]):
+        self.names, self.points = names, points
+        # What products are made of: the dims, and quotients as they are found.
+        self.atoms = [(name, [p[i] for p in points]) for i, name in enumerate(names)]
+        self.known: dict[tuple[int, ...], str | None] = {}
+        # Divisors that were needed, and the dim under each.
+        self.divisors: set[tuple[str, int]] = set()
+        self._list()
+
+    def solve_all(self, wanted) -> None:
+        """Finds what it can of these values. Quotients come after what needs none, and before what they are part of."""
+        left = sorted({v for v in wanted if v not in self.known})
+        while True:
+            for values in left:
+                self.known[values] = self._polynomial(values)
+            left = [v for v in left if self.known[v] is None]
+            found = False
+            # Small values come first: what others are made of. Many that are none of this are no sizes at all.
+            for values in left[:_MAX_QUOTIENTS]:
+                quotient = self._quotient(values)
+                if quotient is not None:
+                    self.known[values] = quotient
+                    self.atoms.append((f"({quotient})", list(values)))
+                    found = True
+            if not found:
+                return
+            self._list()
+            left = [v for v in left if self.known[v] is None]
+
+    def expression(self, values: tuple[int, ...]) -> str | None:
+        """The expression of these values, one for each point; None where there is none."""
+        if values not in self.known:
+            self.solve_all([values])
+        return self.known[values]
+
+    def _list(self) -> None:
+        """Products of up to three atoms, the simplest first."""
+        self.products = []
+        for degree in (1, 2, 3):
+            for atoms in itertools.combinations_with_replacement(self.atoms, degree):
+                values = [math.prod(vs) for vs in zip(*(a[1] for a in atoms), strict=True)]
+                self.products.append(("*".join(a[0] for a in atoms), values))
+
+    def _polynomial(self, values: tuple[int, ...]) -> str | None:
+        if len(set(values)) == 1:
+            return str(values[0])
+        for count, most in ((1, len(self.products)), (2, _MAX_PAIRS), (3, _MAX_TRIPLES)):
+            # As many points as unknowns fit anything.
+            if len(set(self.points)) < count + 2 and count > 1:
+                return None
+            for terms in itertools.combinations(self.products[:most], count):
+                found = _fit([t[1] for t in terms], values)
+                if found is not None:
+                    return self._written(found, [t[0] for t in terms])
+        return None
+
+    def _written(self, found: list[Fraction], names: list[str]) -> str:
+        divisor = math.lcm(*(x.denominator for x in found))
+        if divisor == 1:
+            return _sum([int(x) for x in found], names)
+        self.divisors.update((n, divisor) for name in names for n in self.names if n in name)
+        return f"({_sum([int(x * divisor) for x in found], names)})/{divisor}"
+
+    def _quotient(self, values: tuple[int, ...]) -> str | None:
+        """`(a*n+k)/d`, rounded down, over one dim."""
+        for d in range(2, MAX_DIVISOR + 1):
+            for i, (name, sizes) in enumerate(self.atoms[: len(self.names)]):
+                low, high = min(sizes), max(sizes)
+                if low == high:
+                    continue
+                by_size = dict(zip(sizes, values, strict=True))
+                if len(by_size) < 4 or any(by_size[s] != v for s, v in zip(sizes, values, strict=True)):
+                    continue
+                rise, run = by_size[high] - by_size[low], high - low
+                for a in range(math.floor(Fraction(d * (rise - 1), run)), math.ceil(Fraction(d * (rise + 1), run)) + 1):
+                    if a == 0:
+                        continue
+                    least = max(v * d - a * n for n, v in by_size.items())
+                    most = min(v * d + d - 1 - a * n for n, v in by_size.items())
+                    if least <= most:
+                        self.divisors.add((self.names[i], d))
+                        return f"({_sum([a, least], [name])})/{d}"
+        return None
+
+
+def _fit(columns: list[list[int]], values: tuple[int, ...]) -> list[Fraction] | None:
+    """Factors of the columns and a constant that give the values at every point."""
+    unknowns = len(columns) + 1
+    rows = [[Fraction(c[i]) for c in columns] + [Fraction(1), Fraction(v)] for i, v in enumerate(values)]
+    # Gaussian elimination, exact; more rows than unknowns must agree.
+    done: list[list[Fraction]] = []
+    for row in rows:
+        for pivot, old in enumerate(done):
+            if row[pivot]:
+                factor = row[pivot] / old[pivot]
+                row = [x - factor * y for x, y in zip(row, old, strict=True)]
+        lead = next((j for j, x in enumerate(row[:unknowns]) if x), None)
+        if lead is None:
+            if row[unknowns]:
+                return None
+            continue
+        if lead != len(done):
+            # The columns depend on each other as far as these points go.
+            return None
+        done.append(row)
+    if len(done) < unknowns:
+        return None
+    found = [Fraction(0)] * unknowns
+    for j in reversed(range(unknowns)):
+        rest = sum((done[j][k] * found[k] for k in range(j + 1, unknowns)), Fraction(0))
+        found[j] = (done[j][unknowns] - rest) / done[j][j]
+    # A factor of zero is a simpler sum, which was tried before.
+    return None if any(x == 0 for x in found[:-1]) else found
+
+
+def _sum(factors: list[int], names: list[str]) -> str:
+    """`4*n-1`: the terms, those that are added first."""
+    terms = [(f, n) for f, n in zip(factors, [*names, ""], strict=True) if f]
+    terms.sort(key=lambda t: t[0] < 0)
+    out = "" if terms and terms[0][0] > 0 else "0"
+    for factor, name in terms:
+        sign = "-" if factor < 0 else "+" if out else ""
+        size = abs(factor)
+        out += sign + (str(size) if not name else name if size == 1 else f"{size}*{name}")
+    return out

@@ -1,0 +1,79 @@
+"""Python numbers that an integer dtype does not hold: refused where they would be stored, wrapped in arithmetic (as in
+PyTorch), and compared as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+import torsh
+from torsh.nn import functional as F
+
+U = torsh.tensor([5, 250], dtype=torsh.uint8)
+MASK, FIRST = torsh.tensor([True, False]), torsh.tensor([0])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v: torsh.full((2,), v, dtype=torsh.uint8),
+        lambda v: torsh.tensor(v, dtype=torsh.uint8),
+        lambda v: torsh.tensor([1, v], dtype=torsh.uint8),
+        lambda v: torsh.where(MASK, U, v),
+        lambda v: U.masked_fill(MASK, v),
+        lambda v: U.clone().fill_(v),
+        lambda v: U.clone().__setitem__(0, v),
+        lambda v: U.clone().__setitem__(MASK, v),
+        lambda v: U.clone().__setitem__(FIRST, v),
+        lambda v: U.scatter(0, FIRST, v),
+        lambda v: U.index_fill(0, FIRST, v),
+        lambda v: F.pad(U, (1, 1), value=v),
+        lambda v: U.new_full((2,), v),
+        lambda v: torsh.full_like(U, v),
+    ],
+)
+@pytest.mark.parametrize("value", [256, 300, -1])
+def test_stored_numbers_must_fit(call, value):
+    with pytest.raises((RuntimeError, ValueError, OverflowError), match="uint8|out of range|overflow"):
+        call(value)
+    assert U.tolist() == [5, 250]
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, float("nan"), 1e3])
+def test_stored_floats_must_fit(value):
+    x = torsh.tensor([1], dtype=torsh.int8)
+    with pytest.raises(RuntimeError, match="cannot be converted to type i?int8"):
+        x.fill_(value)
+    assert x.tolist() == [1]
+    assert x.fill_(-3.7).tolist() == [-3]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
+def test_the_ends_of_each_dtype_fit(dtype):
+    info = torsh.iinfo(getattr(torsh, dtype))
+    x = torsh.zeros(2, dtype=getattr(torsh, dtype))
+    x[0], x[1] = info.min, info.max
+    assert x.tolist() == [info.min, info.max]
+
+
+def test_arithmetic_wraps():
+    assert (U + 300).tolist() == [49, 38] and (U * 300).tolist() == [220, 248]
+    assert (U - 1).tolist() == [4, 249] and (torsh.tensor([5], dtype=torsh.int8) + 128).tolist() == [-123]
+
+
+def test_comparisons_do_not_wrap():
+    for dtype in (torsh.uint8, torsh.int8):
+        x = torsh.tensor([5, 50, 100], dtype=dtype)
+        assert (x > 300).tolist() == [False] * 3 and (x < 300).tolist() == [True] * 3
+        assert (x == 261).tolist() == [False] * 3 and (x != 261).tolist() == [True] * 3
+        assert (x > -200).tolist() == [True] * 3 and (300 > x).tolist() == [True] * 3
+    assert (torsh.tensor([3], dtype=torsh.int32) < 2**40).tolist() == [True]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int64", "uint8", "bool"])
+def test_bools_are_not_subtracted(dtype):
+    x = torsh.ones(2).to(getattr(torsh, dtype))
+    for call in (lambda: x - True, lambda: True - x, lambda: x - torsh.tensor([True, False]), lambda: x.sub(True)):
+        with pytest.raises(TypeError, match="bool tensor is not supported"):
+            call()
+    if dtype != "bool":
+        assert (x + True).tolist() == [2] * 2 and (x - 1).tolist() == [0] * 2
