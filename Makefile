@@ -83,7 +83,8 @@ cuda-sim:
 
 # Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
 NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
-SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1)
+# With two devices, for copies between them.
+SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1) TORSH_CUDA_SIM_DEVICES=2
 SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
 
 ifeq ($(shell uname -sm),Linux x86_64)

@@ -29,7 +29,7 @@ table! {
     CACHE_DIR = "TORSH_CACHE_DIR", "$XDG_CACHE_HOME/torsh or ~/.cache/torsh", "Directory of compiled code that later processes use; off for none.";
     CUBLASLT = "TORSH_CUBLASLT", "that of the nvidia-cublas wheel, else the system's", "Path of cublasLt, which computes matrix products on CUDA devices; 0 for torsh's own kernels.";
     CUDA_GRAPHS = "TORSH_CUDA_GRAPHS", "1", "0 launches the kernels of a program one by one instead of as a CUDA graph.";
-    CUDA_SIM = "TORSH_CUDA_SIM", "0", "1 uses the CUDA simulator of torsh's repository (make cuda-sim) instead of a GPU; or the path of its library.";
+    CUDA_SIM = "TORSH_CUDA_SIM", "0", "1 uses the CUDA simulator of torsh's repository (make cuda-sim) instead of a GPU; or the path of its library, or of the folder that holds it.";
     DUMP = "TORSH_DUMP", "", "Directory that receives the graph after each pass, the program, its kernels and the generated code.";
     FUSION = "TORSH_FUSION", "1", "0 compiles every operation into a kernel of its own.";
     INTERPRET = "TORSH_INTERPRET", "0", "1 runs everything in the reference interpreter.";

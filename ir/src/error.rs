@@ -1,6 +1,7 @@
 //! One error type: what kind it is, which op, which shapes and dtypes, and the user's source line.
 
 use crate::dtype::DType;
+use crate::exec::Device;
 use crate::shape::Shape;
 use std::fmt;
 use std::sync::Arc;
@@ -59,6 +60,21 @@ impl fmt::Display for Loc {
     }
 }
 
+/// What a device was asked for, and what it held, when its memory did not suffice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutOfMemory {
+    /// The device.
+    pub device: Device,
+    /// Bytes asked for.
+    pub requested: u64,
+    /// Bytes that tensors and running programs held.
+    pub in_use: u64,
+    /// The cap on these.
+    pub limit: u64,
+    /// The largest of them: what they are, and their bytes.
+    pub largest: Vec<(String, u64)>,
+}
+
 /// The one error of torsh. Cheap to move (one pointer).
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct Error(Box<Data>);
@@ -71,6 +87,7 @@ struct Data {
     shapes: Vec<Shape>,
     dtypes: Vec<DType>,
     location: Option<Loc>,
+    out_of_memory: Option<OutOfMemory>,
 }
 
 impl fmt::Display for Error {
@@ -131,13 +148,29 @@ impl Error {
             shapes: Vec::new(),
             dtypes: Vec::new(),
             location: None,
+            out_of_memory: None,
         }))
+    }
+
+    /// A `Limit` error of a device's memory, with its figures.
+    pub fn out_of_memory(message: impl Into<String>, figures: OutOfMemory) -> Error {
+        let mut error = Error::limit(message);
+        error.0.out_of_memory = Some(figures);
+        error
     }
 
     /// Names the op, unless an inner call named one already.
     #[must_use]
     pub fn with_op(mut self, op: &str) -> Error {
         self.0.op.get_or_insert_with(|| op.to_string());
+        self
+    }
+
+    /// Adds to the message what follows from the error.
+    #[must_use]
+    pub fn with_note(mut self, note: &str) -> Error {
+        self.0.message.push_str("; ");
+        self.0.message.push_str(note);
         self
     }
 
@@ -191,6 +224,10 @@ impl Error {
     /// Dtypes of the operands.
     pub fn dtypes(&self) -> &[DType] {
         &self.0.dtypes
+    }
+    /// The figures, when a device's memory did not suffice.
+    pub fn figures(&self) -> Option<&OutOfMemory> {
+        self.0.out_of_memory.as_ref()
     }
     /// The user's source line.
     pub fn location(&self) -> Option<&Loc> {

@@ -17,6 +17,7 @@ struct Classes {
     dtype: Py<PyType>,
     device: Py<PyType>,
     limit: Py<PyType>,
+    out_of_memory: Py<PyType>,
     trace: Py<PyType>,
     compile: Py<PyType>,
     export: Py<PyType>,
@@ -47,11 +48,24 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let make = |name: &str, doc: &str, also: Option<Bound<'_, PyType>>| -> PyResult<Py<PyType>> {
         class(name, doc, PyTuple::new(py, std::iter::once(base.clone()).chain(also).collect::<Vec<_>>())?)
     };
+    let limit = make("LimitError", "A limit of torsh.limits was exceeded.", Some(py.get_type::<PyMemoryError>()))?;
+    // PyTorch's is a RuntimeError.
+    let bases = PyTuple::new(py, [limit.bind(py), &py.get_type::<PyRuntimeError>()])?;
+    let out_of_memory = class(
+        "OutOfMemoryError",
+        "A device's memory did not suffice; carries device, requested, in_use, limit (bytes) and largest.",
+        bases,
+    )?;
+    for field in ["device", "requested", "in_use", "limit"] {
+        out_of_memory.bind(py).setattr(field, py.None())?;
+    }
+    out_of_memory.bind(py).setattr("largest", PyTuple::empty(py))?;
     let classes = Classes {
         shape: make("ShapeError", "Shapes do not fit.", Some(py.get_type::<PyValueError>()))?,
         dtype: make("DTypeError", "Dtypes do not fit.", Some(py.get_type::<PyTypeError>()))?,
         device: make("DeviceError", "A device is unknown or absent.", Some(py.get_type::<PyRuntimeError>()))?,
-        limit: make("LimitError", "A limit of torsh.limits was exceeded.", Some(py.get_type::<PyMemoryError>()))?,
+        limit,
+        out_of_memory,
         trace: make("TraceError", "A function cannot be traced.", None)?,
         compile: make("CompileError", "Code generation failed.", Some(py.get_type::<PyRuntimeError>()))?,
         export: make("ExportError", "An export failed.", None)?,
@@ -89,6 +103,7 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Shape => own(|c| &c.shape),
         ErrorKind::DType => own(|c| &c.dtype),
         ErrorKind::Device => own(|c| &c.device),
+        ErrorKind::Limit if error.figures().is_some() => own(|c| &c.out_of_memory),
         ErrorKind::Limit => own(|c| &c.limit),
         ErrorKind::Trace => own(|c| &c.trace),
         ErrorKind::Compile => own(|c| &c.compile),
@@ -121,6 +136,13 @@ fn attach(py: Python<'_>, class: &Bound<'_, PyType>, text: String, error: &Error
     let dtypes: Vec<_> = error.dtypes().iter().map(|&d| crate::dtype::singleton(py, d)).collect();
     value.setattr("dtypes", PyTuple::new(py, dtypes)?)?;
     value.setattr("location", error.location().map(ToString::to_string))?;
+    if let Some(figures) = error.figures() {
+        value.setattr("device", crate::device::object(py, figures.device)?)?;
+        value.setattr("requested", figures.requested)?;
+        value.setattr("in_use", figures.in_use)?;
+        value.setattr("limit", figures.limit)?;
+        value.setattr("largest", PyTuple::new(py, &figures.largest)?)?;
+    }
     Ok(PyErr::from_value(value))
 }
 

@@ -4,7 +4,7 @@ use crate::convert::{self, need_arg, need_tensor};
 use crate::errors::{OrRaise, guarded, outside};
 use crate::tensor::{PyTensor, hooks, tensors, wrap};
 use crate::{device, dtype, index, source};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use torsh_frontend::view::Step;

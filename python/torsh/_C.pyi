@@ -169,6 +169,9 @@ class PackageError(TorshError, ValueError):
 class ShapeError(TorshError, ValueError):
     """Shapes do not fit."""
 
+class OutOfMemoryError(LimitError, RuntimeError):
+    """A device's memory did not suffice; carries device, requested, in_use, limit (bytes) and largest."""
+
 class Tensor:
     """A multi-dimensional array of one dtype."""
     def __new__(cls, data: Any = None, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Self: ...

@@ -16,9 +16,9 @@ from torsh import _C
 from torsh._size import Size
 
 from torsh._C import (  # isort: skip
-    CompileError, DeviceError, DTypeError, ExportError, InternalError, LimitError, PackageError, PyDevice, PyDType,
-    ShapeError, Tensor, TorshError, TraceError, __version__, bfloat16, bool, float16, float32, float64, int8, int16,
-    int32, int64, result_type, uint8,
+    CompileError, DeviceError, DTypeError, ExportError, InternalError, LimitError, OutOfMemoryError, PackageError,
+    PyDevice, PyDType, ShapeError, Tensor, TorshError, TraceError, __version__, bfloat16, bool, float16, float32,
+    float64, int8, int16, int32, int64, result_type, uint8,
 )  # fmt: skip
 
 device, dtype = PyDevice, PyDType
@@ -183,7 +183,7 @@ def get_default_device():
 
 
 def set_num_threads(n) -> None:
-    """Number of worker threads for kernels."""
+    """Number of worker threads for kernels on the CPU; a CUDA device has none of torsh's, and nothing changes there."""
     from torsh._fn._args import int_arg
 
     n = int_arg(n, "set_num_threads", "n")

@@ -22,6 +22,7 @@ from torsh._C import (
     ExportTrace as ExportTrace,
     InternalError as InternalError,
     LimitError as LimitError,
+    OutOfMemoryError as OutOfMemoryError,
     Package as Package,
     PackageError as PackageError,
     PyDType as PyDType,
@@ -1072,7 +1073,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     >>> torsh.set_float32_matmul_precision("highest")
     """
 def set_num_threads(n: Any) -> None:
-    """Number of worker threads for kernels."""
+    """Number of worker threads for kernels on the CPU; a CUDA device has none of torsh's, and nothing changes there."""
 def set_printoptions(precision: Any = None, threshold: Any = None, edgeitems: Any = None, linewidth: Any = None, profile: Any = None, sci_mode: Any = None) -> None:
     """Sets digits, the size beyond which tensors are summarised, the edge items then shown and the line width.
 

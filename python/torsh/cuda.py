@@ -4,6 +4,13 @@ Tensors are computed when they are looked at: an event marks what has been asked
 `synchronize` waits for that too. Where there is no CUDA device, `is_available()` is False, `device_count()` is 0, and
 what needs a device raises DeviceError with what was looked for.
 
+A device has no worker threads of torsh's: `torsh.set_num_threads` and `TORSH_THREADS` are about the CPU. What a device
+is given to do at once is a matter of streams.
+
+Memory that does not suffice, be it the cap's or the device's own, raises `OutOfMemoryError`: a `torsh.LimitError`, and
+a RuntimeError as in PyTorch. It carries `device`, `requested`, `in_use` and `limit` in bytes, and `largest`, the
+largest things in memory with their bytes; its text names these and the line that asked. Nothing is lost by it.
+
 >>> torsh.cuda.is_available() or torsh.cuda.device_count() == 0
 True
 """
@@ -17,6 +24,18 @@ from torsh import _C
 from torsh._fn import random as _random
 
 DeviceError = _C.DeviceError
+OutOfMemoryError = _C.OutOfMemoryError
+
+
+def _expect(what: str, value, kind: type):
+    """The value, if it is of the kind that an argument must have; a subclass or None are told by the caller.
+
+    Raises: TypeError that names the argument, what it must be, and what it is.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{what} must be of type {name}, not {type(value).__name__}")
+    return value
 
 
 # -- devices -----------------------------------------------------------------------------------------------
@@ -49,11 +68,17 @@ def init() -> None:
 
 
 def _index(device) -> int:
-    """The number of a device given as a number, a name, a device, or None for the current one."""
+    """The number of a device given as a number, a name, a device, or None for the current one.
+
+    Raises: TypeError for anything else, ValueError for a name or number that is no CUDA device's.
+    """
     if device is None:
         return _C.current_cuda()
-    if isinstance(device, bool):
-        raise TypeError("expected a CUDA device, got bool")
+    if isinstance(device, bool) or not isinstance(device, (int, str, _C.PyDevice)):
+        raise TypeError(
+            "a CUDA device must be given as an int, a str such as 'cuda:0' or a torsh.device, "
+            f"not {type(device).__name__}"
+        )
     device = _C.resolve_device(device)
     if device.type != "cuda":
         raise ValueError(f"Expected a cuda device, but got: {device}")
@@ -87,6 +112,8 @@ def set_device(device) -> None:
     """
     if isinstance(device, int) and device < 0:
         return
+    if device is None:
+        raise TypeError("set_device(): a device is needed, got None")
     _C.set_current_cuda(_there(device))
 
 
@@ -104,6 +131,8 @@ class device:
         return self
 
     def __exit__(self, *exception):
+        if not self._before:
+            raise RuntimeError("torsh.cuda.device: the block ends without having begun")
         _C.set_current_cuda(self._before.pop())
         return False
 
@@ -112,7 +141,7 @@ class device_of(device):
     """Context manager that makes the device of a tensor the current one; a tensor of the CPU changes nothing."""
 
     def __init__(self, obj):
-        super().__init__(obj.get_device())
+        super().__init__(_expect("device_of(): obj", obj, _C.Tensor).get_device())
 
 
 class _Properties(NamedTuple):
@@ -168,10 +197,13 @@ class Stream:
 
     `with stream:` sends this thread's work there, as `torsh.cuda.stream(stream)` does.
 
-    Raises: DeviceError for a device that is not there.
+    Raises: DeviceError for a device that is not there; TypeError for a device or priority of another type.
     """
 
     def __init__(self, device=None, priority: int = 0):
+        _expect("Stream(): priority", priority, int)
+        if not -(2**31) <= priority < 2**31:
+            raise ValueError(f"Stream(): priority must fit 32 bits, got {priority}")
         self._stream = _C.Stream(_device(device), priority)
         self._outer: list[Any] = []
 
@@ -211,17 +243,17 @@ class Stream:
 
     def record_event(self, event: Event | None = None) -> Event:
         """Marks this moment in an event, a new one unless given; returns it."""
-        event = Event() if event is None else event
+        event = Event() if event is None else _expect("record_event(): event", event, Event)
         event.record(self)
         return event
 
     def wait_event(self, event: Event) -> None:
         """Later work of this stream starts after what the event marks."""
-        event.wait(self)
+        _expect("wait_event(): event", event, Event).wait(self)
 
     def wait_stream(self, stream: Stream) -> None:
         """Later work of this stream starts after what the other has been given."""
-        self.wait_event(stream.record_event())
+        self.wait_event(_expect("wait_stream(): stream", stream, Stream).record_event())
 
     def __enter__(self) -> Stream:
         context = globals()["stream"](self)
@@ -230,6 +262,8 @@ class Stream:
         return self
 
     def __exit__(self, *exception):
+        if not self._outer:
+            raise RuntimeError("torsh.cuda.Stream: the block ends without having begun")
         return self._outer.pop().__exit__(*exception)
 
     def __eq__(self, other) -> bool:
@@ -262,7 +296,7 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         """Marks this moment of a stream, the current one unless given."""
-        s = current_stream() if stream is None else stream
+        s = current_stream() if stream is None else _expect("record(): stream", stream, Stream)
         if self._event is None:
             self._event = _C.Event(s.device, self._timing, self._blocking)
         elif self._event.device != s.device:
@@ -273,8 +307,9 @@ class Event:
 
     def wait(self, stream: Stream | None = None) -> None:
         """Later work of a stream, the current one unless given, starts after this moment."""
+        s = None if stream is None else _expect("wait(): stream", stream, Stream)
         if self._event is not None:
-            (current_stream() if stream is None else stream)._stream.wait(self._event)
+            (current_stream() if s is None else s)._stream.wait(self._event)
 
     def query(self) -> bool:
         """Whether the work before this moment is done."""
@@ -290,6 +325,7 @@ class Event:
 
         Raises: ValueError unless both were made with `enable_timing=True` and recorded.
         """
+        _expect("elapsed_time(): end_event", end_event, Event)
         if not (self._timing and end_event._timing):
             raise ValueError("Both events must be created with argument 'enable_timing=True'.")
         if self._event is None or end_event._event is None:
@@ -313,6 +349,7 @@ def default_stream(device=None) -> Stream:
 def set_stream(stream: Stream | None) -> None:
     """Sends this thread's work to a stream and makes its device the current one; None changes nothing."""
     if stream is not None:
+        _expect("set_stream(): stream", stream, Stream)
         _C.set_stream(stream._stream)
         _C.set_current_cuda(stream.device_index)
 
@@ -323,6 +360,7 @@ def stream(stream: Stream | None):
     if stream is None:
         yield
         return
+    _expect("stream(): stream", stream, Stream)
     current, before = _C.current_cuda(), current_stream(stream.device)
     set_stream(stream)
     try:
@@ -335,16 +373,27 @@ def stream(stream: Stream | None):
 # -- memory ------------------------------------------------------------------------------------------------
 
 
+def _counted(device):
+    """The device whose memory is asked for. Where there are none at all, any; their figures are 0.
+
+    Raises: DeviceError for one that is not there beside others.
+    """
+    return _device(_there(device) if device_count() > 0 else device)
+
+
 def _figures(device) -> dict[str, int]:
     """Memory figures of a device; zeros while it has not been opened."""
-    d = _device(device)
+    d = _counted(device)
     if _C.is_open(d):
         return _C.memory_stats(d)
     return dict.fromkeys(("live", "peak", "cached", "limit", "allocations", "code"), 0)
 
 
 def memory_stats(device=None) -> dict[str, int]:
-    """Bytes and counts under the names of `torch.cuda.memory_stats`, as far as torsh counts them."""
+    """Bytes and counts under the names of `torch.cuda.memory_stats`, as far as torsh counts them.
+
+    Raises: DeviceError for a device that is not there; so do the other figures of a device's memory.
+    """
     f = _figures(device)
     return {
         "allocated_bytes.all.current": f["live"],
@@ -375,8 +424,9 @@ def memory_reserved(device=None) -> int:
 
 def reset_peak_memory_stats(device=None) -> None:
     """Sets the peak to what is held now."""
-    if _C.is_open(_device(device)):
-        _C.reset_peak_memory_stats(_device(device))
+    d = _counted(device)
+    if _C.is_open(d):
+        _C.reset_peak_memory_stats(d)
 
 
 reset_max_memory_allocated = reset_peak_memory_stats
@@ -397,7 +447,8 @@ def mem_get_info(device=None) -> tuple[int, int]:
 def set_per_process_memory_fraction(fraction: float, device=None) -> None:
     """Caps the bytes of this process on a device at a part of its memory.
 
-    Raises: TypeError and ValueError for a fraction that is no number in 0..1, LimitError later, where the cap is met.
+    Raises: TypeError and ValueError for a fraction that is no number in 0..1; OutOfMemoryError later, where the cap is
+    met.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
         raise TypeError(f"Invalid type for fraction argument, must be `float`, not {type(fraction).__name__}")

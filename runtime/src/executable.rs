@@ -153,7 +153,7 @@ pub(crate) fn can_fail(op: &StepOp) -> bool {
 }
 
 /// The buffers that a step writes.
-fn writes(op: &StepOp) -> Vec<BufId> {
+pub(crate) fn writes(op: &StepOp) -> Vec<BufId> {
     match op {
         StepOp::Kernel { kernel, args } => {
             let written = kernel.params.iter().zip(args).filter(|(p, _)| p.access != Access::Read);

@@ -318,6 +318,9 @@ fn the_cap_holds_and_names_the_largest() {
     assert_eq!(e.kind(), ErrorKind::Limit);
     assert!(e.message().contains("200000") && e.message().contains("1048576"), "{e}");
     assert!(e.message().contains("set_per_process_memory_fraction"), "{e}");
+    let figures = e.figures().unwrap();
+    assert_eq!((figures.device, figures.requested, figures.limit), (Device::Cuda(0), 400_000, 1 << 20));
+    assert!(figures.in_use >= 800_000 && figures.largest[0].0.contains("200000"), "{figures:?}");
     drop(held);
     let stats = exec.memory_stats();
     assert!(stats.live == 0 && stats.cached > 0 && stats.peak >= 800_000, "{stats:?}");
@@ -500,7 +503,8 @@ fn an_update_in_place_that_fails_halfway_loses_the_tensor_and_says_so() {
     let exe = exec.load(Arc::new(p)).unwrap();
     let mut buffers = upload(&*exec, &[floats(10, |_| 1.0), floats(10, |_| 2.0)]).unwrap();
     sim.fail("cuLaunchKernel", 2, 1);
-    assert_eq!(exe.run(&mut buffers).err().unwrap().kind(), ErrorKind::Device);
+    let e = exe.run(&mut buffers).err().unwrap();
+    assert!(e.kind() == ErrorKind::Device && e.message().contains("the value of a tensor is lost"), "{e}");
     let e = download(&*exec, &ty(10), &*buffers[0]).err().unwrap();
     assert!(e.message().contains("value is lost") && e.message().contains("cuLaunchKernel"), "{e}");
     assert_eq!(download(&*exec, &ty(10), &*buffers[1]).unwrap(), floats(10, |_| 2.0));
@@ -610,4 +614,140 @@ fn packages_with_dims_run_on_a_device() {
     let e = model.run(&[elsewhere]).unwrap_err();
     assert!(e.kind() == ErrorKind::Device && e.message().contains("input \"x\" is on cpu"), "{e}");
     assert_eq!(floats(&model.state("total").unwrap()), [total; 3]);
+}
+
+/// What frees, and something that makes a device call it once its user is done.
+type Freeing = (&'static str, fn(&dyn Executor));
+const FREEING: &[Freeing] = &[
+    ("cuMemFree_v2", |exec| {
+        drop(exec.upload(&ty(100), &[0; 400]).unwrap());
+        exec.empty_cache();
+    }),
+    ("cuMemFreeHost", |exec| {
+        drop(exec.upload(&ty(100), &[0; 400]).unwrap());
+        exec.empty_cache();
+    }),
+    ("cuStreamDestroy_v2", |exec| drop(exec.new_stream(0).unwrap())),
+    ("cuEventDestroy_v2", |exec| drop(exec.new_event(false, false).unwrap())),
+    ("cuModuleUnload", |exec| drop(exec.load(Arc::new(program(update(10)))).unwrap())),
+    ("cuGraphExecDestroy", repeat),
+    ("cuGraphDestroy", repeat),
+];
+
+/// Runs a program until it is a graph, and forgets it.
+fn repeat(exec: &dyn Executor) {
+    let exe = exec.load(Arc::new(chain(100))).unwrap();
+    let mut buffers = upload(exec, &[floats(100, |_| 1.0), floats(100, |_| 2.0), floats(100, |_| 3.0)]).unwrap();
+    for _ in 0..3 {
+        exe.run(&mut buffers).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_freed_is_reported_once_by_the_next_wait() {
+    let Some((_one, sim)) = sim() else { return };
+    let exec = open().unwrap_or_else(|e| panic!("{e}"));
+    for &(function, work) in FREEING.iter().filter(|(f, _)| env::cuda_graphs() || !f.starts_with("cuGraph")) {
+        let calls = figure(&sim, function);
+        sim.fail(function, 1, 1);
+        work(&*exec);
+        assert!(figure(&sim, function) > calls, "{function} was not called");
+        sim.clear_errors();
+        let e = exec.synchronize().err().unwrap_or_else(|| panic!("the failure of {function} was lost"));
+        assert!(e.kind() == ErrorKind::Device && e.message().contains(function), "{function}: {e}");
+        exec.synchronize().unwrap_or_else(|e| panic!("{function} is reported twice: {e}"));
+        let p = program(map(BinOp::Add, 33));
+        let values = inputs(&p, &mut Rng(1));
+        let got = run(&*exec, &p, &values, false).unwrap_or_else(|e| panic!("after {function}: {e}"));
+        assert_same(&run_program(&p, &values).unwrap(), &got, 0.0, &|| function.to_string());
+    }
+}
+
+#[test]
+fn a_failure_to_free_at_any_call_neither_panics_nor_spoils_values() {
+    let Some((_one, sim)) = sim() else { return };
+    let want = everything().unwrap_or_else(|e| panic!("{e}"));
+    for function in FREEING.iter().map(|(f, _)| *f).chain(["cuDevicePrimaryCtxRelease_v2"]) {
+        // The last of them are called when the device is closed, where nobody is left to be told but the log.
+        for nth in 1.. {
+            let calls = figure(&sim, function);
+            sim.fail(function, nth, 1);
+            let got = std::thread::scope(|s| s.spawn(everything).join());
+            let met = figure(&sim, function) - calls >= nth;
+            sim.clear_errors();
+            match got.unwrap_or_else(|_| panic!("call {nth} of {function} panicked")) {
+                Ok(got) => assert_eq!(got, want, "call {nth} of {function}"),
+                Err(e) => assert!(e.message().contains(function), "call {nth} of {function}: {e}"),
+            }
+            if !met {
+                break;
+            }
+        }
+    }
+}
+
+/// Two devices; `None`, with a line that says why, where there is one.
+fn pair() -> Option<[Arc<dyn Executor>; 2]> {
+    let provider = CudaProvider::new(folders());
+    if provider.count(DeviceKind::Cuda).unwrap() < 2 {
+        println!("skipped: one device (TORSH_CUDA_SIM_DEVICES=2, as in `make test-cuda`, gives two)");
+        return None;
+    }
+    Some([0, 1].map(|i| provider.open(Device::Cuda(i)).unwrap_or_else(|e| panic!("{e}"))))
+}
+
+#[test]
+fn values_go_between_two_devices_with_and_without_the_host() {
+    let Some((_one, sim)) = sim() else { return };
+    let Some([a, b]) = pair() else { return };
+    let exe = a.load(Arc::new(program(update(5000)))).unwrap();
+    let mut buffers = upload(&*a, &[floats(5000, |i| i as f64), floats(5000, |_| 1.0)]).unwrap();
+    exe.run(&mut buffers).unwrap();
+    let want = floats(5000, |i| i as f64 + 1.0);
+    // Straight across: the host sees nothing of it.
+    let before = ["bytes_to_host", "bytes_to_device", "cuMemcpyPeerAsync"].map(|f| figure(&sim, f));
+    let there = b.copy_from(&ty(5000), &*buffers[0], &*a).unwrap();
+    let after = ["bytes_to_host", "bytes_to_device", "cuMemcpyPeerAsync"].map(|f| figure(&sim, f));
+    assert_eq!(after, [before[0], before[1], before[2] + 1]);
+    assert_eq!(there.device(), Device::Cuda(1));
+    // What is written at the source next waits for the copy, on the stream of another device.
+    let waits = figure(&sim, "cuStreamWaitEvent");
+    exe.run(&mut buffers).unwrap();
+    assert!(figure(&sim, "cuStreamWaitEvent") > waits, "an update does not wait for the copy");
+    assert_eq!(download(&*b, &ty(5000), &*there).unwrap(), want);
+    assert_eq!(download(&*a, &ty(5000), &*buffers[0]).unwrap(), floats(5000, |i| i as f64 + 2.0));
+    // By way of the host.
+    let bytes = download(&*b, &ty(5000), &*there).unwrap().to_bytes();
+    let back = a.upload(&ty(5000), &bytes).unwrap();
+    assert_eq!(download(&*a, &ty(5000), &*back).unwrap(), want);
+    // Buffers of one device are refused by the other.
+    let e = a.download(&*there, &mut vec![0; 20_000]).err().unwrap();
+    assert!(e.message().contains("cuda:0") && e.message().contains("cuda:1"), "{e}");
+    // Memory that another device read last is freed after that.
+    drop(buffers);
+    a.empty_cache();
+    a.synchronize().unwrap();
+    assert_eq!(download(&*b, &ty(5000), &*there).unwrap(), want);
+}
+
+#[test]
+fn errors_of_one_device_are_not_those_of_another() {
+    let Some((_one, sim)) = sim() else { return };
+    let Some([a, b]) = pair() else { return };
+    let source = a.upload(&ty(100), &[0; 400]).unwrap();
+    let live = b.memory_stats().live;
+    sim.fail("cuMemcpyPeerAsync", 1, 1);
+    let e = b.copy_from(&ty(100), &*source, &*a).err().unwrap();
+    assert!(e.kind() == ErrorKind::Device && e.message().contains("cuMemcpyPeerAsync"), "{e}");
+    assert_eq!(b.memory_stats().live, live);
+    const ILLEGAL_ADDRESS: i32 = 700;
+    let exe = b.load(Arc::new(program(update(10)))).unwrap();
+    let mut buffers = upload(&*b, &[floats(10, |_| 1.0), floats(10, |_| 2.0)]).unwrap();
+    sim.fail("cuLaunchKernel", 1, ILLEGAL_ADDRESS);
+    assert!(exe.run(&mut buffers).err().unwrap().message().contains("cuda:1"));
+    assert!(b.synchronize().err().unwrap().message().contains("no longer be used"));
+    let p = program(update(10));
+    let values = inputs(&p, &mut Rng(3));
+    let got = run(&*a, &p, &values, false).unwrap_or_else(|e| panic!("{e}"));
+    assert_same(&run_program(&p, &values).unwrap(), &got, 0.0, &String::new);
 }

@@ -68,6 +68,51 @@ def test_a_simulator_that_is_not_built_is_an_error_that_says_how():
     assert "make cuda-sim" in text and "False 0 2.0" in text
 
 
+def test_a_folder_can_name_the_simulator(tmp_path):
+    text = python(REFUSED, TORSH_CUDA_SIM=str(tmp_path))
+    assert "a folder without libcuda.so.1" in text and "make cuda-sim" in text and str(tmp_path) in text
+    assert "False 0 2.0" in text
+    library = os.environ.get("TORSH_CUDA_SIM", "")
+    if os.path.isfile(library):
+        count = "import torsh; print(torsh.cuda.device_count())"
+        assert int(python(count, TORSH_CUDA_SIM=os.path.dirname(library))) >= 1
+
+
+def test_out_of_memory_errors_are_limit_errors_and_runtime_errors():
+    for base in (torsh.LimitError, MemoryError, RuntimeError, torsh.TorshError):
+        assert issubclass(torsh.cuda.OutOfMemoryError, base)
+    assert torsh.OutOfMemoryError is torsh.cuda.OutOfMemoryError
+    assert torsh.cuda.OutOfMemoryError.requested is None and torsh.cuda.OutOfMemoryError.largest == ()
+
+
+WRONG = [
+    (lambda: torsh.cuda.Stream(priority="high"), "priority.*int.*str"),
+    (lambda: torsh.cuda.Stream(priority=True), "priority.*int.*bool"),
+    (lambda: torsh.cuda.Stream([0]), "int, a str.*list"),
+    (lambda: torsh.cuda.Stream(1.0), "int, a str.*float"),
+    (lambda: torsh.cuda.device([]), "int, a str.*list"),
+    (lambda: torsh.cuda.device(True), "int, a str.*bool"),
+    (lambda: torsh.cuda.device_of(3), "obj.*Tensor.*int"),
+    (lambda: torsh.cuda.set_device(None), "None"),
+    (lambda: torsh.cuda.set_device(2.0), "int, a str.*float"),
+    (lambda: torsh.cuda.Event().record("stream"), "stream.*torsh.cuda.Stream.*str"),
+    (lambda: torsh.cuda.Event().wait(3), "stream.*torsh.cuda.Stream.*int"),
+    (lambda: torsh.cuda.Event().elapsed_time(0), "end_event.*torsh.cuda.Event.*int"),
+    (lambda: torsh.cuda.set_stream(0), "stream.*torsh.cuda.Stream.*int"),
+    (lambda: torsh.cuda.stream("s").__enter__(), "stream.*torsh.cuda.Stream.*str"),
+    (lambda: torsh.cuda.memory_stats({}), "int, a str.*dict"),
+    (lambda: torsh.cuda.synchronize(1.5), "int, a str.*float"),
+    (lambda: torsh.cuda.set_per_process_memory_fraction("all"), "fraction.*float.*str"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_arguments_of_a_wrong_type_are_type_errors_that_say_what_is_expected(number: int):
+    call, text = WRONG[number]
+    with pytest.raises(TypeError, match=text):
+        call()
+
+
 def test_precisions_of_products_are_words():
     assert torsh.get_float32_matmul_precision() == "highest"
     torsh.set_float32_matmul_precision("high")
@@ -125,6 +170,77 @@ def test_memory_is_counted_and_capped():
     del x
     torsh.cuda.empty_cache()
     assert torsh.cuda.memory_allocated() == before
+
+
+@needs_device
+def test_memory_that_does_not_suffice_says_everything():
+    x = torsh.zeros(1000, 1000, device="cuda")
+    torsh.eval(x)
+    total = torsh.cuda.mem_get_info()[1]
+    try:
+        torsh.cuda.set_per_process_memory_fraction((torsh.cuda.memory_allocated() + 1_000_000) / total)
+        limit = torsh.cuda.memory_stats()["limit_bytes"]
+        with pytest.raises(torsh.cuda.OutOfMemoryError) as info:
+            torsh.eval(torsh.ones(2001, 1000, device="cuda"))  # the line
+    finally:
+        torsh.cuda.set_per_process_memory_fraction(0.9)
+    e, text = info.value, str(info.value)
+    assert (str(e.device), e.requested, e.limit) == ("cuda:0", 8_004_000, limit)
+    assert e.in_use >= 4_000_000 and any("1000, 1000" in name and size >= 4_000_000 for name, size in e.largest)
+    for part in ("CUDA out of memory on cuda:0", "8004000", str(limit), str(e.in_use), "1000, 1000", "raise it with"):
+        assert part in text, text
+    here = open(__file__).read().split("\n")
+    file, line = e.location.rsplit(":", 1)
+    assert os.path.basename(file) == "test_cuda.py" and "# the line" in here[int(line) - 1]
+    # Nothing is lost: tensors are as they were, and there is room again.
+    assert x.cpu().sum().item() == 0.0
+    assert torsh.ones(2001, 1000, device="cuda").sum().item() == 2_001_000
+
+
+@needs_device
+def test_figures_of_an_absent_device_are_refused():
+    for call in (
+        torsh.cuda.memory_stats,
+        torsh.cuda.memory_summary,
+        torsh.cuda.memory_allocated,
+        torsh.cuda.max_memory_allocated,
+        torsh.cuda.memory_reserved,
+        torsh.cuda.reset_peak_memory_stats,
+        torsh.cuda.mem_get_info,
+        torsh.cuda.get_device_properties,
+    ):
+        with pytest.raises(RuntimeError, match="cuda:40"):
+            call(40)
+        call(0)
+    assert "cuda:0" in torsh.cuda.memory_summary()
+
+
+@needs_device
+def test_blocks_that_have_not_begun_do_not_end():
+    with pytest.raises(RuntimeError, match="without having begun"):
+        torsh.cuda.device(0).__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="without having begun"):
+        torsh.cuda.Stream().__exit__(None, None, None)
+
+
+@needs_device
+@pytest.mark.skipif(WHY is None and torsh.cuda.device_count() < 2, reason="one CUDA device")
+def test_tensors_go_between_two_devices():
+    x = torsh.arange(1000, device="cuda:0").float()
+    y = (x * 2.0).to("cuda:1")
+    assert y.device.index == 1 and (y + 1.0).cpu().tolist() == [2.0 * i + 1.0 for i in range(1000)]
+    with pytest.raises((RuntimeError, torsh.TorshError), match="cuda:"):
+        torsh.eval(x + y)
+    # In a gradient, and with the source updated in place after the copy was asked for.
+    w = torsh.ones(3, device="cuda:0", requires_grad=True)
+    (w.to("cuda:1") * torsh.tensor([1.0, 2.0, 3.0], device="cuda:1")).sum().backward()
+    assert w.grad.device.index == 0 and w.grad.cpu().tolist() == [1.0, 2.0, 3.0]
+    z = x.to("cuda:1")
+    x += 1.0
+    assert z.cpu().tolist() == list(range(1000)) and x[0].item() == 1.0
+    with torsh.cuda.device(1):
+        assert torsh.zeros(1, device="cuda").device.index == 1
+        assert torsh.cuda.current_stream().device.index == 1
 
 
 @needs_device

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# They name no device and mix with NumPy.
+# Theirs is the CPU; tests/cuda_device runs them on a device.
 pytestmark = pytest.mark.names_devices
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -38,7 +38,7 @@ def test_digits_cnn_takes_the_epochs_that_validate_best(monkeypatch):
     example = load("digits_cnn")
     runs = []
 
-    def train(train_x, train_y, test_x, test_y, epochs):
+    def train(train_x, train_y, test_x, test_y, epochs, device):
         runs.append((len(train_y), len(test_y), epochs))
         return {1: 0.5, 2: 0.9, 3: 0.9}[epochs]
 
@@ -57,3 +57,11 @@ def test_nanogpt_learns_and_samples(capsys):
     assert sum(losses[-4:]) / 4 < 3.6
     _, sample = capsys.readouterr().out.split("\nThe ", 1)
     assert len(sample) == 40 + len("\n")
+
+
+@pytest.mark.parametrize("name", ["demo", "digits_cnn", "nanogpt"])
+def test_examples_refuse_devices_that_there_are_not(name: str):
+    for package in ("sklearn", "tqdm") if name != "nanogpt" else ():
+        pytest.importorskip(package)
+    with pytest.raises(ValueError, match="Unknown device: cuba"):
+        load(name).main(["--tiny", "--device", "cuba"])

@@ -14,7 +14,8 @@ use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use torsh_ir::exec::MemoryStats;
+use torsh_ir::error::OutOfMemory;
+use torsh_ir::exec::{Device, MemoryStats};
 use torsh_ir::shape::Type;
 use torsh_ir::{Error, Result};
 
@@ -128,6 +129,7 @@ pub(crate) struct Arena(Arc<Inner>);
 
 struct Inner {
     context: Arc<Context>,
+    device: Device,
     state: Mutex<State>,
 }
 
@@ -140,10 +142,10 @@ pub(crate) struct Loan {
 
 impl Arena {
     /// An arena with a cap in bytes.
-    pub fn new(context: &Arc<Context>, limit: u64) -> Arena {
+    pub fn new(context: &Arc<Context>, device: Device, limit: u64) -> Arena {
         let stats = MemoryStats { limit, ..MemoryStats::default() };
         let state = Mutex::new(State { stats, ..State::default() });
-        Arena(Arc::new(Inner { context: context.clone(), state }))
+        Arena(Arc::new(Inner { context: context.clone(), device, state }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,7 +162,7 @@ impl Arena {
         let live = state.stats.live.checked_add(size as u64).filter(|&live| live <= state.stats.limit);
         let Some(live) = live else {
             let why = format!("{} of the limit of {} bytes are in use", state.stats.live, state.stats.limit);
-            return Err(state.refuse(bytes, purpose, &why, true));
+            return Err(state.refuse(self.0.device, bytes, purpose, &why, true));
         };
         let reused = state.free.get_mut(class).and_then(|list| {
             // The last one that needs no waiting, else the one that was given back first.
@@ -188,7 +190,7 @@ impl Arena {
             Ok(None) => {
                 state.stats.live = state.stats.live.saturating_sub(size as u64);
                 let why = format!("the device has no room for it; {} bytes are in use here", state.stats.live);
-                Err(state.refuse(bytes, purpose, &why, false))
+                Err(state.refuse(self.0.device, bytes, purpose, &why, false))
             }
             Err(e) => {
                 state.stats.live = state.stats.live.saturating_sub(size as u64);
@@ -297,25 +299,29 @@ impl State {
         std::mem::take(&mut self.free)
     }
 
-    fn refuse(&self, bytes: usize, purpose: &Purpose, why: &str, capped: bool) -> Error {
-        let mut largest: Vec<&(u64, Purpose)> = self.live.values().collect();
-        largest.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        let named: Vec<String> =
-            largest.iter().take(NAMED).map(|(size, what)| format!("{what} ({size} bytes)")).collect();
-        let largest = if named.is_empty() { String::new() } else { format!("; the largest: {}", named.join(", ")) };
+    fn refuse(&self, device: Device, bytes: usize, purpose: &Purpose, why: &str, capped: bool) -> Error {
+        let mut live: Vec<&(u64, Purpose)> = self.live.values().collect();
+        live.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let largest: Vec<(String, u64)> = live.iter().take(NAMED).map(|(n, what)| (what.to_string(), *n)).collect();
+        let named: Vec<String> = largest.iter().map(|(what, size)| format!("{what} ({size} bytes)")).collect();
+        let figures =
+            OutOfMemory { device, requested: bytes as u64, in_use: self.stats.live, limit: self.stats.limit, largest };
+        let named = if named.is_empty() { String::new() } else { format!("; the largest: {}", named.join(", ")) };
         let way =
             if capped { "; raise it with torsh.cuda.set_per_process_memory_fraction or TORSH_MAX_MEMORY" } else { "" };
-        Error::limit(format!("{purpose} needs {bytes} bytes of device memory, but {why}{largest}{way}"))
+        let text = format!("CUDA out of memory on {device}: {purpose} needs {bytes} bytes, but {why}{named}{way}");
+        Error::out_of_memory(text, figures)
     }
 }
 
 /// Frees blocks, after the work on them is done.
 fn release(blocks: Cache) -> Result<()> {
-    let mut waited: Vec<u64> = Vec::new();
+    // By the stream itself: the default streams of two devices have the same handle.
+    let mut waited: Vec<*const Stream> = Vec::new();
     let mut first = Ok(());
     for (stream, _) in blocks.iter().flatten().flat_map(|idle| &idle.marks) {
-        if !waited.contains(&stream.handle()) {
-            waited.push(stream.handle());
+        if !waited.contains(&Arc::as_ptr(stream)) {
+            waited.push(Arc::as_ptr(stream));
             first = first.and(stream.synchronize());
         }
     }

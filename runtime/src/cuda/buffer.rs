@@ -47,7 +47,9 @@ impl CudaBuffer {
 
     fn uses(&self) -> Result<MutexGuard<'_, Uses>> {
         match self.lost.get() {
-            Some(why) => Err(Error::device(format!("this tensor's value is lost: it was updated in place when {why}"))),
+            Some(why) => Err(Error::device(format!(
+                "this tensor's value is lost: it was being updated in place when {why}; make it anew, or load it again"
+            ))),
             None => Ok(self.loan.uses()),
         }
     }

@@ -137,7 +137,7 @@ impl CudaExecutor {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let shared = Arc::new(Shared {
             device,
-            arena: Arena::new(&context, limit),
+            arena: Arena::new(&context, device, limit),
             staging: Staging::new(&context),
             default_stream: Arc::new(driver::Stream::default_of(&context)),
             copy_stream: Arc::new(driver::Stream::new(&context, 0)?),
@@ -191,6 +191,29 @@ impl Executor for CudaExecutor {
             Some(block) => self.shared.staging.download(&stream, block, out),
             None => Ok(()),
         }
+    }
+
+    /// From another CUDA device without the host in between; this device waits for what was written there, and whoever
+    /// writes there next waits for the copy.
+    fn copy_from(&self, ty: &Type, buffer: &dyn Buffer, from: &dyn Executor) -> Result<BufferRef> {
+        if let Some(bytes) = buffer.host_bytes() {
+            return self.upload(ty, bytes);
+        }
+        let Some(source) = buffer.as_any().downcast_ref::<CudaBuffer>() else {
+            let mut bytes = vec![0; buffer.nbytes()];
+            from.download(buffer, &mut bytes)?;
+            return self.upload(ty, &bytes);
+        };
+        if source.nbytes() != ty.nbytes() {
+            return Err(Error::internal(format!("{ty} takes {} bytes, got {}", ty.nbytes(), source.nbytes())));
+        }
+        let stream = self.shared.stream();
+        let to = CudaBuffer::new(&self.shared.arena, self.shared.device, ty, &stream)?;
+        source.read(&stream)?;
+        if let (Some(to), Some(from)) = (to.block(), source.block()) {
+            stream.copy_peer(to, from, ty.nbytes())?;
+        }
+        Ok(Arc::new(to))
     }
 
     fn slice(&self, ty: &Type, buffer: &dyn Buffer, start: usize) -> Result<Option<BufferRef>> {

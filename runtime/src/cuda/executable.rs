@@ -9,7 +9,7 @@ use super::buffer::CudaBuffer;
 use super::device::Shared;
 use super::graphs::{Graphs, Met};
 use super::matmul::LibraryProduct;
-use crate::executable::first_writes;
+use crate::executable::{first_writes, writes};
 use crate::executor::interrupted;
 use crate::sys::cuda::driver::{Arg, Expected, Function, Module, Stream};
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use torsh_codegen::cuda::{ERROR_BYTES, Launch, LaunchArg, MatrixLayout, Module as Plan, Options, generate};
 use torsh_ir::exec::{Buffer, BufferRef, Executable, Outputs, StepDetail};
-use torsh_ir::program::{BufId, Place, Program};
+use torsh_ir::program::{BufId, Place, Program, Step};
 use torsh_ir::{Error, ErrorKind, Result, env};
 
 /// What every address is a multiple of: the widest access of a kernel.
@@ -141,6 +141,19 @@ impl CudaExecutable {
         };
         e.with_loc(step.loc.clone())
     }
+
+    /// Adds what the user wrote to an error of making memory for a buffer, or for the intermediate values, of which
+    /// the largest is named.
+    fn blame_memory(&self, e: Error, buffer: Option<usize>) -> Error {
+        let within = |i: &usize| matches!(self.homes[*i], Home::Arena(_));
+        let bytes = |i: &usize| self.program.buffers[*i].ty.nbytes();
+        let buffer = buffer.or_else(|| (0..self.homes.len()).filter(within).max_by_key(bytes));
+        let fills = |step: &Step| writes(&step.op).iter().any(|b| Some(b.0 as usize) == buffer);
+        match self.program.steps.iter().position(fills) {
+            Some(i) => self.blame(e, i),
+            None => e,
+        }
+    }
 }
 
 impl Drop for CudaExecutable {
@@ -225,16 +238,23 @@ impl Executable for CudaExecutable {
         let code = self.code()?;
         let stream = self.shared.stream();
         let mut run = Run::bind(self, code, &stream, inputs)?;
-        let done = run.steps();
-        if let Err(e) = &done
-            && run.overwriting
-        {
-            for (input, _) in inputs.iter().zip(&run.in_place).filter(|(_, taken)| **taken) {
-                self.shared.own(&**input)?.lose(e);
+        match run.steps() {
+            Ok(()) => run.outputs(inputs),
+            Err(e) if !run.overwriting => Err(e),
+            Err(e) => {
+                let mut lost = 0;
+                for (input, _) in inputs.iter().zip(&run.in_place).filter(|(_, taken)| **taken) {
+                    self.shared.own(&**input)?.lose(&e);
+                    lost += 1;
+                }
+                let what = if lost == 1 {
+                    "the value of a tensor is".to_string()
+                } else {
+                    format!("the values of {lost} tensors are")
+                };
+                Err(e.with_note(&format!("{what} lost, which the program was updating in place")))
             }
         }
-        done?;
-        run.outputs(inputs)
     }
 }
 
@@ -274,8 +294,8 @@ impl<'a> Run<'a> {
             return Err(Error::internal(format!("{} inputs expected, got {}", program.inputs.len(), inputs.len())));
         }
         let parts = code.parts(program)?;
-        let block =
-            shared.arena.take(parts.total, stream, &Purpose::Program("the intermediate values of a program"))?;
+        let block = shared.arena.take(parts.total, stream, &Purpose::Program("the intermediate values of a program"));
+        let block = block.map_err(|e| exe.blame_memory(e, None))?;
         let nothing = shared.arena.take(0, stream, &Purpose::Program("nothing"))?;
         let mut run = Run {
             exe,
@@ -362,13 +382,13 @@ impl<'a> Run<'a> {
             let new =
                 || CudaBuffer::new(&shared.arena, shared.device, &program.buffers[i].ty, self.stream).map(Arc::new);
             match home {
-                Home::Fresh => self.made[i] = Some(new()?),
+                Home::Fresh => self.made[i] = Some(new().map_err(|e| self.exe.blame_memory(e, Some(i)))?),
                 Home::Donated(input) if !self.is_taken(*input) => {
                     if let Some((_, copy)) = copies.iter().find(|(n, _)| n == input) {
                         self.made[i] = Some(copy.clone());
                         continue;
                     }
-                    let copy = new()?;
+                    let copy = new().map_err(|e| self.exe.blame_memory(e, Some(i)))?;
                     let from = held.get(*input).copied().unwrap_or(0);
                     let bytes = program.inputs.get(*input).map_or(0, torsh_ir::Type::nbytes);
                     if bytes != copy.nbytes() {

@@ -24,7 +24,7 @@ const VERSIONS: [u32; 2] = [13, 12];
 pub(crate) fn driver() -> Result<Vec<OsString>> {
     match env::cuda_sim() {
         None => Ok(vec![DRIVER.into()]),
-        Some(path) if !path.as_os_str().is_empty() => Ok(vec![path.into_os_string()]),
+        Some(path) if !path.as_os_str().is_empty() => simulator(path).map(|path| vec![path.into_os_string()]),
         Some(_) => {
             let places = simulator_places();
             let found = places.iter().map(|dir| dir.join(DRIVER)).find(|path| path.is_file());
@@ -37,6 +37,21 @@ pub(crate) fn driver() -> Result<Vec<OsString>> {
             })
         }
     }
+}
+
+/// The simulator at a path: a library, or the folder that holds it.
+fn simulator(path: PathBuf) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path);
+    }
+    let inside = path.join(DRIVER);
+    if inside.is_file() {
+        return Ok(inside);
+    }
+    Err(Error::device(format!(
+        "TORSH_CUDA_SIM={} is a folder without {DRIVER}; expected is 1, the simulator's {DRIVER}, or the folder that holds it, which `make cuda-sim` builds in target/cuda-sim of torsh's repository",
+        path.display()
+    )))
 }
 
 /// `target/cuda-sim` of the current folder and of those above it.

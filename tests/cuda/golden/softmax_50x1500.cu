@@ -1,4 +1,4 @@
-// k0_amax_sub_exp_sum_div grid [50, 1, 1] block [128, 1, 1] dynamic shared 0 [Buffer { buf: BufId(0), offset: 0 }, Buffer { buf: BufId(1), offset: 0 }]
+// k0_amax_sub_exp_sum_reciprocal_mul grid [50, 1, 1] block [128, 1, 1] dynamic shared 0 [Buffer { buf: BufId(0), offset: 0 }, Buffer { buf: BufId(1), offset: 0 }]
 
 static __device__ __forceinline__ void t_ld_nc_f32x4(const float* p, float* r) {
     const float4 q = __ldg((const float4*)p);
@@ -55,7 +55,7 @@ static __device__ __forceinline__ float t_exp(const float f0) {
 static __device__ __forceinline__ float t_max_f32(float a, float b) {
     return a != a || a > b ? a : b;
 }
-extern "C" __global__ void __launch_bounds__(128, 4) k0_amax_sub_exp_sum_div(const float* __restrict__ p0, float* p1) {
+extern "C" __global__ void __launch_bounds__(128, 4) k0_amax_sub_exp_sum_reciprocal_mul(const float* __restrict__ p0, float* p1) {
     const int lane = (int)threadIdx.x;
     const int slot = 0;
     const int row0 = (int)blockIdx.x * 1 + slot;
@@ -169,6 +169,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) k0_amax_sub_exp_sum_div(con
         a5 = __dadd_rn(a5, o);
     }
     const float v5 = __double2float_rn(a5);
+    const float v6 = __fdiv_rn(1.0f, v5);
     #pragma unroll
     for (int j = 0; j < 3; ++j) {
         const unsigned i0 = (unsigned)(j * 128 + lane) * 4u;
@@ -180,8 +181,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) k0_amax_sub_exp_sum_div(con
         for (int e = 0; e < 4; ++e) {
             const int ce = c0 + e;
             const float v4 = k4[j][e];
-            const float v6 = __fdiv_rn(v4, v5);
-            s0[e] = v6;
+            const float v7 = __fmul_rn(v4, v6);
+            s0[e] = v7;
         }
         if (ok) { t_st_f32x4(p1 + (g0 * 1500 + c0) + 0, s0 + 0); }
     }

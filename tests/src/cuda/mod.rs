@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod check;
+pub mod sass;
 pub mod shapes;
 pub mod sim;
 

@@ -135,7 +135,8 @@ fn twins<const ROUND: usize>(inputs: &[HostTensor]) -> Vec<HostTensor> {
     if let Some(t) = inputs.first_mut().filter(|t| t.ty.dtype.is_float() && t.ty.shape.len() == 2) {
         let len = t.ty.shape[1];
         for (row, start) in (0..t.len()).step_by(len.max(1)).enumerate() {
-            let threads = if len > 1024 { 256 } else { 32 };
+            // Rows of a block begin with its threads.
+            let threads = if len > 256 { 256 } else { 32 };
             for at in [16 >> ((row + 2 * ROUND) % 5), threads].into_iter().filter(|&at| at < len) {
                 t.set(start + at, Scalar::Float(7.5));
             }
@@ -209,7 +210,13 @@ fn huge(inputs: &[HostTensor]) -> Vec<HostTensor> {
         }
         // The number of f32 that is nearest to a multiple of pi / 2, and multiples of it.
         let hard = 16_367_173.0 * 2f64.powi(72);
-        for (i, x) in [hard, -hard, hard * 2.0, hard * 4.0].into_iter().enumerate().take(t.len()) {
+        // The nearest to even multiples among those whose reduction needs all bits of the last word of 2 / pi, for each
+        // choice of words; and the border between the two ways.
+        let last = [(10_838_702.0, 1), (16_720_799.0, 33), (10_057_457.0, 65), (9_860_544.0, 97)];
+        let last = last.into_iter().map(|(m, e)| m * 2f64.powi(e));
+        let border = 2f64.powi(20);
+        let all = [hard, -hard, hard * 2.0, hard * 4.0, border, -border].into_iter().chain(last);
+        for (i, x) in all.enumerate().take(t.len()) {
             t.set(i, Scalar::Float(x));
         }
     }
@@ -277,8 +284,17 @@ pub fn programs() -> Vec<Entry> {
     let kinds: &[Further] =
         &[extremes, ties, twins::<0>, negatives, nans, peaks::<0, 3, 1>, peaks::<1, 3, 1>, peaks::<2, 3, 1>];
     let columns: &[Further] = &[extremes, ties, negatives, nans, peaks::<0, 2, 0>, peaks::<1, 2, 0>];
-    let long: &[Further] =
-        &[negatives, ties, nans, peaks::<0, 4, 1>, peaks::<1, 4, 1>, peaks::<2, 4, 1>, peaks::<3, 4, 1>];
+    let long: &[Further] = &[
+        negatives,
+        ties,
+        twins::<0>,
+        twins::<1>,
+        nans,
+        peaks::<0, 4, 1>,
+        peaks::<1, 4, 1>,
+        peaks::<2, 4, 1>,
+        peaks::<3, 4, 1>,
+    ];
     l.add("softmax, row of a warp", &small, &["softmax"], kinds, |s| s.rows(f, 37, 45));
     l.add("layer norm, row of a warp", &small, &["layer_norm"], kinds, |s| s.rows(f, 21, 76));
     l.add("sums, row of a warp", &small, &["sums"], kinds, |s| s.rows(f, 37, 45));
@@ -388,6 +404,33 @@ pub fn programs() -> Vec<Entry> {
         s.products(h, [72, 88, 136]);
         s.products(h, [72, 40, 24]);
         s.products(h, [40, 72, 64]);
+    });
+    l.add("dot, f64", &tiny, &[], &[extremes], |s| {
+        s.products(DType::F64, [67, 70, 19]);
+        s.products(DType::F64, [37, 41, 7]);
+    });
+    l.add("mma, bf16", &tiny, &[], &[extremes], |s| {
+        s.products(DType::BF16, [70, 67, 41]);
+        s.products(DType::BF16, [72, 40, 136]);
+    });
+    l.add("mma, TF32", &Options { tf32: true, ..tiny.clone() }, &[], &[extremes], |s| {
+        s.products(f, [70, 67, 41]);
+        s.products(f, [72, 40, 136]);
+    });
+    let atomic = Options { deterministic: false, ..small.clone() };
+    l.add("atomic additions", &atomic, &[], places, |s| {
+        let attrs = || [Attr::Int(0), Attr::from("add")];
+        s.add("index_put add", f, &[(&[17, 9], None), (&[150], i64s), (&[150, 9], None)], &|b, x| {
+            vec![b.op("index_put", &[x[0], x[1], x[2]], &attrs())]
+        });
+        s.add("scatter add", f, &[(&[17, 9], None), (&[70, 8], i64s), (&[70, 8], None)], &|b, x| {
+            vec![b.op("scatter", &[x[0], x[1], x[2]], &attrs())]
+        });
+    });
+    // 33 parts of a row: more than a warp has lanes.
+    let many = Options { processors: 17, ..Options::default() };
+    l.add("rows in many parts", &many, &["softmax", "argmax"], &[negatives, peaks::<0, 1, 1>, peaks::<1, 2, 1>], |s| {
+        s.rows(f, 1, 33 * 4096 + 3)
     });
     l.add("attention", &tiny, &[], &[], |s| s.attention(69, 20));
     l.add("fills and copies", &small, &[], &[], |s| {

@@ -128,6 +128,18 @@ const REASONS: &[Reason] = &[
         &["for (int k0 = 0; k0 < (q0 + "],
         "Tiles of keys that a causal mask hides as a whole add nothing; leaving them out saves work.",
     ),
+    reason_for(
+        "attention",
+        "float constant zeroed",
+        &["float lse = real ? __ldg(lses + row)"],
+        "Points of rows beyond the last are outside and have no weight, whatever the row's logarithm is.",
+    ),
+    reason_for(
+        "attention",
+        "predicate dropped",
+        &["_attention_dq", "const bool inside = real &&", "real && false || key <"],
+        "Rows beyond the last are not stored, and no other row of the gradient of the queries is made of them.",
+    ),
     reason_for("fills", "comparison off by one", &["for (int u = 0; u < 1; ++u)"], ONE_BLOCK),
     reason_for("fills", "constant off by one", &["for (int u = 0; u < 1; ++u)"], ONE_BLOCK),
     reason_for("fills", "comparison off by one", &["if (at + ", "u <= n)"], BY_ELEMENTS),

@@ -4,7 +4,7 @@
 //! every code but success becomes a [`Error`] of kind `Device` that names the call, the code and the driver's text.
 //! Codes after which the driver refuses all further work of the process on the device poison the context: later
 //! calls end at once with the first message. Handles are freed when dropped; what fails there is kept and reported by
-//! the next [`Context::check`].
+//! the next [`Context::check`], or logged when the context goes before that.
 
 use super::load::{self, Code, functions};
 use cudarc::driver::sys::{
@@ -13,6 +13,7 @@ use cudarc::driver::sys::{
 };
 use libloading::Library;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
+use std::io::Write;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -45,6 +46,7 @@ functions! {
     cuMemcpyHtoDAsync_v2(CUdeviceptr, *const c_void, usize, CUstream);
     cuMemcpyDtoHAsync_v2(*mut c_void, CUdeviceptr, usize, CUstream);
     cuMemcpyDtoDAsync_v2(CUdeviceptr, CUdeviceptr, usize, CUstream);
+    cuMemcpyPeerAsync(CUdeviceptr, CUcontext, CUdeviceptr, CUcontext, usize, CUstream);
     cuMemsetD8Async(CUdeviceptr, c_uchar, usize, CUstream);
     cuStreamCreateWithPriority(*mut CUstream, c_uint, c_int);
     cuStreamDestroy_v2(CUstream);
@@ -361,6 +363,11 @@ impl Context {
         &self.device
     }
 
+    /// The handle. It stays valid while `self` lives.
+    pub(super) fn raw(&self) -> CUcontext {
+        self.context
+    }
+
     /// Makes the context current until the result is dropped. Fails where the context is poisoned or the process
     /// was forked.
     pub fn enter(&self) -> Result<Entered<'_>> {
@@ -428,9 +435,21 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // Nobody is left to ask for an error that was kept: it is logged. A log that cannot be written changes nothing.
+        let log = |text: &str| drop(writeln!(std::io::stderr(), "torsh: warning: {text}"));
+        let late = self.late.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // What a poisoned context refuses was said by the error that poisoned it.
+        if let Some(text) = late.filter(|_| self.poison.get().is_none()) {
+            log(&format!("an error that was not asked for before cuda:{} was closed: {text}", self.device.ordinal));
+        }
         if self.device.driver.same_process().is_ok() {
-            // SAFETY: takes no pointers; the context was retained once for `self`. An error leaves nothing to do.
-            let _: Code = unsafe { (self.device.driver.table.cuDevicePrimaryCtxRelease_v2)(self.device.device) };
+            // SAFETY: takes no pointers; the context was retained once for `self`.
+            let code = unsafe { (self.device.driver.table.cuDevicePrimaryCtxRelease_v2)(self.device.device) };
+            if let Err(failure) = self.device.driver.code("cuDevicePrimaryCtxRelease_v2", code)
+                && !self.is_poisoned()
+            {
+                log(&failure.text);
+            }
         }
     }
 }

@@ -33,6 +33,11 @@ impl Block {
         self.len
     }
 
+    /// The context that it belongs to.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Where it begins on the device.
     pub fn address(&self) -> u64 {
         self.address

@@ -124,6 +124,19 @@ impl Stream {
         entered.check("cuMemcpyDtoDAsync_v2", code)
     }
 
+    /// Copies the first `len` bytes from a block of another device. As [`Stream::copy`]; the driver goes by way of the
+    /// host where the devices do not reach each other.
+    pub(crate) fn copy_peer(&self, to: &Block, from: &Block, len: usize) -> Result<()> {
+        check_range(0, len, to.len())?;
+        check_range(0, len, from.len())?;
+        let (there, here) = (from.context().raw(), to.context().raw());
+        let entered = self.context.enter()?;
+        let copy = entered.table().cuMemcpyPeerAsync;
+        // SAFETY: both ranges lie within their blocks, which keep their contexts.
+        let code = unsafe { copy(to.address(), here, from.address(), there, len, self.stream) };
+        entered.check("cuMemcpyPeerAsync", code)
+    }
+
     /// Copies from an address of the device to the start of a block. The caller answers for the address.
     pub(crate) fn copy_from_address(&self, to: &Block, from: u64, len: usize) -> Result<()> {
         check_range(0, len, to.len())?;
@@ -176,7 +189,10 @@ impl Stream {
         };
         entered.check("cuGraphInstantiateWithFlags", made)?;
         let graph = Graph { context: self.context.clone(), exec };
-        entered.check("cuGraphDestroy", destroyed)?;
+        // What was recorded is of no further use, and the graph is as good as any.
+        if let Err(e) = entered.check("cuGraphDestroy", destroyed) {
+            self.context.keep(&e);
+        }
         Ok(graph)
     }
 

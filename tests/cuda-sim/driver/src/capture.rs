@@ -147,9 +147,13 @@ impl State {
             return self.refuse(code::INVALID_HANDLE, format!("{stream:#x} is no stream"));
         };
         let captured = s.capture.map(|id| (id, stream, s.tail));
+        let on = self.stream_device(stream);
         let Some(e) = self.events.get_mut(&event) else {
             return self.refuse(code::INVALID_HANDLE, format!("{event:#x} is no event"));
         };
+        if on != Some(e.device) {
+            return self.refuse(code::INVALID_HANDLE, "an event is recorded on a stream of another device");
+        }
         e.captured = captured;
         e.recorded = Some(std::time::Instant::now());
         Ok(())

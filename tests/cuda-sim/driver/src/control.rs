@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 
-use torsh_ptx_sim::{Config, Order};
+use torsh_ptx_sim::{Config, Device, Order};
 
 use crate::capture::submit;
 use crate::code::{self, Code};
@@ -41,7 +41,8 @@ pub extern "C" fn torsh_cuda_sim_last_fault() -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn torsh_cuda_sim_counters() -> *const c_char {
     let s = lock();
-    let (live, live_bytes) = s.device.live();
+    let all = |figure: &dyn Fn(&Device) -> u64| s.gpus().iter().map(|g| figure(&g.device)).sum::<u64>();
+    let (live, live_bytes) = (all(&|d| d.live().0), all(&|d| d.live().1));
     let launches: u64 = s.kernels.values().map(|r| r.launches).sum();
     let join = |parts: Vec<String>| parts.join(",");
     let calls = join(s.calls.iter().map(|(k, n)| format!("\"{k}\":{n}")).collect());
@@ -54,7 +55,7 @@ pub extern "C" fn torsh_cuda_sim_counters() -> *const c_char {
         ),
         live,
         live_bytes,
-        s.device.bytes().1,
+        all(&|d| d.bytes().1),
         s.allocations,
         launches,
         s.graph_launches,
@@ -105,7 +106,7 @@ pub extern "C" fn torsh_cuda_sim_clear_errors() {
     let mut s = lock();
     s.injections.clear();
     s.fail_alloc = None;
-    s.sticky = None;
+    s.gpus_mut().iter_mut().for_each(|g| g.sticky = None);
     s.last_fault = CString::default();
 }
 
@@ -113,11 +114,13 @@ pub extern "C" fn torsh_cuda_sim_clear_errors() {
 #[unsafe(no_mangle)]
 pub extern "C" fn torsh_cuda_sim_configure(reversed: i32, races: i32, memory: u64) {
     let mut s = lock();
-    let c = s.device.config_mut();
-    c.order = if reversed == 0 { Order::Forward } else { Order::Reversed };
-    c.races = races != 0;
-    if memory != 0 {
-        c.memory = memory;
+    for g in s.gpus_mut() {
+        let c = g.device.config_mut();
+        c.order = if reversed == 0 { Order::Forward } else { Order::Reversed };
+        c.races = races != 0;
+        if memory != 0 {
+            c.memory = memory;
+        }
     }
 }
 
@@ -176,7 +179,7 @@ pub unsafe extern "C" fn torsh_cuda_sim_submit(
 pub unsafe extern "C" fn torsh_cuda_sim_range(at: u64, bytes: u64, base: *mut u64, len: *mut u64) -> Code {
     let found = {
         let mut s = lock();
-        match s.device.allocation(at, bytes) {
+        match s.holder(at).allocation(at, bytes) {
             Ok(f) => f,
             Err(fault) => {
                 let code = code::of_fault(fault.kind);
@@ -199,15 +202,15 @@ pub unsafe extern "C" fn torsh_cuda_sim_read(to: *mut c_void, at: u64, bytes: us
     }
     let mut s = lock();
     let mut data = vec![0u8; bytes];
-    if let Err(f) = s.device.read(at, &mut data) {
+    if let Err(f) = s.holder(at).read(at, &mut data) {
         return s.fault::<()>(&f).err().unwrap_or(0);
     }
-    let check = s.device.config().check_uninit;
-    if let (true, Ok(Some(hole))) = (check, s.device.unwritten(at, bytes as u64)) {
+    let check = s.holder(at).config().check_uninit;
+    if let (true, Ok(Some(hole))) = (check, s.holder(at).unwritten(at, bytes as u64)) {
         s.complain(format!(
             "a library reads {bytes} bytes at {at:#x}, of which the one at {hole:#x} was never written"
         ));
-        s.sticky = Some(code::LAUNCH_FAILED);
+        s.here().sticky = Some(code::LAUNCH_FAILED);
         return code::LAUNCH_FAILED;
     }
     // SAFETY: the caller promises so many writable bytes.
@@ -227,7 +230,7 @@ pub unsafe extern "C" fn torsh_cuda_sim_write(at: u64, from: *const c_void, byte
     // SAFETY: the caller promises so many readable bytes.
     let data = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) };
     let mut s = lock();
-    match s.device.write(at, data) {
+    match s.holder(at).write(at, data) {
         Ok(()) => 0,
         Err(f) => s.fault::<()>(&f).err().unwrap_or(0),
     }

@@ -7,7 +7,7 @@ use crate::code;
 use crate::guard::put;
 use crate::state::{State, configuration, lock};
 
-/// The handle of the primary context.
+/// The handle of the first device's primary context; those of the others follow.
 const CONTEXT: u64 = 0xc0;
 /// The version that the driver says it is: 13.0.
 const VERSION: i32 = 13_000;
@@ -16,17 +16,31 @@ thread_local! {
     static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
-fn check_device(dev: i32) -> Result<(), code::Code> {
-    if dev == 0 { Ok(()) } else { Err(code::INVALID_DEVICE) }
+fn check_device(dev: i32) -> Result<usize, code::Code> {
+    usize::try_from(dev).ok().filter(|&d| d < lock().gpus().len()).ok_or(code::INVALID_DEVICE)
 }
 
-fn check_context(ctx: u64) -> Result<(), code::Code> {
-    if ctx == CONTEXT { Ok(()) } else { Err(code::INVALID_CONTEXT) }
+/// The device of a context.
+pub(crate) fn context_device(ctx: u64) -> Result<usize, code::Code> {
+    let index = ctx.checked_sub(CONTEXT).and_then(|i| usize::try_from(i).ok());
+    index.filter(|&i| i < lock().gpus().len()).ok_or(code::INVALID_CONTEXT)
 }
 
-/// An attribute of the device by its number in `CUdevice_attribute`.
+/// The device whose context is current on this thread, the first one where none is.
+pub(crate) fn current() -> usize {
+    CURRENT.get().saturating_sub(CONTEXT) as usize
+}
+
+/// 16 bytes that tell a device from the others.
+fn name_of(dev: usize) -> [u8; 16] {
+    let mut name = *b"torsh-cuda-sim-0";
+    name[15] += dev as u8;
+    name
+}
+
+/// An attribute of a device by its number in `CUdevice_attribute`.
 fn attribute(s: &State, attr: i32) -> i32 {
-    let c = s.device.config();
+    let c = s.gpus()[0].device.config();
     let old = c.sm < 90;
     match attr {
         1..=3 => 1024,
@@ -95,8 +109,8 @@ api! { Nothing;
             return Ok(());
         }
         match configuration() {
-            Ok((config, quiet)) => {
-                *s.device.config_mut() = config;
+            Ok((config, devices, quiet)) => {
+                s.configure(&config, devices);
                 s.quiet = quiet;
                 s.initialised = true;
                 Ok(())
@@ -143,22 +157,23 @@ api! { Nothing;
     }
 
     fn cuDevicePrimaryCtxRelease_v2(dev: i32) {
-        check_device(dev)?;
+        let dev = check_device(dev)?;
         let mut s = lock();
-        if s.context_refs == 0 {
+        let g = s.gpu(dev);
+        if g.context_refs == 0 {
             return Err(code::INVALID_CONTEXT);
         }
-        s.context_refs -= 1;
-        if s.context_refs == 0 {
+        g.context_refs -= 1;
+        if g.context_refs == 0 {
             // With the context goes what a fault left behind.
-            s.sticky = None;
+            g.sticky = None;
         }
         Ok(())
     }
 
     fn cuDevicePrimaryCtxReset_v2(dev: i32) {
-        check_device(dev)?;
-        lock().sticky = None;
+        let dev = check_device(dev)?;
+        lock().gpu(dev).sticky = None;
         Ok(())
     }
 
@@ -168,16 +183,16 @@ api! { Nothing;
 }
 
 api! { Init;
-    fn cuDeviceGetCount(count: *mut i32) { put(count, 1) }
+    fn cuDeviceGetCount(count: *mut i32) { put(count, lock().gpus().len() as i32) }
 
     fn cuDeviceGet(dev: *mut i32, ordinal: i32) {
         check_device(ordinal)?;
-        put(dev, 0)
+        put(dev, ordinal)
     }
 
     fn cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) {
         check_device(dev)?;
-        let text = format!("torsh CUDA simulator sm_{}", lock().device.config().sm);
+        let text = format!("torsh CUDA simulator sm_{}", lock().gpus()[0].device.config().sm);
         let room = usize::try_from(len).unwrap_or(0);
         if name.is_null() || room == 0 {
             return Err(code::INVALID_VALUE);
@@ -192,18 +207,16 @@ api! { Init;
     }
 
     fn cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) {
-        check_device(dev)?;
-        put(uuid, *b"torsh-cuda-sim-0")
+        put(uuid, name_of(check_device(dev)?))
     }
 
     fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) {
-        check_device(dev)?;
-        put(uuid, *b"torsh-cuda-sim-0")
+        put(uuid, name_of(check_device(dev)?))
     }
 
     fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) {
         check_device(dev)?;
-        put(bytes, lock().device.config().memory as usize)
+        put(bytes, lock().gpus()[0].device.config().memory as usize)
     }
 
     fn cuDeviceGetAttribute(value: *mut i32, attr: i32, dev: i32) {
@@ -216,30 +229,30 @@ api! { Init;
     }
 
     fn cuDevicePrimaryCtxRetain(ctx: *mut u64, dev: i32) {
-        check_device(dev)?;
-        put(ctx, CONTEXT)?;
-        lock().context_refs += 1;
+        let dev = check_device(dev)?;
+        put(ctx, CONTEXT + dev as u64)?;
+        lock().gpu(dev).context_refs += 1;
         Ok(())
     }
 
     fn cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) {
-        check_device(dev)?;
+        let dev = check_device(dev)?;
         put(flags, 0)?;
-        put(active, i32::from(lock().context_refs > 0))
+        put(active, i32::from(lock().gpu(dev).context_refs > 0))
     }
 
     fn cuCtxGetCurrent(ctx: *mut u64) { put(ctx, CURRENT.get()) }
 
     fn cuCtxSetCurrent(ctx: u64) {
         if ctx != 0 {
-            check_context(ctx)?;
+            context_device(ctx)?;
         }
         CURRENT.set(ctx);
         Ok(())
     }
 
     fn cuCtxPushCurrent_v2(ctx: u64) {
-        check_context(ctx)?;
+        context_device(ctx)?;
         CURRENT.set(ctx);
         Ok(())
     }
@@ -249,8 +262,7 @@ api! { Init;
     }
 
     fn cuCtxGetDevice(dev: *mut i32) {
-        check_context(CURRENT.get())?;
-        put(dev, 0)
+        put(dev, context_device(CURRENT.get())? as i32)
     }
 
     fn cuCtxSynchronize() {

@@ -27,7 +27,7 @@ pub(crate) fn guard(name: &'static str, needs: Needs, body: impl FnOnce() -> Res
                 if !s.initialised {
                     return Err(code::NOT_INITIALIZED);
                 }
-                if let Some(code) = s.sticky {
+                if let Some(code) = s.here().sticky {
                     return Err(code);
                 }
             }

@@ -12,6 +12,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `TORSH_CUDA_SIM_SM` | compute capability, 80 or 90 (default 90) |
+//! | `TORSH_CUDA_SIM_DEVICES` | devices, all alike (default 1) |
 //! | `TORSH_CUDA_SIM_MEMORY` | bytes of device memory (default 1 GiB) |
 //! | `TORSH_CUDA_SIM_ORDER` | `reversed` runs blocks and warps from the last to the first |
 //! | `TORSH_CUDA_SIM_RACES` | `1` looks for races |

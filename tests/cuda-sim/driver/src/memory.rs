@@ -5,6 +5,7 @@ use std::ffi::c_void;
 
 use crate::capture::submit;
 use crate::code::{self, Code};
+use crate::device::context_device;
 use crate::guard::put;
 use crate::state::{Cmd, lock};
 
@@ -46,8 +47,9 @@ fn fill(dst: u64, value: u32, width: usize, count: usize) -> Result<Cmd, Code> {
 api! { Init;
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
         let (memory, live) = {
-            let s = lock();
-            (s.device.config().memory, s.device.bytes().0)
+            let mut s = lock();
+            let device = &s.here().device;
+            (device.config().memory, device.bytes().0)
         };
         put(free, memory.saturating_sub(live) as usize)?;
         put(total, memory as usize)
@@ -101,7 +103,7 @@ api! { Init;
         if pool != POOL {
             return Err(code::INVALID_VALUE);
         }
-        let (now, high) = lock().device.bytes();
+        let (now, high) = lock().here().device.bytes();
         match attr {
             // Reuse policies are ints; reserved and used bytes, now and at most, are 64 bits.
             1..=3 => put(value.cast::<i32>(), 1),
@@ -160,6 +162,18 @@ api! { Init;
         submit(stream, if bytes == 0 { Cmd::Empty } else { Cmd::DtoD { dst, src, bytes } })
     }
 
+    fn cuMemcpyPeerAsync(dst: u64, dst_ctx: u64, src: u64, src_ctx: u64, bytes: usize, stream: u64) {
+        for (at, ctx) in [(dst, dst_ctx), (src, src_ctx)] {
+            let device = context_device(ctx)?;
+            let mut s = lock();
+            if s.gpu(device).device.allocation(at, bytes.max(1) as u64).is_err() {
+                let text = format!("a copy between devices: {at:#x} is no memory of device {device}");
+                return s.refuse(code::INVALID_VALUE, text);
+            }
+        }
+        submit(stream, if bytes == 0 { Cmd::Empty } else { Cmd::Peer { dst, src, bytes } })
+    }
+
     fn cuMemsetD8_v2(dst: u64, value: u8, count: usize) {
         now(&fill(dst, u32::from(value), 1, count)?, "cuMemsetD8")
     }
@@ -177,7 +191,7 @@ api! { Init;
     }
 
     fn cuMemGetAddressRange_v2(base: *mut u64, bytes: *mut usize, ptr: u64) {
-        let found = lock().device.allocation(ptr, 1).map_err(|_| code::NOT_FOUND)?;
+        let found = lock().holder(ptr).allocation(ptr, 1).map_err(|_| code::NOT_FOUND)?;
         if !base.is_null() {
             put(base, found.0)?;
         }

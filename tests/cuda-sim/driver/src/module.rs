@@ -7,6 +7,7 @@ use torsh_ptx_sim::{KernelInfo, Module};
 
 use crate::capture::submit;
 use crate::code::{self, Code};
+use crate::device::current;
 use crate::guard::put;
 use crate::state::{Cmd, Function, State, lock};
 
@@ -64,11 +65,12 @@ fn load(to: *mut u64, image: *const c_void) -> Result<(), Code> {
         Ok(m) => m,
         Err(e) => return s.refuse(code::INVALID_PTX, e.to_string()),
     };
-    if let Err(e) = s.device.load(&module) {
+    let device = current();
+    if let Err(e) = s.gpu(device).device.load(&module) {
         return s.refuse(code::NO_BINARY_FOR_GPU, e.to_string());
     }
     let h = s.handle();
-    s.modules.insert(h, (Arc::new(module), Vec::new()));
+    s.modules.insert(h, (device, Arc::new(module), Vec::new()));
     drop(s);
     put(to, h)
 }
@@ -99,7 +101,7 @@ impl State {
         if threads > info.max_threads.unwrap_or(1024).next_multiple_of(32) {
             return Ok(0);
         }
-        let limit = self.device.config().shared_limit;
+        let limit = self.gpus()[0].device.config().shared_limit;
         let shared = u64::from(info.static_shared) + dynamic as u64;
         if shared > u64::from(limit) {
             return Ok(0);
@@ -149,6 +151,11 @@ fn launch(
         // SAFETY: each of them leads to a value of the parameter's size.
         unsafe { std::ptr::copy_nonoverlapping(p.cast::<u8>(), to.as_mut_ptr(), *size as usize) };
     }
+    let on = lock().stream_device(stream);
+    if on.is_some_and(|on| on != f.device) {
+        let text = format!("kernel {} of device {} is launched on a stream of another device", f.name, f.device);
+        return lock().refuse(code::INVALID_HANDLE, text);
+    }
     submit(stream, Cmd::Kernel { f, grid, block, shared, params: bytes })
 }
 
@@ -177,24 +184,24 @@ api! { Init;
 
     fn cuModuleUnload(module: u64) {
         let mut s = lock();
-        let Some((m, functions)) = s.modules.remove(&module) else { return Err(code::INVALID_HANDLE) };
+        let Some((device, m, functions)) = s.modules.remove(&module) else { return Err(code::INVALID_HANDLE) };
         for f in functions {
             s.functions.remove(&f);
         }
-        s.device.unload(&m);
+        s.gpu(device).device.unload(&m);
         Ok(())
     }
 
     fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) {
         let name = name_of(name)?;
         let mut s = lock();
-        let m = s.modules.get(&module).ok_or(code::INVALID_HANDLE)?.0.clone();
+        let (device, m) = s.modules.get(&module).map(|m| (m.0, m.1.clone())).ok_or(code::INVALID_HANDLE)?;
         if m.kernel(&name).is_none() {
             return s.refuse(code::NOT_FOUND, format!("the module has no kernel `{name}`"));
         }
         let h = s.handle();
-        s.functions.insert(h, Arc::new(Function { module: m, name, max_dynamic: Mutex::new(0) }));
-        if let Some((_, functions)) = s.modules.get_mut(&module) {
+        s.functions.insert(h, Arc::new(Function { device, module: m, name, max_dynamic: Mutex::new(0) }));
+        if let Some((_, _, functions)) = s.modules.get_mut(&module) {
             functions.push(h);
         }
         drop(s);
@@ -205,8 +212,8 @@ api! { Init;
         let name = name_of(name)?;
         let (at, n) = {
             let mut s = lock();
-            let m = s.modules.get(&module).ok_or(code::INVALID_HANDLE)?.0.clone();
-            s.device.global(&m, &name).map_err(|_| code::NOT_FOUND)?
+            let (device, m) = s.modules.get(&module).map(|m| (m.0, m.1.clone())).ok_or(code::INVALID_HANDLE)?;
+            s.gpu(device).device.global(&m, &name).map_err(|_| code::NOT_FOUND)?
         };
         if !ptr.is_null() {
             put(ptr, at)?;
@@ -218,7 +225,7 @@ api! { Init;
         let (f, info, sm) = {
             let s = lock();
             let (f, info) = s.function(function)?;
-            (f, info, s.device.config().sm)
+            (f, info, s.gpus()[0].device.config().sm)
         };
         let v = match attr {
             0 => info.max_threads.unwrap_or(1024),
@@ -239,7 +246,7 @@ api! { Init;
         let mut s = lock();
         let (f, info) = s.function(function)?;
         if attr == 8 {
-            let limit = s.device.config().shared_limit.saturating_sub(info.static_shared);
+            let limit = s.gpus()[0].device.config().shared_limit.saturating_sub(info.static_shared);
             match u32::try_from(value) {
                 Ok(v) if v <= limit => *f.max_dynamic.lock().unwrap_or_else(PoisonError::into_inner) = v,
                 _ => {
@@ -304,7 +311,7 @@ api! { Init;
                 let held = s.blocks_per_sm(&info, t as i32, dynamic)?;
                 best = best.max((held * t, t));
             }
-            (best, s.device.config().sms * (best.0 / best.1))
+            (best, s.gpus()[0].device.config().sms * (best.0 / best.1))
         };
         put(min_grid, grid as i32)?;
         put(block, best.1 as i32)
@@ -316,7 +323,7 @@ api! { Init;
         }
         let s = lock();
         let info = s.function(f)?.1;
-        let each = (s.device.config().shared_limit + 1024) / blocks as u32;
+        let each = (s.gpus()[0].device.config().shared_limit + 1024) / blocks as u32;
         put(bytes, each.saturating_sub(1024 + info.static_shared) as usize)
     }
 }

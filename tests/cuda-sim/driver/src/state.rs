@@ -1,4 +1,4 @@
-//! What the driver knows: one device, one primary context, and everything that has a handle.
+//! What the driver knows: the devices with a primary context each, and everything that has a handle.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
@@ -9,6 +9,7 @@ use torsh_ptx_sim::{Config, Device, Fault, FaultKind, Module, Order, Report};
 
 use crate::capture::Capture;
 use crate::code::{self, Code};
+use crate::device::current;
 
 /// A C function that a stream calls, with its data; the return value is a driver code.
 #[derive(Debug)]
@@ -52,6 +53,12 @@ pub(crate) enum Cmd {
         src: u64,
         bytes: usize,
     },
+    /// From one device to another.
+    Peer {
+        dst: u64,
+        src: u64,
+        bytes: usize,
+    },
     Set {
         dst: u64,
         unit: [u8; 4],
@@ -66,6 +73,8 @@ pub(crate) enum Cmd {
 /// A kernel of a loaded module.
 #[derive(Debug)]
 pub(crate) struct Function {
+    /// The device that the module was loaded on.
+    pub device: usize,
     pub module: Arc<Module>,
     pub name: String,
     /// Dynamic shared memory that `cuFuncSetAttribute` allowed.
@@ -74,6 +83,8 @@ pub(crate) struct Function {
 
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
+    /// Those that always exist are of every device.
+    pub device: usize,
     pub non_blocking: bool,
     pub priority: i32,
     /// The capture that the stream is part of.
@@ -85,26 +96,46 @@ pub(crate) struct Stream {
 
 #[derive(Debug, Default)]
 pub(crate) struct Event {
+    pub device: usize,
     pub no_timing: bool,
     pub recorded: Option<Instant>,
     /// Capture, stream and place in it, when last recorded while capturing.
     pub captured: Option<(u64, u64, u64)>,
 }
 
-pub(crate) struct State {
-    pub initialised: bool,
+/// One device, and its primary context.
+pub(crate) struct Gpu {
     pub device: Device,
     pub context_refs: u32,
+    /// What a fault left with the context.
+    pub sticky: Option<Code>,
+}
+
+impl Gpu {
+    fn new(config: Config, index: usize) -> Gpu {
+        Gpu { device: Device::beginning_at(config, index as u64 * SPAN), context_refs: 0, sticky: None }
+    }
+}
+
+/// The most devices.
+pub(crate) const MAX_DEVICES: usize = 8;
+/// Addresses of a device: so an address tells whose it is.
+const SPAN: u64 = 1 << 44;
+
+pub(crate) struct State {
+    pub initialised: bool,
+    /// There is at least one.
+    gpus: Vec<Gpu>,
     next: u64,
     pub streams: HashMap<u64, Stream>,
     pub events: HashMap<u64, Event>,
-    pub modules: HashMap<u64, (Arc<Module>, Vec<u64>)>,
+    /// Device, module, and handles of its functions.
+    pub modules: HashMap<u64, (usize, Arc<Module>, Vec<u64>)>,
     pub functions: HashMap<u64, Arc<Function>>,
     pub graphs: HashMap<u64, Arc<Vec<Cmd>>>,
     pub execs: HashMap<u64, Arc<Vec<Cmd>>>,
     pub captures: HashMap<u64, Capture>,
     pub host: HashMap<usize, usize>,
-    pub sticky: Option<Code>,
     pub last_fault: CString,
     pub quiet: bool,
     pub calls: BTreeMap<&'static str, u64>,
@@ -153,7 +184,7 @@ fn switch(name: &str, to: &mut bool) -> Result<(), String> {
 }
 
 /// The configuration that the environment asks for.
-pub(crate) fn configuration() -> Result<(Config, bool), String> {
+pub(crate) fn configuration() -> Result<(Config, usize, bool), String> {
     let mut c = Config::default();
     number("TORSH_CUDA_SIM_SM", &mut c.sm)?;
     match c.sm {
@@ -175,15 +206,19 @@ pub(crate) fn configuration() -> Result<(Config, bool), String> {
     };
     let mut quiet = false;
     switch("TORSH_CUDA_SIM_QUIET", &mut quiet)?;
-    Ok((c, quiet))
+    let mut devices = 1;
+    number("TORSH_CUDA_SIM_DEVICES", &mut devices)?;
+    if !(1..=MAX_DEVICES).contains(&devices) {
+        return Err(format!("TORSH_CUDA_SIM_DEVICES={devices}: 1 to {MAX_DEVICES} are possible"));
+    }
+    Ok((c, devices, quiet))
 }
 
 impl State {
     pub fn new(config: Config) -> State {
         State {
             initialised: false,
-            device: Device::new(config),
-            context_refs: 0,
+            gpus: vec![Gpu::new(config, 0)],
             next: 0x1000,
             streams: LEGACY.iter().map(|h| (*h, Stream::default())).collect(),
             events: HashMap::new(),
@@ -193,7 +228,6 @@ impl State {
             execs: HashMap::new(),
             captures: HashMap::new(),
             host: HashMap::new(),
-            sticky: None,
             last_fault: CString::default(),
             quiet: false,
             calls: BTreeMap::new(),
@@ -206,6 +240,41 @@ impl State {
             fail_alloc: None,
             given: Vec::new(),
         }
+    }
+
+    /// So many devices, all alike and empty.
+    pub fn configure(&mut self, config: &Config, devices: usize) {
+        self.gpus = (0..devices).map(|i| Gpu::new(config.clone(), i)).collect();
+    }
+
+    pub fn gpus(&self) -> &[Gpu] {
+        &self.gpus
+    }
+
+    pub fn gpus_mut(&mut self) -> &mut [Gpu] {
+        &mut self.gpus
+    }
+
+    /// The device of a number that was checked, or of the context that is current on this thread.
+    pub fn gpu(&mut self, index: usize) -> &mut Gpu {
+        let last = self.gpus.len() - 1;
+        &mut self.gpus[index.min(last)]
+    }
+
+    /// The device whose context is current on this thread, the first one where none is.
+    pub fn here(&mut self) -> &mut Gpu {
+        self.gpu(current())
+    }
+
+    /// The device that an address belongs to.
+    pub fn holder(&mut self, address: u64) -> &mut Device {
+        &mut self.gpu((address / SPAN) as usize).device
+    }
+
+    /// The device of a stream: those that always exist stand for the current context's.
+    pub fn stream_device(&self, stream: u64) -> Option<usize> {
+        let s = self.streams.get(&stream)?;
+        Some(if LEGACY.contains(&stream) { current() } else { s.device })
     }
 
     /// A handle that no object had before.
@@ -233,7 +302,7 @@ impl State {
         let code = code::of_fault(f.kind);
         self.complain(f.to_string());
         if !matches!(f.kind, FaultKind::Launch | FaultKind::SharedLimit) {
-            self.sticky = Some(code);
+            self.here().sticky = Some(code);
         }
         Err(code)
     }
@@ -264,13 +333,13 @@ impl State {
         if bytes == 0 {
             return self.refuse(code::INVALID_VALUE, "an allocation of zero bytes");
         }
-        let at = self.device.alloc(bytes).map_err(|_| code::OUT_OF_MEMORY)?;
+        let at = self.here().device.alloc(bytes).map_err(|_| code::OUT_OF_MEMORY)?;
         self.allocations += 1;
         Ok(at)
     }
 
     pub fn free(&mut self, at: u64) -> Result<(), Code> {
-        match self.device.free(at) {
+        match self.holder(at).free(at) {
             Ok(_) => Ok(()),
             Err(f) => self.refuse(code::INVALID_VALUE, f.to_string()),
         }
@@ -284,7 +353,7 @@ pub(crate) fn execute(cmd: &Cmd) -> Result<(), Code> {
     match cmd {
         Cmd::Empty => Ok(()),
         Cmd::Kernel { f, grid, block, shared, params } => {
-            match s.device.launch(&f.module, &f.name, *grid, *block, *shared, params) {
+            match s.gpu(f.device).device.launch(&f.module, &f.name, *grid, *block, *shared, params) {
                 Ok(r) => {
                     s.kernels.entry(f.name.clone()).or_default().add(&r);
                     Ok(())
@@ -296,22 +365,28 @@ pub(crate) fn execute(cmd: &Cmd) -> Result<(), Code> {
             // SAFETY: the caller promised so many readable bytes at the source, until the work is done.
             let data = unsafe { std::slice::from_raw_parts(*src as *const u8, *bytes) };
             s.copies[0] += *bytes as u64;
-            s.device.write(*dst, data).or_else(|f| s.fault(&f))
+            s.holder(*dst).write(*dst, data).or_else(|f| s.fault(&f))
         }
         Cmd::DtoH { dst, src, bytes } => {
             let mut data = vec![0u8; *bytes];
             s.copies[1] += *bytes as u64;
-            s.device.read(*src, &mut data).or_else(|f| s.fault(&f))?;
+            s.holder(*src).read(*src, &mut data).or_else(|f| s.fault(&f))?;
             // SAFETY: the caller promised so many writable bytes at the destination, until the work is done.
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), *dst as *mut u8, *bytes) };
             Ok(())
         }
         Cmd::DtoD { dst, src, bytes } => {
             s.copies[2] += *bytes as u64;
-            s.device.copy(*dst, *src, *bytes as u64).or_else(|f| s.fault(&f))
+            s.holder(*dst).copy(*dst, *src, *bytes as u64).or_else(|f| s.fault(&f))
+        }
+        Cmd::Peer { dst, src, bytes } => {
+            s.copies[2] += *bytes as u64;
+            let mut data = vec![0u8; *bytes];
+            s.holder(*src).read(*src, &mut data).or_else(|f| s.fault(&f))?;
+            s.holder(*dst).write(*dst, &data).or_else(|f| s.fault(&f))
         }
         Cmd::Set { dst, unit, width, count } => {
-            s.device.write(*dst, &unit[..*width].repeat(*count)).or_else(|f| s.fault(&f))
+            s.holder(*dst).write(*dst, &unit[..*width].repeat(*count)).or_else(|f| s.fault(&f))
         }
         Cmd::Host(op) => {
             drop(guard);
@@ -319,7 +394,7 @@ pub(crate) fn execute(cmd: &Cmd) -> Result<(), Code> {
             match unsafe { (op.run)(op.data as *mut c_void) } {
                 0 => Ok(()),
                 code => {
-                    lock().sticky = Some(code);
+                    lock().here().sticky = Some(code);
                     Err(code)
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::capture::submit;
 use crate::code::{self, Code};
+use crate::device::current;
 use crate::guard::put;
 use crate::state::{Cmd, Event, HostOp, LEGACY, Stream, execute, lock};
 
@@ -14,7 +15,7 @@ fn create(to: *mut u64, flags: u32, priority: i32) -> Result<(), Code> {
     }
     let mut s = lock();
     let h = s.handle();
-    s.streams.insert(h, Stream { non_blocking: flags == 1, priority, ..Stream::default() });
+    s.streams.insert(h, Stream { device: current(), non_blocking: flags == 1, priority, ..Stream::default() });
     drop(s);
     put(to, h)
 }
@@ -123,7 +124,7 @@ api! { Init;
     fn cuEventCreate(event: *mut u64, flags: u32) {
         let mut s = lock();
         let h = s.handle();
-        s.events.insert(h, Event { no_timing: flags & 2 != 0, ..Event::default() });
+        s.events.insert(h, Event { device: current(), no_timing: flags & 2 != 0, ..Event::default() });
         drop(s);
         put(event, h)
     }

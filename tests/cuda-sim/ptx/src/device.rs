@@ -109,7 +109,12 @@ pub struct Device {
 impl Device {
     /// A device with empty memory.
     pub fn new(config: Config) -> Device {
-        Device { config, memory: Memory::default(), modules: HashMap::new() }
+        Device::beginning_at(config, 0)
+    }
+
+    /// A device with empty memory, whose addresses begin at `first` or later: so several have none in common.
+    pub fn beginning_at(config: Config, first: u64) -> Device {
+        Device { config, memory: Memory::beginning_at(first), modules: HashMap::new() }
     }
 
     /// What the device is.

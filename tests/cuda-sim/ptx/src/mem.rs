@@ -112,6 +112,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Memory whose addresses begin at `first`, or where they begin without it, if that is later.
+    pub fn beginning_at(first: u64) -> Memory {
+        Memory { next: first.max(FIRST), ..Memory::default() }
+    }
+
     pub fn alloc(&mut self, len: u64, name: &str, read_only: bool) -> u64 {
         let base = if self.next == 0 { FIRST } else { self.next };
         self.next = (base + len + RED).next_multiple_of(ALIGN);
