@@ -490,7 +490,10 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
         path: where to write; an old file there stands until the new one is whole.
         targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
             one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
-        dynamic: must be None or False: sizes are those of the example.
+        dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
+            (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
+            containers have entries like their own. One name is one size. The function is traced at some dozen sizes
+            and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
