@@ -273,7 +273,7 @@ def test_digits_cnn(tmp_path):
 @pytest.mark.compiled_only
 def test_demo(tmp_path):
     demo = example("demo")
-    model = demo.CharModel(40)
+    model = demo.CharModel(40, demo.Size().char_hidden)
     opt = torsh.optim.AdamW(model.parameters(), lr=3e-3)
     batches = {n: (torsh.randint(40, (n, demo.CONTEXT)), torsh.randint(40, (n,))) for n in (16, 1, 5, 64)}
     batch = {0: Dim("batch", max=64)}
@@ -283,7 +283,7 @@ def test_demo(tmp_path):
 
 @pytest.mark.compiled_only
 def test_nanogpt(tmp_path):
-    model = example("nanogpt").GPT(50)
+    model = example("nanogpt").GPT(50, example("nanogpt").Size())
     opt = torsh.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     batches = {s: (torsh.randint(50, s), torsh.randint(50, s)) for s in [(2, 64), (1, 64), (3, 64)]}
     step = step_of(model, opt, lambda z, y: F.cross_entropy(z.reshape(-1, 50), y.reshape(-1)))

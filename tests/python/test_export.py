@@ -111,12 +111,12 @@ def test_learning_rate_of_a_loaded_step(tmp_path):
 def test_demo_models(tmp_path):
     demo = example("demo")
     xs, ys, *_ = demo.digits()
-    model = demo.classifier()
+    model = demo.classifier(demo.Size().hidden)
     opt = torsh.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    n = demo.BATCH
+    n = demo.Size().batch
     batches = [(torsh.from_numpy(xs[i : i + n]), torsh.from_numpy(ys[i : i + n])) for i in (0, n, 2 * n)]
     check_step(demo.make_step(model, opt), batches, tmp_path / "digits.torsh", model)
-    letters = demo.CharModel(40)
+    letters = demo.CharModel(40, demo.Size().char_hidden)
     opt = torsh.optim.AdamW(letters.parameters(), lr=3e-3)
     batches = [(torsh.randint(40, (64, demo.CONTEXT)), torsh.randint(40, (64,))) for _ in range(3)]
     check_step(demo.make_step(letters, opt), batches, tmp_path / "letters.torsh", letters)
@@ -135,7 +135,7 @@ def test_digits_cnn(tmp_path):
 @pytest.mark.compiled_only
 def test_nanogpt(tmp_path):
     gpt = example("nanogpt")
-    model = gpt.GPT(50)
+    model = gpt.GPT(50, gpt.Size())
     opt = torsh.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     batches = [(torsh.randint(50, (2, 64)), torsh.randint(50, (2, 64))) for _ in range(3)]
     step = training_step(model, opt, lambda z, y: F.cross_entropy(z.reshape(-1, 50), y.reshape(-1)))

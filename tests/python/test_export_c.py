@@ -508,9 +508,9 @@ def test_gpt(tmp_path):
     finally:
         sys.path.pop(0)
     torsh.manual_seed(0)
-    model = nanogpt.GPT(65)
+    model = nanogpt.GPT(65, nanogpt.Size())
     model.eval()
-    text = torsh.tensor(np.random.default_rng(0).integers(0, 65, (2, nanogpt.CONTEXT)))
+    text = torsh.tensor(np.random.default_rng(0).integers(0, 65, (2, nanogpt.Size().context)))
     compare(tmp_path, model, (text,), tolerance=2e-5)
     # What is not weights is code.
     weights = 4 * sum(p.numel() for p in model.parameters())
