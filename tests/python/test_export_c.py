@@ -14,6 +14,8 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
+# Libraries hold compiled kernels and are compared with these.
+pytestmark = pytest.mark.compiled_only
 needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here")
 ERRORS = {
     name: i
