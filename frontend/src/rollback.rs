@@ -92,6 +92,10 @@ pub(crate) fn recover(wanted: &[NodeRef], error: &Error) {
     // Which checks refuse is found by running each alone.
     let mut bad: Vec<NodeRef> = Vec::new();
     for check in watched.checks.iter().filter_map(Weak::upgrade) {
+        if reaches(&check, &bad) {
+            // What follows a bad write fails with it; to run it once more for each would take the square of their number.
+            continue;
+        }
         let concerns = wanted.is_empty() || wanted.iter().any(|n| reaches(n, std::slice::from_ref(&check)));
         if concerns && realise::nodes(std::slice::from_ref(&check)).is_err_and(|e| e.kind() == error.kind()) {
             bad.push(check);

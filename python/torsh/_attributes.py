@@ -53,6 +53,9 @@ class Attributes:
             return self._not_of_class(obj, own, name, module)
         if foreign(owner) and not of_user(held):
             if callable(held) or isinstance(held, (classmethod, staticmethod, property)):
+                if module:
+                    # Somebody may put another method in its place.
+                    self.add("no item of module", own, name)
                 return MISSING
             return self._attr(obj, name)
         if hasattr(type(held), "__get__") and foreign(type(held)) and not isinstance(held, BINDING):

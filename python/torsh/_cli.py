@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except _ScriptError as error:
         print(f"torsh {args.command}: {args.source} failed\n{error}", file=sys.stderr)
         return 1
-    except (TorshError, OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+    except (
+        TorshError, OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, EOFError, MemoryError
+    ) as error:  # fmt: skip
         print(f"torsh {args.command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -247,6 +249,11 @@ def _run(args) -> None:
         print(f"{len(times)} calls: best {times[0]:.2f} us, median {times[len(times) // 2]:.2f} us")
 
 
+def _shown(text: str) -> str:
+    """Text of a package on one line: nothing in it moves the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _inspect(args) -> None:
     import json
 
@@ -261,7 +268,7 @@ def _inspect(args) -> None:
     print(f"{m['name']}: {package.bytes} bytes, format {m['version']}, by {m['producer']}")
     print(f"license: {m['license'] or 'not stated'}; signed by {program.signer.hex() if program.signer else 'nobody'}")
     for key, value in m["metadata"].items():
-        print(f"metadata {key}: {value}")
+        print(f"metadata {_shown(key)}: {_shown(value)}")
     for d in m.get("dims", ()):
         print(f"dim {d['name']}: from {d['min']} to {d['max']}")
     for what in ("inputs", "outputs", "state"):

@@ -33,8 +33,10 @@ def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, na
     Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
     code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
     their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
-    that `fn` does not otherwise reach. Effects on Python that are none of the above (messages, an object stored in an
-    attribute) happen when `fn` is traced and not again.
+    that `fn` does not otherwise reach; the tables of a module (`_modules`, `__dict__`) where they are written past
+    `setattr`; attributes set on tensors, and on instances of subclasses of int, float and str; what `functools.cache`
+    had stored before `fn` was traced; names added to a class that are read by variable name. Effects on Python that
+    are none of the above (messages, an object stored in an attribute) happen when `fn` is traced and not again.
 
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.

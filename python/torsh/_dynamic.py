@@ -24,6 +24,9 @@ ExportError = _C.ExportError
 
 # Above the smallest size, in which special cases are met (1 broadcasts): small, odd and even, few of them usual sizes.
 _STEPS = (4, 5, 8, 10, 13, 16, 18, 22, 25)
+# Where a quotient of a size appears, all sizes of ranges up to so many are traced; of longer ones samples, so near the
+# smallest.
+_SHORT_RANGE, _NEAR = 192, 1024
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|%[\w.+-]+|[A-Za-z_][\w.:]*|-?\d[\w.+-]*')
 _NUMBER = re.compile(r"(?<![\w.%])-?\d[\w.+-]*")
 _ADVICE = (
@@ -215,6 +218,7 @@ class _Family:
         manifest, texts = template
         # Only now: a function that takes steps by its sizes takes many here.
         self.extremes()
+        self.spread(solver, group[0].sizes)
         for t in self.traces.values():
             self.check(t, group[0], texts)
         manifest["dims"] = [{"name": d.name, "min": d.min, "max": d.max} for d in self.dims]
@@ -263,10 +267,28 @@ class _Family:
         out = []
         for name, divisor in sorted(solver.divisors):
             i = self.names.index(name)
+            # Two whole steps: of one alone, other divisors would fit too.
             start = max(self.dims[i].min, min(at[i], self.dims[i].max - 2 * divisor))
-            for size in range(start, min(start + 2 * divisor, self.dims[i].max + 1)):
+            for size in range(start, min(start + 2 * divisor + 1, self.dims[i].max + 1)):
                 out.append((*at[:i], size, *at[i + 1 :]))
         return out
+
+    def spread(self, solver: Solver, at: tuple[int, ...]) -> None:
+        """Traces where a wrong quotient shows: all sizes of a short range, else whole steps at the ends and some."""
+        steps: dict[str, int] = {}
+        for name, divisor in solver.divisors:
+            steps[name] = max(steps.get(name, 0), 2 * divisor + 1)
+        for name, width in sorted(steps.items()):
+            i = self.names.index(name)
+            low, high = self.dims[i].min, self.dims[i].max
+            if high - low < _SHORT_RANGE:
+                sizes = set(range(low, high + 1))
+            else:
+                sizes = {*range(low, low + width), *range(high - width + 1, high + 1)}
+                sizes |= set(random.Random(i).sample(range(low, min(high, low + _NEAR) + 1), 32))
+            for size in sorted(sizes):
+                with contextlib.suppress(_C.LimitError):
+                    self.trace((*at[:i], size, *at[i + 1 :]))
 
     def trace(self, sizes: tuple[int, ...]) -> Trace:
         if sizes in self.traces:

@@ -231,8 +231,11 @@ class _Exporter:
         return [_C.clone(t.detach()) for t in tensors]
 
     def _trace(self, call):
+        before = _Names()
+        before.root(self.fn)
         forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
+        self._refuse_exchanges(before)
         if not forward.leaves_gradients:
             return forward
         # The next call finds the gradients of this one: what it does with them is what is exported.
@@ -371,6 +374,16 @@ class _Exporter:
             bound = []
         plain = [p.name for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         return [plain[i] if i < len(plain) else f"arg{i}" for i in range(len(self.args))]
+
+    def _refuse_exchanges(self, before: _Names) -> None:
+        """A package updates what its state holds; another tensor in the place of one is what it cannot keep."""
+        was = {name: handle for handle, name in before.names.items()}
+        for handle, name in self.names.items():
+            if was.get(name, handle) != handle and not name.endswith("grad"):
+                raise ExportError(
+                    f"export(): the function puts another tensor in the place of {name!r}, which a package cannot do. "
+                    f"Write the values into the tensor that is there: {name}.copy_(...)"
+                )
 
     def _name_tensors(self) -> None:
         walk = _Names()

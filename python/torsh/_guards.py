@@ -9,6 +9,8 @@ fewer.
 
 from __future__ import annotations
 
+import collections
+import functools
 import os
 import sys
 import types
@@ -47,6 +49,10 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
     """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard, and why a program will not do."""
     found = Collector(fn)
     found.careful(lambda: [found.argument(value) for value in (*args, *kwargs.values())])
+    # What the function is bound to is no argument of a call, but is read like a global.
+    bound = fn.__self__ if isinstance(fn, types.MethodType) else fn
+    if isinstance(bound, (functools.partial, list, dict, set, collections.deque)):
+        found.careful(lambda: found.reach(bound))
     previous = sys.getprofile()
 
     def note(frame, event, arg):
@@ -65,7 +71,10 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
     try:
         result = fn(*args, **kwargs)
     finally:
-        sys.setprofile(previous)
+        # A profiler of C code stands there as an object, which has to be switched on again by itself.
+        sys.setprofile(previous if previous is None or callable(previous) else None)
+        if previous is not None and not callable(previous):
+            previous.enable()
     guards, why = found.finish()
     if why is not None:
         return result, guards, f"reads {why}, which cannot be checked at each call"
@@ -162,7 +171,7 @@ def _enter_foreign(found: Collector, frame, code) -> None:
     if caller is None or skipped(caller.f_code.co_filename):
         return
     # It reads what it likes of the objects that it was given.
-    if code.co_name == "getenv":
+    if code.co_name in ("getenv", "expandvars", "expanduser"):
         found.whole(os.environ)
     local = frame.f_locals
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 import types
-from collections import Counter
+from collections import Counter, deque
 
 from torsh import _C
 from torsh._containers import is_buffer
@@ -15,7 +15,7 @@ __all__ = ["made_anew"]
 
 # Deeper than this, lists, tuples and dicts are objects like any other.
 _MAX_DEPTH = 16
-_MUTABLE = (list, dict, set, types.FunctionType)
+_MUTABLE = (list, dict, set, deque, types.FunctionType, types.CoroutineType, types.AsyncGeneratorType)
 
 
 def made_anew(container, ours: Counter, depth: int = 0) -> str | None:

@@ -360,6 +360,37 @@ def test_a_restricted_range_helps(tmp_path):
     check(_seven, lambda n: (rand(n, 4),), [3, 2], tmp_path / "c.torsh", ({0: Dim("n", min=2)},))
 
 
+@pytest.mark.parametrize(("add", "divisor", "low"), [(15, 16, 16), (10, 20, 33), (31, 32, 40)])
+def test_quotients_of_sizes_are_right_at_every_size(tmp_path, add, divisor, low):
+    def fn(x):
+        return torsh.zeros((x.shape[0] + add) // divisor) + x.sum()
+
+    sizes = range(low, low + 3 * divisor)
+    dim = Dim("n", min=low, max=sizes[-1])
+    check(fn, lambda n: (rand(n),), [low + 4, *sizes], tmp_path / "a.torsh", ({0: dim},))
+
+
+@pytest.mark.parametrize(("factor", "add", "divisor"), [(3, 5, 16), (7, 0, 24), (5, 40, 48)])
+def test_a_quotient_that_is_not_found_is_refused(tmp_path, factor, add, divisor):
+    def fn(x):
+        return torsh.zeros((factor * x.shape[0] + add) // divisor + 1) + x.sum()
+
+    path = tmp_path / "a.torsh"
+    try:
+        torsh.export(fn, (rand(20),), path, dynamic=({0: Dim("n", min=8, max=64)},))
+    except torsh.ExportError:
+        return
+    program = torsh.load(path)
+    assert all(program(rand(n)).shape == fn(rand(n)).shape for n in range(8, 65))
+
+
+def test_layers_with_strides_over_their_length(tmp_path):
+    torsh.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv1d(2, 2, 3, stride=2, padding=1) for _ in range(4)))
+    dim = Dim("n", min=32, max=100)
+    check(model, lambda n: (rand(1, 2, n),), [40, 32, 33, 34, 49, 100], tmp_path / "a.torsh", ({2: dim},))
+
+
 def test_dims_that_make_no_sense(tmp_path):
     def export(dynamic):
         torsh.export(lambda x, k: x * k, (torsh.ones(3, 4), 2), tmp_path / "a.torsh", dynamic=dynamic)

@@ -759,3 +759,32 @@ def test_torsh_run(tmp_path):
     run(path, *given, status=1)
     run(path, "--nothing", status=2)
     assert "not signed" in run(path, *given, "--trusted-key", "0" * 64, status=1)
+
+
+class _Exchange(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("a", torsh.zeros(3))
+        self.register_buffer("b", torsh.ones(3))
+
+    def forward(self, x):
+        y = x + self.a
+        self.a, self.b = self.b, self.a
+        return y
+
+
+def test_tensors_put_in_the_place_of_others_are_refused(tmp_path):
+    with pytest.raises(torsh.ExportError, match=r"another tensor in the place of '[ab]'.*copy_"):
+        torsh.export(_Exchange(), (torsh.ones(3),), tmp_path / "a.torsh")
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_of_a_package_stay_on_their_line(tmp_path, capsys):
+    path = tmp_path / "a.torsh"
+    with pytest.raises(torsh.ExportError, match="cannot be printed"):
+        torsh.export(lambda x: x, (torsh.ones(3),), path, name="a\nlicense: MIT")
+    torsh.export(lambda x: x, (torsh.ones(3),), path, metadata={"k": "\x1b[8m\nsigned"})
+    from torsh._cli import main
+
+    assert main(["inspect", str(path)]) == 0
+    assert "metadata k: \\x1b[8m\\nsigned\n" in capsys.readouterr().out

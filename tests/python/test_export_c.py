@@ -140,6 +140,14 @@ def test_dtypes(tmp_path, name):
 
 
 @needs_cc
+def test_floor_division_of_floats(tmp_path):
+    x = torsh.tensor([1.0, 6.0, float("inf"), -5.0, -1.0, 0.0, 7.5, -0.0, 1.0])
+    y = torsh.tensor([0.1, 0.2, 2.0, float("inf"), 3.0, -2.0, -2.5, 4.0, 0.0])
+    both = lambda a, b: (torsh.nan_to_num(a // b, 0.5), torsh.nan_to_num(a % b, 0.5))  # noqa: E731
+    compare(tmp_path, lambda x, y: (*both(x, y), *both(x.double(), y.double())), (x, y))
+
+
+@needs_cc
 def test_casts_saturate(tmp_path):
     x = torsh.tensor([1e20, -1e20, float("nan"), 3.7, -3.7, 254.5, float("inf")])
     kinds = [torsh.int8, torsh.int32, torsh.int64, torsh.uint8, torsh.bool, torsh.float16, torsh.float64]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import cProfile
 import functools
 import logging
 import operator
@@ -21,6 +22,18 @@ from torsh import nn
 
 CASES = Cases()
 case, lazily = CASES.case, CASES.lazily
+
+
+@case
+def method_of_an_instance_of_a_layer_replaced():
+    layer = nn.Tanh()
+    return lambda x: layer(x), setter(layer, forward=lambda x: x * 7)
+
+
+@case
+def container_bound_to_the_function_itself():
+    config = {"a": 1.0}
+    return functools.partial(lambda d, x: x * d["a"], config), lambda: config.update(a=5.0)
 
 
 @case
@@ -541,3 +554,20 @@ def test_what_a_function_makes_or_does_not_read_breaks_no_guard(make):
     # A trainer's first step finds no gradients, a logger's first message fills its cache.
     assert g.cache_info()["misses"] <= 2, str(g.explain())
     assert not any(p["graph_break"] for p in g.explain()["programs"])
+
+
+def test_a_new_deque_at_each_call():
+    compiled = torsh.compile(lambda x: (x, collections.deque([1])))
+    compiled(torsh.ones(2))[1].append(2)
+    assert list(compiled(torsh.ones(2))[1]) == [1]
+
+
+def test_under_a_profiler_of_c_code():
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        assert torsh.compile(lambda x: x * 3)(torsh.ones(2)).tolist() == [3.0, 3.0]
+        len([])
+    finally:
+        profile.disable()
+    assert any("len" in str(entry.code) for entry in profile.getstats())

@@ -290,6 +290,17 @@ impl Manifest {
                 format!("format version {} with {} dims; that is version {version}", self.version, self.dims.len()),
             ));
         }
+        // They are shown on one line of a terminal, beside what the reader itself says.
+        let shown = [
+            ("producer", &self.producer),
+            ("name", &self.name),
+            ("license", self.license.as_ref().unwrap_or(&self.name)),
+        ];
+        for (what, text) in shown {
+            if text.chars().any(char::is_control) {
+                return Err(bad(MANIFEST, format!("the {what} has a character that cannot be printed")));
+            }
+        }
         self.check_dims()?;
         let smallest = self.smallest();
         for (what, ports, out) in

@@ -119,6 +119,25 @@ T_INLINE double t_rem_f64(double a, double b) {
     return r != 0.0 && (r < 0.0) != (b < 0.0) ? r + b : r;
 }
 
+T_INLINE float t_floordiv_f32(float a, float b) {
+    if (b == 0.0f) return a / b;
+    const float r = fmodf(a, b);
+    float q = (a - r) / b;
+    if (r != 0.0f && (r < 0.0f) != (b < 0.0f)) q = q - 1.0f;
+    if (q == 0.0f) return 0.0f * (a / b);
+    const float whole = floorf(q);
+    return q - whole > 0.5f ? whole + 1.0f : whole;
+}
+T_INLINE double t_floordiv_f64(double a, double b) {
+    if (b == 0.0) return a / b;
+    const double r = fmod(a, b);
+    double q = (a - r) / b;
+    if (r != 0.0 && (r < 0.0) != (b < 0.0)) q = q - 1.0;
+    if (q == 0.0) return 0.0 * (a / b);
+    const double whole = floor(q);
+    return q - whole > 0.5 ? whole + 1.0 : whole;
+}
+
 /* Families of block primitives. `dst` may be an operand, or overlaps none. */
 #define T_UN(NAME, X, R, E)                                                 \
     T_HIDDEN T_CLONES void NAME(R *dst, const X *src, uint64_t n) {         \

@@ -169,7 +169,7 @@ fn binary(op: BinOp, dt: DType) -> Option<String> {
             BinOp::Sub => "x - y".to_string(),
             BinOp::Mul => "x * y".to_string(),
             BinOp::Div => "x / y".to_string(),
-            BinOp::FloorDiv => format!("floor{f}(x / y)"),
+            BinOp::FloorDiv => format!("t_floordiv_{short}(x, y)"),
             BinOp::Rem => format!("t_rem_{short}(x, y)"),
             BinOp::Fmod => format!("fmod{f}(x, y)"),
             BinOp::Max => "x != x || x > y ? x : y".to_string(),
