@@ -85,19 +85,20 @@ cuda-sim:
 NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
 # With two devices, for copies between them.
 SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1) TORSH_CUDA_SIM_DEVICES=2
-SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked
+# Of the workspace as a whole, like test-rust: a choice of packages would build every dependency again with other features.
+SIM_RUST = $(SIM) TORSH_NVRTC=$(NVRTC) cargo test --release --locked --workspace --exclude torsh-python
 
 ifeq ($(shell uname -sm),Linux x86_64)
 test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
-	$(SIM_RUST) -p torsh-runtime --test cuda_sim
-	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) -p torsh-runtime --test cuda_sim
-	$(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM_RUST) --test cuda_sim
+	TORSH_CUDA_GRAPHS=0 $(SIM_RUST) --test cuda_sim
+	$(SIM_RUST) --test cuda_ops
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/cuda_device tests/python/test_cuda.py
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python/test_lazy.py tests/python/test_views.py tests/python/test_autograd.py --device cuda
 
 test-cuda-full: test-cuda
-	$(SIM_RUST) -p torsh-tests --test cuda_ops -- --include-ignored
-	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) -p torsh-tests --test cuda_ops
+	$(SIM_RUST) --test cuda_ops -- --include-ignored
+	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) --test cuda_ops
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python --device cuda
 else
 test-cuda test-cuda-full:
