@@ -384,6 +384,15 @@ class _Exporter:
                     f"export(): the function puts another tensor in the place of {name!r}, which a package cannot do. "
                     f"Write the values into the tensor that is there: {name}.copy_(...)"
                 )
+        after = self.held[-1].numbers
+        for name, old in before.numbers.items():
+            new = after.get(name, old)
+            if new is not old and (type(new) is not type(old) or new != old):
+                raise ExportError(
+                    f"export(): the function changes {name!r} from {old!r} to {new!r}; a package would repeat the "
+                    "first call for ever. Keep it in a tensor (register_buffer) that the function updates in place, or "
+                    "change it outside of the function"
+                )
 
     def _name_tensors(self) -> None:
         walk = _Names()
@@ -401,6 +410,8 @@ class _Names:
     def __init__(self) -> None:
         self.names: dict = {}
         self.tensors: dict[int, Tensor] = {}
+        # Attributes and variables that are plain numbers.
+        self.numbers: dict[str, Any] = {}
         self.seen: set[int] = set()
         self.alive: list = []
         self.optimizers: list = []
@@ -421,6 +432,8 @@ class _Names:
             self.optimizer(name, optimizer)
 
     def value(self, name: str, x: Any, depth: int) -> None:
+        if type(x) in (bool, int, float):
+            self.numbers.setdefault(name, x)
         if depth > 6 or len(self.seen) > _MAX_WALK or isinstance(x, (str, bytes, int, float, type, types.ModuleType)):
             return
         if isinstance(x, Tensor):

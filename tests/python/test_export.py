@@ -779,6 +779,22 @@ def test_tensors_put_in_the_place_of_others_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class _Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def test_numbers_that_a_function_changes_are_refused(tmp_path):
+    with pytest.raises(torsh.ExportError, match="changes 'calls' from 0 to 1.*register_buffer"):
+        torsh.export(_Counter(), (torsh.ones(3),), tmp_path / "a.torsh")
+    assert not list(tmp_path.iterdir())
+
+
 def test_texts_of_a_package_stay_on_their_line(tmp_path, capsys):
     path = tmp_path / "a.torsh"
     with pytest.raises(torsh.ExportError, match="cannot be printed"):
