@@ -391,6 +391,18 @@ def test_layers_with_strides_over_their_length(tmp_path):
     check(model, lambda n: (rand(1, 2, n),), [40, 32, 33, 34, 49, 100], tmp_path / "a.torsh", ({2: dim},))
 
 
+class _Keeper(nn.Module):
+    def forward(self, x):
+        self.last = x
+        return x * 2
+
+
+def test_arguments_that_are_kept_are_refused(tmp_path):
+    with pytest.raises(torsh.ExportError, match="another tensor in the place of 'last'"):
+        torsh.export(_Keeper(), (rand(4, 3),), tmp_path / "a.torsh", dynamic=({0: Dim("n", max=50)},))
+    assert not list(tmp_path.iterdir())
+
+
 def test_dims_that_make_no_sense(tmp_path):
     def export(dynamic):
         torsh.export(lambda x, k: x * k, (torsh.ones(3, 4), 2), tmp_path / "a.torsh", dynamic=dynamic)
