@@ -5,6 +5,7 @@
 //! no longer than the work does on one thread. Helpers watch for the next region for some microseconds after one
 //! ends, then they sleep.
 
+use crate::sys::cpus::{self, Place};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +36,9 @@ struct State {
     inside: usize,
     /// Helpers that sleep.
     asleep: usize,
+    /// Where each sleeping helper last ran, by its number, and where the caller that wakes them runs.
+    places: Vec<Place>,
+    caller: Option<usize>,
     stop: bool,
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -71,9 +75,10 @@ impl Crew {
     /// So many helpers, or as many as the system gives.
     pub fn new(helpers: usize) -> Crew {
         let shared = Arc::<Shared>::default();
+        shared.lock().places.resize_with(helpers, Place::default);
         let start = |i: usize| {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("torsh-{i}")).spawn(move || help(&shared)).ok()
+            std::thread::Builder::new().name(format!("torsh-{i}")).spawn(move || help(&shared, i)).ok()
         };
         let helpers = (0..helpers).map_while(start).collect();
         Crew { shared, helpers }
@@ -105,6 +110,11 @@ impl Crew {
         state.next = 1;
         shared.regions.fetch_add(1, Ordering::Release);
         let wake = state.seats.min(state.asleep);
+        if wake > 0 {
+            state.caller = cpus::here();
+            let caller = state.caller;
+            state.places.iter_mut().for_each(|place| place.leave(caller));
+        }
         drop(state);
         for _ in 0..wake {
             shared.begin.notify_one();
@@ -174,8 +184,9 @@ impl Drop for Region<'_> {
 }
 
 /// The life of a helper.
-fn help(shared: &Shared) {
+fn help(shared: &Shared, number: usize) {
     let mut state = shared.lock();
+    let (mut place, mut woken) = (Place::current(), false);
     loop {
         if state.stop {
             return;
@@ -183,8 +194,11 @@ fn help(shared: &Shared) {
         let job = state.open.filter(|_| state.seats > 0);
         let Some(job) = job else {
             state.asleep += 1;
+            state.places[number] = std::mem::take(&mut place);
             state = shared.begin.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep -= 1;
+            place = std::mem::take(&mut state.places[number]);
+            woken = true;
             continue;
         };
         let worker = state.next;
@@ -193,7 +207,11 @@ fn help(shared: &Shared) {
         state.inside += 1;
         shared.inside.store(state.inside, Ordering::Relaxed);
         let seen = shared.regions.load(Ordering::Relaxed);
+        let caller = state.caller;
         drop(state);
+        if std::mem::take(&mut woken) {
+            place.arrive(caller);
+        }
         // SAFETY: the job was open and this helper is counted inside, so that `Crew::run`, whose argument it is,
         // has not returned and will not before the count below.
         let work = unsafe { &*job.0 };

@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub(crate) mod call;
+pub(crate) mod cpus;
 pub(crate) mod crew;
 pub(crate) mod cuda;
 pub mod gemm;
