@@ -2,8 +2,8 @@
 //!
 //! The caller never waits for a helper that has not begun: it does what is there to do, closes the region, and
 //! waits only for those who are still at work. So a region on a busy machine, where helpers get no processor, takes
-//! no longer than the work does on one thread. Helpers watch for the next region for some microseconds after one
-//! ends, then they sleep.
+//! no longer than the work does on one thread. Helpers watch for the next region for as long as waking one takes,
+//! then they sleep; who watches leaves the processor to whatever else is to run there.
 
 use crate::sys::cpus::{self, Place};
 use std::any::Any;
@@ -11,10 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-/// How often a helper looks for the next region before it sleeps, and a caller for the last helper to finish: each
-/// look takes some 20 to 60 nanoseconds.
+/// How often a helper looks for the next region, and a caller for the last helper to finish, before it offers its
+/// processor to others between looks: each look takes some 20 to 60 nanoseconds.
 const LOOKS: usize = 200;
+/// How long it looks in all before it sleeps: about what it takes to wake a thread.
+const WATCH: Duration = Duration::from_micros(50);
 
 /// What a region runs; the argument is the worker's number, 0 for the caller.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
@@ -160,12 +163,7 @@ impl Region<'_> {
             return;
         }
         drop(state);
-        for _ in 0..LOOKS {
-            if self.shared.inside.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+        watch(|| self.shared.inside.load(Ordering::Acquire) == 0);
         // The helper that leaves last has the lock while it says so: having had it too, we know that it is done.
         state = self.shared.lock();
         while state.inside > 0 {
@@ -180,6 +178,21 @@ impl Drop for Region<'_> {
         // Of two panics the caller's goes on; the other one does not belong to the next region.
         self.shared.lock().panic = None;
         self.shared.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Looks until it is so, or for some time. On a busy machine the first offer of the processor ends the looking: the
+/// thread runs again when it has slept long enough, as far as others are concerned.
+fn watch(so: impl Fn() -> bool) {
+    for _ in 0..LOOKS {
+        if so() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    let start = Instant::now();
+    while !so() && start.elapsed() < WATCH {
+        std::thread::yield_now();
     }
 }
 
@@ -226,12 +239,7 @@ fn help(shared: &Shared, number: usize) {
             shared.end.notify_one();
         }
         drop(state);
-        for _ in 0..LOOKS {
-            if shared.regions.load(Ordering::Acquire) != seen {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+        watch(|| shared.regions.load(Ordering::Acquire) != seen);
         state = shared.lock();
     }
 }
