@@ -15,6 +15,8 @@ const ACCESS_NS: f64 = 0.05;
 const SLOT_NS: f64 = 0.03;
 /// Moving a byte to or from memory.
 const MEMORY_NS: f64 = 0.08;
+/// The least for moving a byte of data that does not stay in the second-level cache.
+const STREAM_NS: f64 = 0.02;
 /// A call of a primitive.
 const CALL_NS: f64 = 3.0;
 
@@ -67,8 +69,24 @@ fn op_ns(op: ScalarOp, dtype: DType) -> f64 {
     class * wide * OP_NS
 }
 
-/// Nanoseconds that a whole kernel takes on one core, memory in cache.
-pub fn kernel_ns(k: &Kernel) -> f64 {
+/// Nanoseconds that a whole kernel takes on one core, at `share` of the time that primitives take: what it computes, or
+/// the memory that it moves where that is more.
+pub(super) fn kernel_ns(k: &Kernel, share: f64, l2_bytes: usize) -> f64 {
+    // Part of the cache holds what other kernels left.
+    let moved = moved_bytes(k);
+    let memory = if moved > l2_bytes / 2 { STREAM_NS * moved as f64 } else { 0.0 };
+    (compute_ns(k) * share).max(memory)
+}
+
+/// Bytes of the buffers of a kernel, of each as much as its points can reach.
+fn moved_bytes(k: &Kernel) -> usize {
+    let points = k.rows().saturating_mul(k.row_len());
+    let reached = k.params.iter().map(|p| p.numel.min(points).saturating_mul(p.dtype.size()));
+    reached.fold(0, usize::saturating_add)
+}
+
+/// Nanoseconds of a whole kernel in primitives, memory in cache.
+fn compute_ns(k: &Kernel) -> f64 {
     let (rows, cols) = (k.rows() as f64, k.row_len() as f64);
     let mut ns = 0.0;
     for stage in &k.stages {

@@ -281,7 +281,7 @@ pub fn emit<M: Module>(
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),
         row_block: frame.rows,
-        cost_ns: cost::kernel_ns(&normal.kernel) * speed,
+        cost_ns: cost::kernel_ns(&normal.kernel, speed, options.l2_bytes),
         scratch_bytes: frame.scratch_bytes,
         schedule,
         reason,
