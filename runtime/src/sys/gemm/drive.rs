@@ -57,6 +57,8 @@ struct Unit {
     /// Columns of the block for which the right operand is packed at the time.
     block: Range<usize>,
     cols: Range<usize>,
+    /// Terms of the sums: all, or some whole pieces.
+    terms: Range<usize>,
     /// The worker's last unit was of the same rows.
     ready: bool,
 }
@@ -100,7 +102,7 @@ impl<T: Element> Job<'_, T> {
                 }
             }
             let groups = block.len().div_ceil(plan.group_cols);
-            let units = plan.panels * groups;
+            let units = plan.panels * groups * plan.ranges;
             let next = AtomicUsize::new(0);
             par.for_each(workers.min(units), &|worker| {
                 let mut ready = None;
@@ -109,14 +111,19 @@ impl<T: Element> Job<'_, T> {
                     if unit >= units {
                         break;
                     }
+                    let (unit, range) = (unit / plan.ranges, unit % plan.ranges);
                     let (panel, group) = (unit / groups, unit % groups);
                     let first = block.start + group * plan.group_cols;
                     let cols = first..(first + plan.group_cols).min(block.end);
                     let worker = alone.unwrap_or(worker);
                     let ready = ready.replace(panel) == Some(panel);
-                    self.unit(&Unit { batch, worker, rows: self.rows(panel), block: block.clone(), cols, ready });
+                    let (rows, block, terms) = (self.rows(panel), block.clone(), self.terms(range));
+                    self.unit(&Unit { batch, worker, rows, block, cols, terms, ready });
                 }
             });
+        }
+        if plan.ranges > 1 {
+            self.add_pieces(batch, par);
         }
         if self.rows_complete_late() {
             let rows = if self.swapped { self.e.n } else { self.e.m };
@@ -132,7 +139,41 @@ impl<T: Element> Job<'_, T> {
 
     /// Whether no unit ever completes a row of the caller's result.
     fn rows_complete_late(&self) -> bool {
-        self.hook.is_some() && (self.swapped || self.plan.groups > 1)
+        self.hook.is_some() && (self.swapped || self.plan.groups > 1 || self.plan.ranges > 1)
+    }
+
+    /// The terms of a range: whole pieces, as many as in the others, or one less.
+    fn terms(&self, range: usize) -> Range<usize> {
+        let pieces = share(self.e.k.div_ceil(KC), self.plan.ranges, range);
+        pieces.start * KC..(pieces.end * KC).min(self.e.k)
+    }
+
+    /// The sums of the piece of terms from `k0` on, where pieces are kept apart.
+    fn piece(&self, k0: usize) -> *mut T::Acc {
+        self.scratch.0.cast::<T::Acc>().wrapping_add(k0 / KC * self.e.m * self.e.n)
+    }
+
+    /// Adds the pieces that were kept apart, in order.
+    fn add_pieces(&self, batch: usize, par: &Par<'_>) {
+        let all = self.e.m * self.e.n;
+        let parts = all.div_ceil(ALONG_COLS);
+        let next = AtomicUsize::new(0);
+        par.for_each(self.plan.workers.min(parts), &|_| {
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    break;
+                }
+                let numbers = share(all, parts, part);
+                let c = self.out.0.wrapping_add(batch * all + numbers.start).cast::<T::Acc>();
+                for k0 in (0..self.e.k).step_by(KC) {
+                    let sums = self.piece(k0).wrapping_add(numbers.start);
+                    // SAFETY: the units have stored `all` sums of every piece (`tiles`); this part of the result, whose
+                    // elements are of the type of the sums (`ranges` in the plan), is nobody else's.
+                    unsafe { total(c, sums, numbers.len(), k0 == 0) }
+                }
+            }
+        });
     }
 
     /// The rows of a panel: as many as those of the others, or one less.
@@ -236,9 +277,10 @@ impl<T: Element> Job<'_, T> {
 
     /// A unit, tile by tile.
     fn tiles(&self, u: &Unit, strips: &Strips, memory: *mut u8, (c, c_row): (*mut T::Acc, usize)) {
-        let k = self.e.k;
-        for k0 in (0..k).step_by(KC) {
-            let depth = KC.min(k - k0);
+        for k0 in u.terms.clone().step_by(KC) {
+            let depth = KC.min(u.terms.end - k0);
+            let apart = self.plan.ranges > 1;
+            let c = if apart { self.piece(k0) } else { c };
             let mut a = memory.cast::<T::Acc>();
             if self.plan.whole {
                 a = a.wrapping_add(k0 * u.rows.len());
@@ -257,11 +299,12 @@ impl<T: Element> Job<'_, T> {
                         continue;
                     };
                     for _ in 0..count {
-                        let (cols, first) = (cols.len(), k0 == 0);
+                        let (cols, first) = (cols.len(), k0 == 0 || apart);
                         let tile = Tile { k: depth, a, b, b_row, c, c_row, soon, soon_step, cols, first };
                         // SAFETY: `a` holds this strip's `depth * rows` numbers (`pack_rows`), `b` is a panel
                         // as `each_panel` promises, and the tile lies in the rows and columns of the unit,
-                        // which no other unit has (`matrix`), of the result or of the worker's own sums. The
+                        // which no other unit has (`matrix`), of the result, of the worker's own sums, or of a
+                        // piece that is this unit's (`terms`). The
                         // level of the kernels is one of this CPU (`Level`).
                         unsafe { micro(&tile) }
                         soon = soon.wrapping_add(soon_step * depth);

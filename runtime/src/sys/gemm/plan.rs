@@ -4,7 +4,8 @@
 //! so an element depends on its row and column alone, never on the extents, the cut or the threads.
 //!
 //! A *unit* is what a thread takes: a panel of rows over all columns, or, where rows are few, all rows over a
-//! group of columns. The right operand is packed into panels of some vectors: once, by whoever needs a panel
+//! group of columns, or, where sums are long and their matrix is small, some pieces of all sums, which are kept
+//! apart and added in their order when all are there. The right operand is packed into panels of some vectors: once, by whoever needs a panel
 //! first, if several row panels share them; strip by strip if there is but one row panel; and not at all if
 //! its rows lie in memory as they are wanted and each is used by one tile only, if there is but one row, or if
 //! the caller has the panels from an earlier product ([`super::prepack`]).
@@ -42,6 +43,8 @@ pub const PIECES: usize = 8;
 /// Bytes of the rows of the left operand that a front makes at a time: with what they are packed to, they stay in
 /// the second-level cache.
 pub const FRONT_BYTES: usize = 512 << 10;
+/// Pieces of sums that threads share take so many bytes at most.
+const APART_BYTES: usize = 2 << 20;
 /// Fewer rows than these would read the right operand too often.
 const LEAST_ROWS: usize = 60;
 
@@ -116,9 +119,11 @@ pub struct Plan {
     pub source: Source,
     /// Columns of a packed panel.
     pub panel: usize,
+    /// Ranges of pieces that units take, or one: then a unit has all of them.
+    pub ranges: usize,
     /// Panels that are packed at a time, so that rows are read along the memory.
     pub claim: usize,
-    /// Bytes of panels that units share, and of flags for them.
+    /// Bytes of panels that units share, and of flags for them; or of the pieces of sums.
     pub shared_bytes: usize,
     /// Offset of the flags in them.
     pub flags: usize,
@@ -154,7 +159,12 @@ impl Plan {
             Right::Rows if !s.rounds && e.n >= s.lanes && (e.m <= s.rows || is_small(e, s)) => Some(Source::Direct),
             Right::Rows | Right::Columns | Right::Other => None,
         };
-        let (panels, groups) = if front { (front_panels(e, s, within), 1) } else { cut(e, s, source, within) };
+        let ranges = if front { 1 } else { ranges(e, s, source, within) };
+        let (panels, groups) = match front {
+            true => (front_panels(e, s, within), 1),
+            false if ranges > 1 => (1, 1),
+            false => cut(e, s, source, within),
+        };
         let source = source.unwrap_or(if panels == 1 { Source::Strip } else { Source::Shared });
         let panel = if source == Source::Strip { s.wide } else { s.panel };
         let step = if matches!(source, Source::Along | Source::Down | Source::Direct) { 8 * s.lanes } else { panel };
@@ -176,6 +186,7 @@ impl Plan {
             block_cols,
             source,
             panel,
+            ranges,
             claim: (block_cols.div_ceil(panel) / (2 * within)).clamp(1, CLAIM * s.panel / panel),
             shared_bytes: 0,
             flags: 0,
@@ -198,6 +209,9 @@ impl Plan {
             let claims = self.block_cols.div_ceil(s.panel).div_ceil(self.claim);
             self.flag_count = claims.saturating_mul(e.k.div_ceil(KC));
             self.shared_bytes = self.flags.saturating_add(self.flag_count.next_multiple_of(ALIGN));
+        }
+        if self.ranges > 1 {
+            self.shared_bytes = bytes(e.k.div_ceil(KC).saturating_mul(e.m).saturating_mul(e.n));
         }
         let rows = e.m.div_ceil(self.panels);
         let depth = KC.min(e.k);
@@ -265,6 +279,19 @@ fn front_rows(e: &Extents<'_>, s: Shape) -> usize {
 fn front_panels(e: &Extents<'_>, s: Shape, within: usize) -> usize {
     let panels = e.m.div_ceil(front_rows(e, s));
     if within == 1 { panels } else { panels.max(4 * within).next_multiple_of(within).min(e.m) }
+}
+
+/// Ranges of pieces for `within` threads: more than one where rows are too few to share and sums are long, so that each
+/// thread packs its own part of both operands.
+fn ranges(e: &Extents<'_>, s: Shape, source: Option<Source>, within: usize) -> usize {
+    let pieces = e.k.div_ceil(KC);
+    let packs = matches!(source, None | Some(Source::Direct)) && !s.rounds;
+    let apart = pieces.saturating_mul(e.m).saturating_mul(e.n).saturating_mul(s.size);
+    if within > 1 && packs && e.m < 4 * s.rows * within && pieces >= 4 * within && apart <= APART_BYTES {
+        4 * within
+    } else {
+        1
+    }
 }
 
 /// Row panels and column groups for `within` threads.
@@ -340,6 +367,19 @@ mod tests {
                 assert!(plan.front + rows * k * SHAPE.size <= plan.worker_bytes);
             }
         }
+    }
+
+    #[test]
+    fn threads_share_long_sums_of_small_matrices() {
+        let ranges = |m, n, k, threads| plan(m, n, k, threads).ranges;
+        assert_eq!(ranges(32, 144, 12544, 2), 8);
+        assert_eq!(ranges(32, 144, 12544, 1), 1);
+        assert_eq!(ranges(32, 144, 7 * KC, 2), 1);
+        assert_eq!(ranges(200, 144, 12544, 2), 1);
+        assert_eq!(ranges(32, 2000, 12544, 2), 1);
+        let plan = plan(32, 144, 12544, 2);
+        assert_eq!((plan.panels, plan.groups, plan.source), (1, 1, Source::Strip));
+        assert!(plan.shared_bytes >= 49 * 32 * 144 * 4 && plan.bytes() >= plan.shared_bytes + 2 * plan.worker_bytes);
     }
 
     #[test]

@@ -411,7 +411,7 @@ fn any_layout_of_integers() {
 }
 
 /// Extents that threads share in each way, with sums of several pieces.
-const LARGE: [[usize; 3]; 8] = [
+const LARGE: [[usize; 3]; 10] = [
     [150, 70, 300],
     [400, 130, 270],
     [13, 900, 513],
@@ -420,6 +420,8 @@ const LARGE: [[usize; 3]; 8] = [
     [900, 1, 700],
     [1000, 10, 100],
     [97, 1100, 256],
+    [5, 37, 5000],
+    [50, 60, 3333],
 ];
 
 #[test]
