@@ -19,8 +19,9 @@ from benchmarks import peers, workloads
 
 SEED = 0
 MOST_CALLS = 1 << 16
-# A processor that has slept is slow for some 20 ms (twice the time at first), and on several threads the peers rest
-# before a round: each first works for so long without being timed.
+# Between two rounds of a peer the others fill the caches with their arrays, and processors rest: 16 MB are back in the
+# third-level cache after some 10 ms, and until then a call takes up to twice the time. Each peer first works for so
+# long without being timed.
 _WAKE_S = 0.03
 
 
@@ -91,7 +92,7 @@ def calibrate(call, budget: float, warm: float) -> int:
 
 
 def wake(call) -> None:
-    """Runs the call until the processors are at speed."""
+    """Runs the call until caches are filled and processors are at speed."""
     start = time.perf_counter()
     while time.perf_counter() - start < _WAKE_S:
         call()
@@ -161,8 +162,7 @@ def main() -> None:
             calls = calibrate(call, float(args[0]), float(args[1]))
             say(calls=calls)
         elif command == "go":
-            if threads > 1:
-                wake(call)
+            wake(call)
             say(us=timed(call, calls) / calls * 1e6)
         elif command == "end":
             say(peak_kib=peak_kib())
