@@ -2,7 +2,7 @@
 
 Builds the workload, runs it once and leaves the results in DIR for the caller to check, then answers commands on
 standard input, each with one line of JSON: "warm" (warm up; choose the calls of a round), "go" (microseconds per
-call of one round), "end" (peak memory). What libraries print goes to standard error.
+call of one round, after some untimed ones), "end" (peak memory). What libraries print goes to standard error.
 
 `reference` as the peer runs the meaning in float64 instead, and ends.
 """
@@ -94,8 +94,10 @@ def calibrate(call, budget: float, warm: float) -> int:
 def wake(call) -> None:
     """Runs the call until caches are filled and processors are at speed."""
     start = time.perf_counter()
+    held = None
     while time.perf_counter() - start < _WAKE_S:
-        call()
+        held = call()
+    del held
 
 
 def timed(call, calls: int) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 _CALL = "what a call costs: see instructions.json, and the row dispatch"
 _GELU_SMALL = (
-    "30 instructions and a division (in the sigmoid, which replaced a hyperbolic tangent of 42) for 16 elements, at "
-    "least 21 cycles; the rest is the call. torch.compile calls cost 7.6 us on the machine of this table, 23 to 50 "
+    "26 instructions and a division (in the sigmoid) for 16 elements, at least 21 cycles, which is what arrays of "
+    "256 KiB take; the rest is the call. torch.compile calls cost 7.6 us on the machine of this table, 23 to 50 "
     "where the target was set. A quotient by an approximate inverse and a correction, as divisors shared by many "
     "elements have, takes the ports as long as the division"
 )
@@ -66,8 +66,8 @@ WHY: dict[str, str] = {
     "attention-masked": "as attention; of causal masks half of the blocks are left out",
     "digits-step": _STEP,
     "mlp-784": _STEP,
-    "mlp-1024": "10.7 Gflop in products, at the 170 Gflop/s that MKL reaches for 1024 cubed too, and 100 MB of parameters and "
-    "gradients that the update moves: 63 and 8 ms on one thread",
+    "mlp-1024": "10.7 Gflop in products, at the 170 Gflop/s that MKL reaches for 1024 cubed too, and 100 MB of "
+    "parameters and gradients that the update moves: 63 and 8 ms on one thread",
     "gpt": _STEP,
     "conv": "products over windows, 9 terms long in the first layer",
 }

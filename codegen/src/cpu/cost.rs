@@ -78,7 +78,7 @@ pub(super) fn kernel_ns(k: &Kernel, share: f64, l2_bytes: usize) -> f64 {
     (compute_ns(k) * share).max(memory)
 }
 
-/// Bytes of the buffers of a kernel, of each as much as its points can reach.
+/// Bytes of the buffers of a kernel, of each as many elements as there are points: no more than it moves.
 fn moved_bytes(k: &Kernel) -> usize {
     let points = k.rows().saturating_mul(k.row_len());
     let reached = k.params.iter().map(|p| p.numel.min(points).saturating_mul(p.dtype.size()));

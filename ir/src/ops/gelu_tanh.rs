@@ -8,9 +8,9 @@ use crate::op::{OpDef, Vjp};
 pub static DEF: OpDef = OpDef {
     doc: "`0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))` (Hendrycks and Gimpel, arXiv:1606.08415).\n\n\
         >>> torsh.nn.functional.gelu(torsh.tensor([0., 100.]), approximate='tanh').tolist()\n[0.0, 100.0]",
-    // 0.5 * (1 + tanh(u)) is sigmoid(2 u), which takes fewer operations and loses no digits where the tangent is near -1.
+    // 0.5 * (1 + tanh(u)) is sigmoid(2 u): fewer operations, and no difference of near numbers where x is negative.
     decompose: Some(|c| map(c, |x| x * below(x))),
-    // With s the sigmoid of b(x): d x = ct * (s + x * s * (1 - s) * b'(x))
+    // With s the sigmoid of v = slope x (1 + CUBIC x^2): d x = ct * (s + x * s * (1 - s) * d v)
     vjp: Vjp::Rule(|c| {
         map_vjp(c, |x, ct| {
             let s = below(x);
@@ -23,6 +23,7 @@ pub static DEF: OpDef = OpDef {
 
 const CUBIC: f64 = 0.044715;
 
+/// Of the sigmoid's argument at zero.
 fn slope() -> f64 {
     2.0 * (2.0 / std::f64::consts::PI).sqrt()
 }

@@ -3,7 +3,9 @@
 //! Linux wakes a thread on the processor where it last ran, or on that of the waker; on small machines under some load
 //! it does not look for an idle one. A helper that shares its caller's processor leaves the other idle until the
 //! load balancer notices, which takes some 20 ms. So the caller looks before it wakes a helper, and takes its own
-//! processor from the helper's mask; the helper restores the mask as soon as it runs, so that nothing stays pinned.
+//! processor from the helper's mask; the helper puts the mask back when it runs, or the caller does when the region
+//! closes, so that nothing stays pinned. (Linux takes the mask that was put back for the user's wish: processors that the
+//! process is given later are not among those of such a helper.)
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -34,7 +36,7 @@ mod linux {
         after: cpu_set_t,
     }
 
-    /// Where a helper last ran.
+    /// Where a helper ran when it went to sleep.
     #[derive(Default)]
     pub(crate) struct Place {
         thread: pid_t,
@@ -84,12 +86,17 @@ mod linux {
             self.take_back();
         }
 
+        /// Notes where the thread, which is the calling one, is about to sleep.
+        pub(crate) fn note(&mut self) {
+            self.cpu = here();
+        }
+
         /// The mask is again what it was, unless someone has set another.
-        fn take_back(&mut self) {
+        pub(crate) fn take_back(&mut self) {
             let Some(Moved { before, after }) = self.moved.take() else { return };
             // SAFETY: both are sets.
-            if mask(0).is_some_and(|now| unsafe { CPU_EQUAL(&now, &after) }) {
-                set_mask(0, &before);
+            if mask(self.thread).is_some_and(|now| unsafe { CPU_EQUAL(&now, &after) }) {
+                set_mask(self.thread, &before);
             }
         }
     }
@@ -165,6 +172,10 @@ mod elsewhere {
         pub(crate) fn leave(&mut self, _caller: Option<usize>) {}
 
         pub(crate) fn arrive(&mut self, _caller: Option<usize>) {}
+
+        pub(crate) fn note(&mut self) {}
+
+        pub(crate) fn take_back(&mut self) {}
     }
 }
 

@@ -39,7 +39,7 @@ struct State {
     inside: usize,
     /// Helpers that sleep.
     asleep: usize,
-    /// Where each sleeping helper last ran, by its number, and where the caller that wakes them runs.
+    /// Where each sleeping helper ran, by its number, and where the caller that wakes them runs.
     places: Vec<Place>,
     caller: Option<usize>,
     stop: bool,
@@ -77,11 +77,15 @@ impl Shared {
 impl Crew {
     /// So many helpers, or as many as the system gives.
     pub fn new(helpers: usize) -> Crew {
+        Crew::named(helpers, "torsh")
+    }
+
+    fn named(helpers: usize, name: &str) -> Crew {
         let shared = Arc::<Shared>::default();
         shared.lock().places.resize_with(helpers, Place::default);
         let start = |i: usize| {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("torsh-{i}")).spawn(move || help(&shared, i)).ok()
+            std::thread::Builder::new().name(format!("{name}-{i}")).spawn(move || help(&shared, i)).ok()
         };
         let helpers = (0..helpers).map_while(start).collect();
         Crew { shared, helpers }
@@ -111,13 +115,14 @@ impl Crew {
         state.open = Some(job);
         state.seats = helpers.min(self.helpers.len());
         state.next = 1;
-        shared.regions.fetch_add(1, Ordering::Release);
         let wake = state.seats.min(state.asleep);
         if wake > 0 {
             state.caller = cpus::here();
             let caller = state.caller;
             state.places.iter_mut().for_each(|place| place.leave(caller));
         }
+        // Who watches asks for the lock as soon as this has changed.
+        shared.regions.fetch_add(1, Ordering::Release);
         drop(state);
         for _ in 0..wake {
             shared.begin.notify_one();
@@ -159,6 +164,8 @@ impl Region<'_> {
         let mut state = self.shared.lock();
         state.open = None;
         state.seats = 0;
+        // Of those who were not woken, or have not run yet.
+        state.places.iter_mut().for_each(Place::take_back);
         if state.inside == 0 {
             return;
         }
@@ -181,8 +188,8 @@ impl Drop for Region<'_> {
     }
 }
 
-/// Looks until it is so, or for some time. On a busy machine the first offer of the processor ends the looking: the
-/// thread runs again when it has slept long enough, as far as others are concerned.
+/// Looks until it is so, or for some time. Where another thread wants this processor the first offer ends the looking:
+/// it lasts longer than the rest of the time.
 fn watch(so: impl Fn() -> bool) {
     for _ in 0..LOOKS {
         if so() {
@@ -207,6 +214,7 @@ fn help(shared: &Shared, number: usize) {
         let job = state.open.filter(|_| state.seats > 0);
         let Some(job) = job else {
             state.asleep += 1;
+            place.note();
             state.places[number] = std::mem::take(&mut place);
             state = shared.begin.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep -= 1;
@@ -295,6 +303,38 @@ mod tests {
             }
         });
         assert_eq!(seen.into_inner(), 3);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn no_helper_stays_where_it_was_moved() {
+        let masks = || -> Vec<String> {
+            let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).ok();
+            let all = std::fs::read_dir("/proc/self/task").unwrap().filter_map(|task| status(task.unwrap()));
+            let ours = all.filter(|text| text.starts_with("Name:\tmoved-"));
+            let mask = |text: &str| text.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned);
+            ours.filter_map(|text| mask(&text)).collect()
+        };
+        let crew = Crew::named(3, "moved");
+        let before = loop {
+            let found = masks();
+            if found.len() == 3 {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        for i in 0..400u64 {
+            sum(&crew, 1 + i as usize % 3, 20 * (i as usize % 7));
+            std::thread::sleep(Duration::from_micros(i % 11 * 30));
+        }
+        // A region that helpers have joined late ends before they have put their masks back.
+        for _ in 0..1000 {
+            if masks() == before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{before:?} became {:?}", masks());
     }
 
     #[test]

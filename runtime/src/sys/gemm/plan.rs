@@ -377,6 +377,15 @@ mod tests {
         assert_eq!(ranges(32, 144, 7 * KC, 2), 1);
         assert_eq!(ranges(200, 144, 12544, 2), 1);
         assert_eq!(ranges(32, 2000, 12544, 2), 1);
+        let long = |m, shape, right, front| {
+            Plan::new(&Extents { batch: &[], m, n: 144, k: 12544 }, shape, right, 2, front).ranges
+        };
+        assert_eq!(long(32, SHAPE, Right::Rows, false), 8);
+        assert_eq!(long(32, SHAPE, Right::Packed, false), 1);
+        assert_eq!(long(32, SHAPE, Right::Rows, true), 1);
+        assert_eq!(long(32, Shape { rounds: true, ..SHAPE }, Right::Rows, false), 1);
+        assert_eq!(long(1, SHAPE, Right::Rows, false), 1);
+        assert_eq!(long(1, SHAPE, Right::Columns, false), 1);
         let plan = plan(32, 144, 12544, 2);
         assert_eq!((plan.panels, plan.groups, plan.source), (1, 1, Source::Strip));
         assert!(plan.shared_bytes >= 49 * 32 * 144 * 4 && plan.bytes() >= plan.shared_bytes + 2 * plan.worker_bytes);

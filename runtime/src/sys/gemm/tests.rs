@@ -411,7 +411,7 @@ fn any_layout_of_integers() {
 }
 
 /// Extents that threads share in each way, with sums of several pieces.
-const LARGE: [[usize; 3]; 10] = [
+const LARGE: [[usize; 3]; 11] = [
     [150, 70, 300],
     [400, 130, 270],
     [13, 900, 513],
@@ -422,6 +422,7 @@ const LARGE: [[usize; 3]; 10] = [
     [97, 1100, 256],
     [5, 37, 5000],
     [50, 60, 3333],
+    [30, 1, 5000],
 ];
 
 #[test]
