@@ -315,6 +315,22 @@ def test_activations(rng, run):
         check(run(fn, t), want.astype(np.float32), rtol=1e-5, atol=1e-6)
 
 
+def test_gelu_tanh_and_its_gradient_far_out(run):
+    x = np.array([-1e9, -100, -30, -8, -1, 0, 1, 8, 30, 100, 1e9, np.inf], np.float32)
+    d = x[:-1].astype(np.float64)
+    t = np.tanh(np.sqrt(2 / np.pi) * (d + 0.044715 * d**3))
+    want = 0.5 * (1 + t) + 0.5 * d * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * d**2)
+
+    def both(a):
+        a = a.detach().requires_grad_()
+        out = F.gelu(a, approximate="tanh")
+        return out.detach(), torsh.autograd.grad(out.sum(), a)[0]
+
+    out, grad = run(both, torsh.tensor(x))
+    check(out, np.append(0.5 * d * (1 + t), np.inf).astype(np.float32), rtol=1e-5, atol=1e-6)
+    check(grad[:-1], want.astype(np.float32), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(4, 8), (3, 257)])
 def test_layer_norm(shape, rng, run):
     x = rng.normal(size=shape).astype(np.float32) * 2 + 5
