@@ -19,6 +19,8 @@ use torsh_ir::Loc;
 use torsh_ir::exec::Device;
 use torsh_ir::program::StepOp;
 
+mod gc;
+
 /// A program that takes less runs with the GIL held: giving it up and taking it again costs a good part of that.
 const SHORT_NS: f64 = 10_000.0;
 /// Programs kept per function; the least recently used goes first.
@@ -91,9 +93,11 @@ fn is_tracing(x: Option<&Bound<'_, PyAny>>) -> bool {
     trace::active() != 0
 }
 
-/// What a trace gave back, the tree of that with its leaves, what it read from Python, and why that is not all.
+/// What a trace gave back, what makes the result of that, the tree of it with its leaves, what the trace read from
+/// Python, and why that is not all.
 struct Traced<'py> {
     result: Bound<'py, PyAny>,
+    build: Option<Py<PyAny>>,
     spec: Spec,
     leaves: Leaves,
     guards: Guards,
@@ -109,6 +113,8 @@ enum Body {
         template: Py<PyAny>,
         // Which leaves of the result are plain floats, given back as they were.
         constants: Vec<Option<Py<PyAny>>>,
+        // Makes the objects of the result, where it has more than tuples, lists and dicts.
+        build: Option<Py<PyAny>>,
     },
     Lazy(Break),
 }
@@ -227,6 +233,14 @@ impl CompiledFunction {
         self.miss(py, args, kwargs, grad)
     }
 
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        gc::visit(self, &visit)
+    }
+    // The function stays: finalizers may call it. No cycle is without another object that can be cleared.
+    fn __clear__(&self) {
+        self.clear_cache();
+    }
+
     /// Drops every program.
     fn clear_cache(&self) {
         // Dropping runs Python code, which may come back here: the lock is gone by then.
@@ -289,7 +303,7 @@ impl Entry {
         if !kwargs_fit {
             return false;
         }
-        if let Some(text) = self.guards.broken(py) {
+        if let Some(text) = self.guards.broken(py).or_else(|| self.guards.found(py, leaves)) {
             return why.no(|| text);
         }
         match &self.body {
@@ -402,7 +416,7 @@ impl CompiledFunction {
         leaves: &Leaves,
         known: Option<&[f64]>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Body::Program { program, floats, result, template, constants } = &entry.body else {
+        let Body::Program { program, floats, result, template, constants, build } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
         };
         if program.aliases(leaves) {
@@ -425,7 +439,8 @@ impl CompiledFunction {
             Some(returned) => returned,
             None => outside(py, || program.run(leaves, &captured))?,
         };
-        assemble(py, returned, result, template.bind(py), constants, leaves)
+        let out = assemble(py, returned, result, template.bind(py), constants, leaves)?;
+        built(py, build.as_ref(), out)
     }
 
     fn reason(
@@ -485,7 +500,7 @@ impl CompiledFunction {
         drop(take_floats());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
         let floats = take_floats();
-        let Traced { result, spec, leaves: tensors, guards, refused } = match traced {
+        let Traced { result, build, spec, leaves: tensors, guards, refused } = match traced {
             Ok(t) => t,
             Err(e) => {
                 trace::abort();
@@ -521,7 +536,7 @@ impl CompiledFunction {
                     wide: false,
                 };
                 self.keep(Arc::new(entry));
-                return unproxied(py, result, &spec, &tensors, &leaves);
+                return built(py, build.as_ref(), unproxied(py, result, &spec, &tensors, &leaves)?);
             }
             Ended::Program(program) => Arc::new(*program),
         };
@@ -546,6 +561,7 @@ impl CompiledFunction {
             result: spec,
             template: result.unbind(),
             constants,
+            build,
         };
         // Those that the trace read: the function may have changed them after that.
         let known: SmallVec<[f64; 8]> = floats.iter().map(|c| c.value).collect();
@@ -587,7 +603,7 @@ impl CompiledFunction {
         let mut stand_ins = Vec::with_capacity(proxies.len());
         for (proxy, given) in proxies.iter().zip(leaves.iter()) {
             stand_ins.push(match proxy {
-                Some(t) => wrap(py, t.clone())?.into_bound(py).into_any(),
+                Some(t) => stand_in(py, t, given.object(py))?,
                 None => given.object(py).clone(),
             });
         }
@@ -599,13 +615,14 @@ impl CompiledFunction {
         let result = found.get_item(0)?;
         let guards = Guards::parse(&found.get_item(1)?)?;
         let refused: Option<String> = found.get_item(2)?.extract()?;
+        let build: Option<Py<PyAny>> = found.get_item(3)?.extract()?;
         if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
             let e = torsh_ir::Error::trace(format!("the function {what}"));
             return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
         }
         let mut leaves = Leaves::default();
         let spec = describe(&result, &mut leaves, 0)?;
-        Ok(Traced { result, spec, leaves, guards, refused })
+        Ok(Traced { result, build, spec, leaves, guards, refused })
     }
 
     // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
@@ -764,6 +781,26 @@ fn assemble<'py>(
         return Ok(objects.remove(0));
     }
     rebuild(spec, template, &mut objects.into_iter())
+}
+
+// What the trace sees of a tensor: it has the attributes that were set on the argument.
+fn stand_in<'py>(py: Python<'py>, proxy: &Tensor, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let made = wrap(py, proxy.clone())?.into_bound(py).into_any();
+    let own = given.getattr_opt(pyo3::intern!(py, "__dict__"))?;
+    if let Some(own) = own
+        && own.len()? > 0
+    {
+        made.setattr(pyo3::intern!(py, "__dict__"), own)?;
+    }
+    Ok(made)
+}
+
+// The result, of what a program gives for it.
+fn built<'py>(py: Python<'py>, build: Option<&Py<PyAny>>, out: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    match build {
+        None => Ok(out),
+        Some(build) => build.bind(py).call1((out,)),
+    }
 }
 
 // The result of a broken trace: stand-ins of arguments become the arguments themselves.

@@ -78,6 +78,11 @@ class _Spec:
         self.example: dict[str, tuple[int, str]] = {}
         if isinstance(dynamic, dict):
             given = dict(dynamic)
+            for name in {*names} & {*kwargs} & {*given}:
+                raise ExportError(
+                    f"export(): dynamic has {name!r}, and two arguments are called so, one by its place and one by its "
+                    "keyword; rename one of them in the function"
+                )
             self.of_args = [self._read(given.pop(n, None), x, n) for n, x in zip(names, args, strict=True)]
             self.of_kwargs = {n: self._read(given.pop(n, None), x, n) for n, x in kwargs.items()}
             if given:
@@ -123,10 +128,15 @@ class _Spec:
                 f"export(): dynamic of {path} must be a dict from dims to torsh.Dim, or a tuple of them, got "
                 f"{type(spec).__name__}"
             )
-        out = {}
+        out, named = {}, {}
         for axis, dim in spec.items():
             if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
                 raise ExportError(f"export(): dynamic of {path} has the dim {axis!r}; the tensor has {rank} dims")
+            if named.setdefault(axis % rank, axis) != axis:
+                raise ExportError(
+                    f"export(): dynamic of {path} has one dim twice, as {named[axis % rank]} and as {axis}; the tensor "
+                    f"has {rank} dims"
+                )
             size = value.shape[axis]
             if dim is None or (type(dim) is int and dim == size):
                 continue
