@@ -372,7 +372,14 @@ class _Exporter:
         except (TypeError, ValueError):
             bound = []
         plain = [p.name for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return [plain[i] if i < len(plain) else f"arg{i}" for i in range(len(self.args))]
+        names = plain[: len(self.args)]
+        for i in range(len(names), len(self.args)):
+            # One of `*args`: its name is no other's.
+            name = f"arg{i}"
+            while name in plain:
+                name += "_"
+            names.append(name)
+        return names
 
     def _refuse_exchanges(self, before: Names) -> None:
         """A package updates what its state holds; another tensor in the place of one is what it cannot keep."""

@@ -112,6 +112,9 @@ class Names:
             for n, p in (*x.named_parameters(), *x.named_buffers()):
                 self.add(dot + n, p)
             self.members(name, x, depth)
+            forward = getattr(type(x), "forward", None)
+            if isinstance(forward, types.FunctionType):
+                self.variables(forward)
         elif hasattr(x, "param_groups") and hasattr(x, "state"):
             self.optimizers.append((name or "optimizer", x))
         elif isinstance(x, Program):
@@ -157,8 +160,7 @@ class Names:
             self.value(name, f.__func__, depth + 1)
         else:
             code = f.__code__
-            self.places += [(cell, _contents(cell)) for cell in f.__closure__ or ()]
-            self.places.append((f.__globals__, {k: f.__globals__.get(k, _ABSENT) for k in code.co_names}))
+            self.variables(f)
             for k, cell in zip(code.co_freevars, f.__closure__ or (), strict=False):
                 try:
                     self.value(dot + k, cell.cell_contents, depth + 1)
@@ -167,6 +169,11 @@ class Names:
             for k in code.co_names:
                 if k in f.__globals__ and not isinstance(f.__globals__[k], types.ModuleType):
                     self.value(dot + k, f.__globals__[k], depth + 1)
+
+    def variables(self, f) -> None:
+        """Notes what a function may write: variables of functions around it and of its Python module."""
+        self.places += [(cell, _contents(cell)) for cell in f.__closure__ or ()]
+        self.places.append((f.__globals__, {k: f.__globals__.get(k, _ABSENT) for k in f.__code__.co_names}))
 
     def optimizer(self, name: str, optimizer) -> None:
         for g, group in enumerate(optimizer.param_groups):
