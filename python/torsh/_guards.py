@@ -81,12 +81,13 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
     box = [result]
     del result
     try:
-        recipe = plan(box, guards)
+        planned = plan(box, guards)
     except Unmakable as made:
         return box[0], guards, f"returns {made} that it makes, which a program cannot make anew", None
-    if recipe is None:
+    if planned is None:
         return box[0], guards, None, None
-    return tuple(recipe.taken()), guards, None, recipe
+    tensors, make = planned
+    return tuple(tensors), guards, None, make
 
 
 def _place(frame) -> str:

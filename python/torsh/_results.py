@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from torsh import _C
 from torsh._containers import Look, is_buffer
 from torsh._objects import PLAIN, foreign, has_dict, is_module, name_of_class, own_dict
-from torsh._rebuild import Recipe
+from torsh._rebuild import written
 
 __all__ = ["Unmakable", "plan"]
 
@@ -54,8 +54,8 @@ class Node:
         return [*self.keys, *self.parts, *self.state.values()]
 
 
-def plan(box: list, guards: list) -> Recipe | None:
-    """How the result in `box` is made of its tensors; None where that is done natively.
+def plan(box: list, guards: list) -> tuple | None:
+    """The tensors of the result in `box` and what makes it of such tensors; None where that is done natively.
 
     `guards` refer to objects too, which does not count. Raises `Unmakable`.
     """
@@ -69,7 +69,7 @@ def plan(box: list, guards: list) -> Recipe | None:
         _check(node, made)
     if all(_native(node) for node in made.values()):
         return None
-    return Recipe(box[0], made)
+    return written(box[0], made)
 
 
 def _collect(box: list) -> dict[int, Node]:

@@ -48,6 +48,23 @@ class Mixed(Slots):
         self.more = [y]
 
 
+class Hidden:
+    """Its attribute lies behind a property, and can be set once only."""
+
+    kind = "class"
+
+    def __init__(self, y):
+        self.__dict__["y"], self.kind = y, "own"
+
+    @property
+    def y(self):
+        return self.__dict__["y"]
+
+    @y.setter
+    def y(self, value):
+        raise AttributeError("read only")
+
+
 class Table(dict):
     """A dict with attributes, whose own methods must not run when it is made anew."""
 
@@ -143,6 +160,7 @@ MAKES = [
     lambda x: [Frozen(x * 2, Output(x + 1))],
     lambda x: (x, {"k": Slotted(x * 2), "m": Mixed(x + 1)}),
     lambda x: Slots(x),
+    lambda x: Hidden(x),
     lambda x: types.SimpleNamespace,
     lambda x: collections.OrderedDict(b=x * 2, a=x),
     lambda x: collections.OrderedDict([("b", {"c": collections.OrderedDict(d=x)}), ("a", 1.5)]),
