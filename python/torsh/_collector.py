@@ -79,6 +79,7 @@ class Collector(Attributes):
         self.caches: dict = {}
         self.imported: dict = {}
         self.classes = self.handles = False
+        self.optional: set = set()
         # Why what was read cannot be guarded.
         self.refused: str | None = None
 
@@ -314,12 +315,23 @@ class Collector(Attributes):
             if not hasattr(_C.Tensor, chain[0]):
                 self.queue.extend((tensor, chain) for tensor in self.tensors.values())
 
+    def may_lack(self, names) -> None:
+        """Attributes with these names may be absent where they are read."""
+        new = names - self.optional
+        self.optional |= new
+        for chain in self.loose:
+            if chain[0] in new:
+                self.queue.extend((x, chain) for x in (*self.elements.values(), *self.tensors.values()))
+
     def settle(self) -> None:
         """Looks up what is read of items and results on every object that may be one."""
         while self.queue:
             value, chain = self.queue.pop()
-            # That an object lacks an attribute matters only where somebody may catch the error.
-            if may_have(value, chain[0]) or (self.handles and not isinstance(value, NEVER_LACKING)):
+            # That an object lacks an attribute matters only where somebody may catch the error, or asks.
+            lacking = (chain[0] in self.optional and not isinstance(value, NEVER_LACKING)) or (
+                self.handles and not isinstance(value, (*NEVER_LACKING, _C.Tensor))
+            )
+            if lacking or may_have(value, chain[0]):
                 self.along(value, chain)
 
     def finish(self) -> tuple[list, str | None]:

@@ -140,6 +140,7 @@ def _enter(found: Collector, frame) -> None:
     if what.handles and not found.handles:
         found.handles = True
         found.queue.extend((element, chain) for element in found.elements.values() for chain in found.loose)
+    found.may_lack(what.optional)
     for chain in what.loose:
         found.also(chain)
     if whole or what.passed:

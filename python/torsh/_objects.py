@@ -18,7 +18,7 @@ MISSING = object()
 # Callables of a container that are looked through for functions.
 _MAX_ITEMS = 65536
 # That one of these lacks an attribute is not guarded where it is one of many objects that may be read.
-NEVER_LACKING = (types.ModuleType, types.FunctionType, type, _C.Tensor)
+NEVER_LACKING = (types.ModuleType, types.FunctionType, type)
 # What a class keeps functions of the user in.
 BINDING = (
     types.FunctionType,

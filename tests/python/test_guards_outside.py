@@ -70,6 +70,35 @@ def attribute_of_a_tensor_in_a_list():
 
 
 @case
+def attribute_that_a_tensor_in_a_list_lacks():
+    ws = [torsh.tensor([2.0, 3.0])]
+
+    def f(x):
+        for w in ws:
+            x = x * w * getattr(w, "k", 1.0)
+        return x
+
+    return f, setter(ws[0], k=5.0)
+
+
+@case
+def attribute_that_an_object_in_a_list_lacks():
+    objs = [Box(v=2.0)]
+
+    def f(x):
+        o = objs[0]
+        return x * getattr(o, "k", 1.0)
+
+    return f, setter(objs[0], k=5.0)
+
+
+@case
+def attribute_that_an_object_in_a_list_lacks_in_an_inner_function():
+    objs = [Box(v=2.0)]
+    return lambda x: x * sum(5.0 for o in objs if not hasattr(o, "k")), setter(objs[0], k=5.0)
+
+
+@case
 def attribute_of_a_parameter():
     net = nn.Linear(2, 2)
     with torsh.no_grad():
