@@ -22,7 +22,7 @@ _ABSENT = object()
 @contextlib.contextmanager
 def unchanged(fn):
     """Puts back what `fn` reaches from its variables and attributes: a trace leaves tensors without values there."""
-    before = Names()
+    before = _Places()
     before.root(fn)
     try:
         yield
@@ -77,8 +77,6 @@ class Names:
         self.seen: set[int] = set()
         self.alive: list = []
         self.optimizers: list = []
-        # Dicts, lists and closure cells, and what they held.
-        self.places: list[tuple] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         handle = _C.memory_id(tensor)
@@ -88,6 +86,9 @@ class Names:
         self.tensors[handle] = tensor
         if tensor.is_leaf and tensor.grad is not None:
             self.add(f"{name}.grad", tensor.grad)
+
+    def note(self, place, held) -> None:
+        """Called with each dict, list and closure cell that the function may write to; `held(place)` copies it."""
 
     def root(self, fn) -> None:
         self.value("", fn, 0)
@@ -125,12 +126,12 @@ class Names:
         elif isinstance(x, (Compiled, functools.partial, types.MethodType, types.FunctionType)):
             self.function(name, x, depth)
         elif isinstance(x, dict):
-            self.places.append((x, dict(x)))
+            self.note(x, dict)
             for k, v in list(x.items())[:1024]:
                 self.value(f"{dot}{k}", v, depth + 1)
         elif isinstance(x, (list, tuple)):
             if isinstance(x, list):
-                self.places.append((x, list(x)))
+                self.note(x, list)
             for i, v in enumerate(x[:1024]):
                 self.value(f"{dot}{i}", v, depth + 1)
         else:
@@ -140,7 +141,7 @@ class Names:
         dot = f"{name}." if name else ""
         own = getattr(x, "__dict__", {})
         if isinstance(own, dict):
-            self.places.append((own, dict(own)))
+            self.note(own, dict)
         for k, v in list(own.items()):
             if not k.startswith("__"):
                 self.value(f"{dot}{k.lstrip('_')}", v, depth + 1)
@@ -172,8 +173,9 @@ class Names:
 
     def variables(self, f) -> None:
         """Notes what a function may write: variables of functions around it and of its Python module."""
-        self.places += [(cell, _contents(cell)) for cell in f.__closure__ or ()]
-        self.places.append((f.__globals__, {k: f.__globals__.get(k, _ABSENT) for k in f.__code__.co_names}))
+        for cell in f.__closure__ or ():
+            self.note(cell, _contents)
+        self.note(f.__globals__, lambda names: {k: names.get(k, _ABSENT) for k in f.__code__.co_names})
 
     def optimizer(self, name: str, optimizer) -> None:
         for g, group in enumerate(optimizer.param_groups):
@@ -185,3 +187,14 @@ class Names:
                 for k, v in optimizer.state.get(p, {}).items():
                     if isinstance(v, Tensor):
                         self.add(f"{name}.{own}.{k}", v)
+
+
+class _Places(Names):
+    """Where the function may write, and what stands there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[tuple] = []
+
+    def note(self, place, held) -> None:
+        self.places.append((place, held(place)))
