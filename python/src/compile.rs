@@ -8,16 +8,20 @@ use crate::{convert, source};
 use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use result::{assemble, built, stand_in, unproxied};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use torsh_frontend::compiled::{Args, Ended, Program, Results, Returned, finish};
+use torsh_frontend::compiled::{Ended, Program, finish};
 use torsh_frontend::trace::{self, Break};
 use torsh_frontend::{Tensor, mode};
 use torsh_ir::Loc;
 use torsh_ir::exec::Device;
 use torsh_ir::program::StepOp;
+
+mod gc;
+mod result;
 
 /// A program that takes less runs with the GIL held: giving it up and taking it again costs a good part of that.
 const SHORT_NS: f64 = 10_000.0;
@@ -91,9 +95,11 @@ fn is_tracing(x: Option<&Bound<'_, PyAny>>) -> bool {
     trace::active() != 0
 }
 
-/// What a trace gave back, the tree of that with its leaves, what it read from Python, and why that is not all.
+/// What a trace gave back, what makes the result of that, the tree of it with its leaves, what the trace read from
+/// Python, and why that is not all.
 struct Traced<'py> {
     result: Bound<'py, PyAny>,
+    build: Option<Py<PyAny>>,
     spec: Spec,
     leaves: Leaves,
     guards: Guards,
@@ -109,6 +115,8 @@ enum Body {
         template: Py<PyAny>,
         // Which leaves of the result are plain floats, given back as they were.
         constants: Vec<Option<Py<PyAny>>>,
+        // Makes the objects of the result, where it has more than tuples, lists and dicts.
+        build: Option<Py<PyAny>>,
     },
     Lazy(Break),
 }
@@ -227,6 +235,14 @@ impl CompiledFunction {
         self.miss(py, args, kwargs, grad)
     }
 
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        gc::visit(self, &visit)
+    }
+    // The function stays: finalizers may call it. No cycle is without another object that can be cleared.
+    fn __clear__(&self) {
+        self.clear_cache();
+    }
+
     /// Drops every program.
     fn clear_cache(&self) {
         // Dropping runs Python code, which may come back here: the lock is gone by then.
@@ -289,7 +305,7 @@ impl Entry {
         if !kwargs_fit {
             return false;
         }
-        if let Some(text) = self.guards.broken(py) {
+        if let Some(text) = self.guards.broken(py).or_else(|| self.guards.found(py, leaves)) {
             return why.no(|| text);
         }
         match &self.body {
@@ -402,7 +418,7 @@ impl CompiledFunction {
         leaves: &Leaves,
         known: Option<&[f64]>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Body::Program { program, floats, result, template, constants } = &entry.body else {
+        let Body::Program { program, floats, result, template, constants, build } = &entry.body else {
             return self.function.bind(py).call(args, kwargs);
         };
         if program.aliases(leaves) {
@@ -425,7 +441,8 @@ impl CompiledFunction {
             Some(returned) => returned,
             None => outside(py, || program.run(leaves, &captured))?,
         };
-        assemble(py, returned, result, template.bind(py), constants, leaves)
+        let out = assemble(py, returned, result, template.bind(py), constants, leaves)?;
+        built(py, build.as_ref(), out)
     }
 
     fn reason(
@@ -485,7 +502,7 @@ impl CompiledFunction {
         drop(take_floats());
         let traced = self.traced(py, args, kwargs, &args_spec, &kwargs_spec, &leaves, &proxies);
         let floats = take_floats();
-        let Traced { result, spec, leaves: tensors, guards, refused } = match traced {
+        let Traced { result, build, spec, leaves: tensors, guards, refused } = match traced {
             Ok(t) => t,
             Err(e) => {
                 trace::abort();
@@ -521,7 +538,7 @@ impl CompiledFunction {
                     wide: false,
                 };
                 self.keep(Arc::new(entry));
-                return unproxied(py, result, &spec, &tensors, &leaves);
+                return built(py, build.as_ref(), unproxied(py, result, &spec, &tensors, &leaves)?);
             }
             Ended::Program(program) => Arc::new(*program),
         };
@@ -546,6 +563,7 @@ impl CompiledFunction {
             result: spec,
             template: result.unbind(),
             constants,
+            build,
         };
         // Those that the trace read: the function may have changed them after that.
         let known: SmallVec<[f64; 8]> = floats.iter().map(|c| c.value).collect();
@@ -587,7 +605,7 @@ impl CompiledFunction {
         let mut stand_ins = Vec::with_capacity(proxies.len());
         for (proxy, given) in proxies.iter().zip(leaves.iter()) {
             stand_ins.push(match proxy {
-                Some(t) => wrap(py, t.clone())?.into_bound(py).into_any(),
+                Some(t) => stand_in(py, t, given.object(py))?,
                 None => given.object(py).clone(),
             });
         }
@@ -599,13 +617,14 @@ impl CompiledFunction {
         let result = found.get_item(0)?;
         let guards = Guards::parse(&found.get_item(1)?)?;
         let refused: Option<String> = found.get_item(2)?.extract()?;
+        let build: Option<Py<PyAny>> = found.get_item(3)?.extract()?;
         if let Some(what) = refused.as_ref().filter(|_| self.fullgraph) {
             let e = torsh_ir::Error::trace(format!("the function {what}"));
             return Err(crate::errors::raise(py, &e.with_loc(mode::loc())));
         }
         let mut leaves = Leaves::default();
         let spec = describe(&result, &mut leaves, 0)?;
-        Ok(Traced { result, spec, leaves, guards, refused })
+        Ok(Traced { result, build, spec, leaves, guards, refused })
     }
 
     // Later calls of this signature run as lazy code: nobody could tell when the program is out of date.
@@ -613,7 +632,7 @@ impl CompiledFunction {
         let Some(entry) = Arc::into_inner(entry) else { return Ok(()) };
         let reason = format!("the function {what}");
         let way_out = if what.starts_with("returns") {
-            "Return tensors in tuples, lists or dicts."
+            "Return tensors in containers or in objects of plain classes."
         } else {
             "Pass what it needs as an argument, or keep it in tensors."
         };
@@ -709,79 +728,6 @@ impl CompiledFunction {
         let text = std::ffi::CString::new(text).unwrap_or_default();
         PyErr::warn(py, &py.get_type::<PyUserWarning>().into_any(), &text, 2)
     }
-}
-
-// Builds the Python result of a run.
-fn assemble<'py>(
-    py: Python<'py>,
-    returned: Results,
-    spec: &Spec,
-    template: &Bound<'py, PyAny>,
-    constants: &[Option<Py<PyAny>>],
-    args: &Leaves,
-) -> PyResult<Bound<'py, PyAny>> {
-    let mut returned = returned.into_iter();
-    let mut first = returned.next();
-    if let (Spec::Tensor { .. }, Some(Returned::New(_))) = (spec, &first)
-        && let Some(Returned::New(t)) = first.take()
-    {
-        return Ok(wrap(py, t)?.into_bound(py).into_any());
-    }
-    let mut returned = first.into_iter().chain(returned);
-    let mut made: Vec<(Tensor, Bound<'py, PyAny>)> = Vec::new();
-    let mut originals = Leaves::default();
-    let mut objects: SmallVec<[Bound<'py, PyAny>; 4]> = SmallVec::with_capacity(constants.len());
-    for (i, constant) in constants.iter().enumerate() {
-        if let Some(c) = constant {
-            objects.push(c.bind(py).clone());
-            continue;
-        }
-        let missing = || pyo3::exceptions::PyRuntimeError::new_err("a result is missing");
-        objects.push(match returned.next() {
-            Some(Returned::New(t)) => wrap(py, t)?.into_bound(py).into_any(),
-            Some(Returned::Arg(leaf)) => args.object(py, leaf).ok_or_else(missing)?.clone(),
-            Some(Returned::Handle(t)) => {
-                // The function returned this very object.
-                if originals.iter().len() == 0 {
-                    describe(template, &mut originals, 0)?;
-                }
-                let object = originals.object(py, i).ok_or_else(missing)?.clone();
-                let own = object.cast::<PyTensor>().is_ok_and(|o| o.get().t.same(&t));
-                if own {
-                    object
-                } else if let Some((_, o)) = made.iter().find(|(m, _)| m.same(&t)) {
-                    o.clone()
-                } else {
-                    let o = wrap(py, t.clone())?.into_bound(py).into_any();
-                    made.push((t, o.clone()));
-                    o
-                }
-            }
-            None => return Err(missing()),
-        });
-    }
-    if let Spec::Tensor { .. } = spec {
-        return Ok(objects.remove(0));
-    }
-    rebuild(spec, template, &mut objects.into_iter())
-}
-
-// The result of a broken trace: stand-ins of arguments become the arguments themselves.
-fn unproxied<'py>(
-    py: Python<'py>,
-    result: Bound<'py, PyAny>,
-    spec: &Spec,
-    found: &Leaves,
-    args: &Leaves,
-) -> PyResult<Bound<'py, PyAny>> {
-    let mut objects = Vec::with_capacity(found.count());
-    for given in found.iter() {
-        let original = given.tensor().and_then(|t| {
-            args.iter().find(|a| a.tensor().is_some_and(|a| t.is_alias_of(a))).map(|a| a.object(py).clone())
-        });
-        objects.push(original.unwrap_or_else(|| given.object(py).clone()));
-    }
-    rebuild(spec, &result, &mut objects.into_iter())
 }
 
 /// Adds the class and the functions.

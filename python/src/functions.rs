@@ -452,11 +452,26 @@ fn register_hooks(py: Python<'_>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResul
 
 /// The kind of a key value for `torsh.compile`: True for a number or text that is compared by value.
 pub fn is_plain(obj: &Bound<'_, PyAny>) -> bool {
+    is_plain_kind(obj) && !has_attributes(obj)
+}
+
+/// Whether an object is None, bool, int, float or str, or of a subclass.
+pub fn is_plain_kind(obj: &Bound<'_, PyAny>) -> bool {
     obj.is_none()
         || obj.is_instance_of::<PyBool>()
         || obj.is_instance_of::<PyInt>()
         || obj.is_instance_of::<PyFloat>()
         || obj.is_instance_of::<PyString>()
+}
+
+/// Whether a plain value has attributes of its own: it is of a subclass, and they are set.
+pub fn has_attributes(obj: &Bound<'_, PyAny>) -> bool {
+    let exact = obj.is_none()
+        || obj.is_exact_instance_of::<PyBool>()
+        || obj.is_exact_instance_of::<PyInt>()
+        || obj.is_exact_instance_of::<PyFloat>()
+        || obj.is_exact_instance_of::<PyString>();
+    !exact && obj.getattr(pyo3::intern!(obj.py(), "__dict__")).and_then(|own| own.len()).is_ok_and(|n| n > 0)
 }
 
 /// A reproducible text of pending work is not kept; this names the user's line that torsh would report.

@@ -1,6 +1,6 @@
 //! Guards: what a traced function read from Python and must still find.
 
-use crate::signature::same;
+use crate::signature::{Leaves, same};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
@@ -54,6 +54,20 @@ impl Place {
             Place::Class(obj) => Some(obj.bind(py).get_type().into_any()),
             Place::Items(container) => Some(container.bind(py).clone()),
             Place::Call(call) => call.bind(py).call0().ok(),
+        }
+    }
+
+    fn visit(&self, visit: &pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        match self {
+            Place::Item(dict, key) => {
+                visit.call(dict)?;
+                visit.call(key)
+            }
+            Place::Attr(obj, name) | Place::Bound(obj, name) => {
+                visit.call(obj)?;
+                visit.call(name)
+            }
+            Place::Cell(obj) | Place::Class(obj) | Place::Items(obj) | Place::Call(obj) => visit.call(obj),
         }
     }
 
@@ -126,19 +140,21 @@ pub struct Guards {
     // Looked at only when the epoch of modules has moved on.
     of_modules: Vec<Guard>,
     checked: AtomicU64,
+    // Attributes that the trace did not find on tensors among the arguments.
+    lacked: Vec<Py<PyString>>,
 }
 
 impl Guards {
     /// No guards.
     pub fn none() -> Guards {
-        Guards { list: Vec::new(), of_modules: Vec::new(), checked: AtomicU64::new(0) }
+        Guards { list: Vec::new(), of_modules: Vec::new(), checked: AtomicU64::new(0), lacked: Vec::new() }
     }
 
     /// From tuples `(kind, holder, name, value)`, as `_guards.py` collects them. A kind that begins with "no" has no
     /// value; one that ends with "of module" is looked at only when the epoch of modules has moved on. The first call
     /// looks at all: the trace itself may have changed what it read.
     pub fn parse(found: &Bound<'_, PyAny>) -> PyResult<Guards> {
-        let (mut list, mut of_modules) = (Vec::new(), Vec::new());
+        let (mut list, mut of_modules, mut lacked) = (Vec::new(), Vec::new(), Vec::new());
         for item in found.try_iter()? {
             let item = item?.cast_into::<PyTuple>()?;
             let (kind, holder, value) = (item.get_item(0)?, item.get_item(1)?, item.get_item(3)?);
@@ -148,6 +164,10 @@ impl Guards {
             let of_module = kind.len() < whole.len();
             let (kind, absent) = kind.strip_prefix("no ").map_or((kind, false), |kind| (kind, true));
             let place = match kind {
+                "lacked" => {
+                    lacked.push(name()?);
+                    continue;
+                }
                 "item" => Place::Item(holder.cast_into::<PyDict>()?.unbind(), item.get_item(2)?.unbind()),
                 "cell" => Place::Cell(holder.unbind()),
                 "attr" => Place::Attr(holder.unbind(), name()?),
@@ -160,12 +180,29 @@ impl Guards {
             let guard = Guard { place, value: (!absent).then(|| value.unbind()) };
             if of_module { of_modules.push(guard) } else { list.push(guard) }
         }
-        Ok(Guards { list, of_modules, checked: AtomicU64::new(0) })
+        Ok(Guards { list, of_modules, checked: AtomicU64::new(0), lacked })
+    }
+
+    /// Shows the cycle collector what they hold.
+    pub fn visit(&self, visit: &pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        self.list.iter().chain(&self.of_modules).try_for_each(|guard| {
+            guard.place.visit(visit)?;
+            visit.call(&guard.value)
+        })
     }
 
     /// Number of guards.
     pub fn len(&self) -> usize {
-        self.list.len() + self.of_modules.len()
+        self.list.len() + self.of_modules.len() + self.lacked.len()
+    }
+
+    /// Says which attribute a tensor among the arguments has now that none had in the trace.
+    pub fn found(&self, py: Python<'_>, leaves: &Leaves) -> Option<String> {
+        let has = |name: &Py<PyString>| {
+            leaves.iter().any(|l| l.tensor().is_some() && l.object(py).hasattr(name.bind(py)).unwrap_or(true))
+        };
+        let name = self.lacked.iter().find(|name| has(name))?;
+        Some(format!("a tensor argument now has the attribute {name}"))
     }
 
     /// The first fact that no longer holds.

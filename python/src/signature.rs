@@ -1,6 +1,6 @@
 //! The signature of a call: the tree of its arguments, with tensors and floats as leaves.
 
-use crate::functions::is_plain;
+use crate::functions::{has_attributes, is_plain, is_plain_kind};
 use crate::tensor::PyTensor;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyList, PyTuple};
@@ -20,7 +20,7 @@ pub enum Spec {
     Tensor { ty: Type, device: Device, grad: bool },
     /// A Python float; with a value when the trace needed it.
     Float(Option<f64>),
-    /// None, bool, int, str: compared by type and value.
+    /// None, bool, int, str without attributes: compared by type and value.
     Plain(Py<PyAny>),
     /// Anything else, by identity.
     Object(Py<PyAny>),
@@ -123,7 +123,7 @@ pub fn describe(obj: &Bound<'_, PyAny>, leaves: &mut Leaves, depth: usize) -> Py
         }
         if obj.is_exact_instance_of::<PyDict>() {
             let dict = obj.cast::<PyDict>()?;
-            if dict.keys().iter().all(|k| is_plain(&k)) {
+            if dict.keys().iter().all(|k| is_plain_kind(&k)) {
                 let items = dict
                     .iter()
                     .map(|(k, v)| Ok((k.unbind(), describe(&v, leaves, depth + 1)?)))
@@ -143,7 +143,7 @@ fn same_plain(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
         // By bits: 0.0 and -0.0 differ, NaN is itself.
         return x.value().to_bits() == y.value().to_bits();
     }
-    a.get_type().is(b.get_type()) && a.eq(b).unwrap_or(false)
+    a.get_type().is(b.get_type()) && a.eq(b).unwrap_or(false) && !has_attributes(b)
 }
 
 /// Same plain value, or the same object.
@@ -330,6 +330,23 @@ impl Spec {
                 items.iter_mut().for_each(|s| s.specialise(wanted, leaves, next));
             }
             Spec::Dict(items) => items.iter_mut().for_each(|(_, s)| s.specialise(wanted, leaves, next)),
+        }
+    }
+
+    /// Shows the cycle collector what it holds.
+    pub fn visit(&self, visit: &pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        match self {
+            Spec::Tensor { .. } | Spec::Float(_) | Spec::Any => Ok(()),
+            Spec::Plain(object) | Spec::Object(object) => visit.call(object),
+            Spec::List(items) => items.iter().try_for_each(|s| s.visit(visit)),
+            Spec::Tuple(class, items) => {
+                visit.call(class)?;
+                items.iter().try_for_each(|s| s.visit(visit))
+            }
+            Spec::Dict(items) => items.iter().try_for_each(|(key, s)| {
+                visit.call(key)?;
+                s.visit(visit)
+            }),
         }
     }
 

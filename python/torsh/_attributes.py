@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import types
 
 from torsh import _C
-from torsh._containers import CONTAINERS, is_buffer, underlying
+from torsh._containers import CACHE, CONTAINERS, Names, is_buffer, underlying
 from torsh._objects import (
     BINDING,
     MISSING,
-    PLAIN,
     foreign,
     foreign_module,
     has_dict,
     is_module,
+    is_number,
     is_torsh,
     of_user,
     own_dict,
@@ -30,7 +31,9 @@ class Attributes:
 
     def attribute(self, obj, name: str):
         """Guards `obj.name` where it is state, and returns its value."""
-        if isinstance(obj, (*PLAIN, _C.Tensor)) or type(obj) in CONTAINERS or is_buffer(obj):
+        if isinstance(obj, _C.Tensor):
+            return self._of_tensor(obj, name)
+        if is_number(obj) or type(obj) in CONTAINERS or is_buffer(obj):
             return MISSING
         if isinstance(obj, types.ModuleType):
             return self._of_python_module(obj, name)
@@ -67,6 +70,25 @@ class Attributes:
         if has_dict(obj):
             self.add("no item" + module, own, name)
         return value
+
+    def _of_tensor(self, obj, name):
+        cls = type(obj)
+        owner = owner_of(cls, name)
+        if owner is not None:
+            return MISSING if foreign(owner) else self._of_class(cls, name)
+        own = own_dict(obj)
+        if id(obj) in self.stand_ins:
+            # Another tensor comes with each call.
+            if name in own:
+                self.refuse(f"the attribute {name} of a tensor that is an argument")
+            else:
+                self.add("lacked", None, name)
+            return MISSING
+        if name not in own:
+            self.add("no item", own, name)
+            return MISSING
+        self.add("item", own, name, own[name])
+        return own[name]
 
     def _attr(self, obj, name):
         if user_lookup(obj):
@@ -121,6 +143,8 @@ class Attributes:
             self.reach(value)
             return MISSING if isinstance(value, (types.FunctionType, property)) else value
         self.add("item", underlying(vars(owner)), name, held)
+        if isinstance(held, (CACHE, functools.singledispatchmethod)):
+            self.reach(held)
         return MISSING
 
     def _of_python_module(self, obj, name):
@@ -136,9 +160,12 @@ class Attributes:
     def whole(self, obj) -> None:
         """Guards every attribute of an object: it is read by names that are not known."""
         key = ("whole", id(obj))
-        if key in self.seen or isinstance(obj, (*PLAIN, _C.Tensor)) or type(obj) in CONTAINERS:
+        if key in self.seen or is_number(obj) or type(obj) in CONTAINERS:
             return
         self.seen.add(key)
+        if isinstance(obj, _C.Tensor):
+            self._whole_tensor(obj)
+            return
         self.kept.append(obj)
         if isinstance(obj, types.ModuleType):
             if not is_torsh(obj) and not foreign_module(obj.__name__):
@@ -166,22 +193,33 @@ class Attributes:
         if not foreign(type(obj)):
             self._classes(obj, type(obj))
 
+    def _whole_tensor(self, obj) -> None:
+        own = own_dict(obj)
+        if id(obj) not in self.stand_ins:
+            self._container(own, True, 0)
+        elif own:
+            self.refuse("attributes of a tensor that is an argument")
+
     def whole_elements(self, deep: bool) -> None:
-        """Guards every attribute of the objects found so far; `deep`: and of those that this finds."""
-        done = 0
-        while done < len(self.elements):
-            found = list(self.elements.values())
-            for element in found[done:]:
-                self.whole(element)
-            done = len(found)
-            if not deep:
-                return
+        """Guards every attribute of the objects found so far; `deep`: and of those that this finds.
+
+        Each is looked at once, however often this is called.
+        """
+        end = len(self.order)
+        while self.whole_until < end:
+            at = self.whole_until
+            self.whole_until += 1
+            self.whole(self.order[at])
+            if deep:
+                end = len(self.order)
 
     def _classes(self, obj, cls) -> None:
         for base in cls.__mro__:
             if foreign(base):
                 continue
-            self.add("items", vars(base), "", tuple(vars(base)))
+            if ("names", id(base)) not in self.seen:
+                self.seen.add(("names", id(base)))
+                self.add("call", Names(base), "", True)
             for name, held in list(vars(base).items()):
                 if not name.startswith("__") and not callable(held) and not isinstance(held, property):
                     self.along(obj, (name,))

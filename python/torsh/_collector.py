@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import sys
 import types
@@ -9,7 +10,7 @@ from collections import Counter
 
 from torsh import _C
 from torsh._attributes import TABLES, Attributes
-from torsh._containers import CONTAINERS, Look, Same, is_buffer, named, parts, underlying
+from torsh._containers import CACHE, CONTAINERS, Cached, Look, Same, is_buffer, named, parts, underlying
 from torsh._objects import (
     MISSING,
     NEVER_LACKING,
@@ -19,10 +20,12 @@ from torsh._objects import (
     foreign,
     functions_of,
     is_module,
+    is_number,
     is_torsh,
     may_have,
     name_of_class,
     now_at,
+    of_user,
     skipped,
 )
 from torsh._reads import reads
@@ -36,6 +39,8 @@ _MAX_NESTING = 32
 _MAX_ELEMENTS = 4096
 _MAX_FRAMES = 65536
 _MAX_DEPTH_OF_ARGUMENTS = 16
+# What is built in when torsh is imported.
+_BUILTINS = dict(vars(builtins))
 
 
 class Collector(Attributes):
@@ -64,7 +69,17 @@ class Collector(Attributes):
         # What cannot be guarded if it outlives the trace.
         self.doubtful: list = []
         self.optimizers: list = []
+        # The elements in their order, and how many of them are guarded with all their attributes.
+        self.order: list = []
+        self.whole_until = 0
+        # Tensors that stand for arguments, by id; others that were reached.
+        self.stand_ins: dict = {}
+        self.tensors: dict = {}
+        # Caches of functions and their figures when they were reached; modules that functions import.
+        self.caches: dict = {}
+        self.imported: dict = {}
         self.classes = self.handles = False
+        self.optional: set = set()
         # Why what was read cannot be guarded.
         self.refused: str | None = None
 
@@ -99,7 +114,10 @@ class Collector(Attributes):
 
     def reach(self, value, guard: bool = True, depth: int = 0) -> None:
         """Takes note of a value that was read. `guard`: the items of containers, which may be the function's own."""
-        if isinstance(value, (*PLAIN, _C.Tensor)):
+        if isinstance(value, _C.Tensor):
+            self._tensor(value)
+            return
+        if is_number(value):
             return
         if isinstance(value, (types.ModuleType, type)):
             # Objects of a class may be made and read at once.
@@ -123,7 +141,12 @@ class Collector(Attributes):
                 if value not in known:
                     known.append(value)
                 self._element(value)
+            elif hasattr(value, "registry") and hasattr(value, "dispatch"):
+                # Of `functools.singledispatch`: which function is for which class.
+                self._container(underlying(value.registry), True, depth)
             return
+        if isinstance(value, CACHE) and of_user(value.__wrapped__):
+            self.caches[id(value)] = (value, value.cache_info().hits)
         inner, live = parts(value)
         for call, now in live:
             # What a weak reference or a context variable holds.
@@ -151,6 +174,12 @@ class Collector(Attributes):
                 self.refuse(f"{name_of_class(value)}, whose contents may change unseen")
         self._element(value)
 
+    def _tensor(self, value) -> None:
+        """Attributes may be set on tensors too."""
+        if id(value) not in self.tensors:
+            self.tensors[id(value)] = value
+            self.queue.extend((value, chain) for chain in self.loose if not hasattr(_C.Tensor, chain[0]))
+
     def _element(self, value) -> None:
         """An object that attributes may be read of which follow no root."""
         if id(value) in self.elements:
@@ -160,6 +189,7 @@ class Collector(Attributes):
             self.refuse(f"more than {_MAX_ELEMENTS} objects in containers")
             return
         self.elements[id(value)] = value
+        self.order.append(value)
         if self.classes:
             self._class_of(value)
         self.queue.extend((value, chain) for chain in self.loose)
@@ -189,7 +219,7 @@ class Collector(Attributes):
         if isinstance(value, dict):
             held += list(value)
         for item in held:
-            if not isinstance(item, PLAIN):
+            if type(item) not in PLAIN:
                 self.reach(item, guard, depth + 1)
 
     def _buffer(self, value) -> None:
@@ -213,6 +243,8 @@ class Collector(Attributes):
                 for item in value.values():
                     self.argument(item, depth + 1)
                 return
+        if isinstance(value, _C.Tensor):
+            self.stand_ins[id(value)] = value
         self.reach(value)
 
     def follow(self, root, chain, glob, local, cells, whole: bool = False) -> None:
@@ -222,10 +254,12 @@ class Collector(Attributes):
             value = glob.get(name, MISSING)
             if value is MISSING:
                 self.add("no item", glob, name)
+                self._builtin(name, chain, glob, whole)
                 return
             self.add("item", glob, name, value)
         elif kind == "import":
-            value = sys.modules.get(name, MISSING)
+            self._import(name, chain, glob, whole)
+            return
         elif kind == "cell" and name in cells:
             value = contents(cells[name])
             if value is MISSING:
@@ -235,6 +269,27 @@ class Collector(Attributes):
             # An argument, or a variable of an enclosing function.
             value = local.get(name, MISSING)
         self.along(value, chain, kind != "local", whole)
+
+    def _builtin(self, name, chain, glob, whole: bool) -> None:
+        """What is no global variable is built in, unless somebody puts something else there."""
+        space = glob.get("__builtins__", builtins)
+        space = vars(space) if isinstance(space, types.ModuleType) else space
+        value = space.get(name, MISSING) if type(space) is dict else MISSING
+        if value is MISSING:
+            return
+        self.add("item", space, name, value)
+        if value is not _BUILTINS.get(name):
+            self.along(value, chain, True, whole)
+
+    def _import(self, name, chain, glob, whole: bool) -> None:
+        """A module that a function imports: its name may be relative, and the variable may be its first parent."""
+        packages = (glob.get("__package__") or "").split(".")
+        inner = [".".join((*packages[:n], name)).strip(".") for n in range(1, len(packages) + 1) if packages[0]]
+        for full in dict.fromkeys((name, name.split(".")[0], *inner)):
+            self.imported[full] = None
+            value = sys.modules.get(full, MISSING)
+            if value is not MISSING:
+                self.along(value, chain, True, whole)
 
     def along(self, value, chain, guard: bool = True, whole: bool = False) -> None:
         for at, attr in enumerate(chain):
@@ -257,22 +312,38 @@ class Collector(Attributes):
         if chain not in self.loose:
             self.loose[chain] = None
             self.queue.extend((element, chain) for element in self.elements.values())
+            if not hasattr(_C.Tensor, chain[0]):
+                self.queue.extend((tensor, chain) for tensor in self.tensors.values())
+
+    def may_lack(self, names) -> None:
+        """Attributes with these names may be absent where they are read."""
+        new = names - self.optional
+        self.optional |= new
+        for chain in self.loose:
+            if chain[0] in new:
+                self.queue.extend((x, chain) for x in (*self.elements.values(), *self.tensors.values()))
 
     def settle(self) -> None:
         """Looks up what is read of items and results on every object that may be one."""
         while self.queue:
             value, chain = self.queue.pop()
-            # That an object lacks an attribute matters only where somebody may catch the error.
-            if may_have(value, chain[0]) or (self.handles and not isinstance(value, NEVER_LACKING)):
+            # That an object lacks an attribute matters only where somebody may catch the error, or asks.
+            lacking = (chain[0] in self.optional and not isinstance(value, NEVER_LACKING)) or (
+                self.handles and not isinstance(value, (*NEVER_LACKING, _C.Tensor))
+            )
+            if lacking or may_have(value, chain[0]):
                 self.along(value, chain)
 
     def finish(self) -> tuple[list, str | None]:
         """The guards that say something after the trace, and why they are not all."""
-        for look in (self.settle, self._closures, self._states, self._writes, self.settle):
+        for look in (self.settle, self._closures, self._states, self._writes, self._kept_outside, self.settle):
             self.careful(look)
         for table in (self.entered, self.reached, self.elements, self.functions, self.written, self.unknown, self.born):
             table.clear()
+        for table in (self.stand_ins, self.tensors, self.caches, self.imported):
+            table.clear()
         self.queue.clear()
+        self.order.clear()
         self.kept.clear()
         self.optimizers.clear()
         # An object that only guards hold belongs to the trace: nobody can read it again.
@@ -291,6 +362,15 @@ class Collector(Attributes):
         for optimizer in self.optimizers:
             self.add("attr", optimizer, "state", optimizer.state)
             self.reach(optimizer.state)
+
+    def _kept_outside(self) -> None:
+        """Results that a cache gave without a call, and the modules that an import has found."""
+        for cache, hits in self.caches.values():
+            if cache.cache_info().hits != hits:
+                self.add("call", Cached(cache), "", True)
+        for name in self.imported:
+            if name in sys.modules:
+                self.add("item", sys.modules, name, sys.modules[name])
 
     def _writes(self) -> None:
         """What the function leaves behind must be there already: a program writes no variables and attributes."""

@@ -27,16 +27,20 @@ def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, na
     by identity. A plain value that `fn` leaves in a variable or an attribute must be there already. What cannot be
     compared makes `fn` run without compilation, with a warning once and the reason in `explain()`: iterators that
     outlive the call, the clock, random numbers of Python and NumPy, files, databases and the system, arrays of other
-    libraries, larger containers. So does a function that returns an object, a set or a function that it has made: a
-    program makes only tensors, and tuples, lists and dicts of them.
+    libraries, larger containers, attributes set on tensors among the arguments.
+
+    Each call makes the containers and objects of its result anew (lists, dicts, sets, deques, dataclasses, other
+    objects of classes: their attributes are set, their constructors do not run again); what is held twice in a result
+    is one object there. What was there before the call is returned itself. A function that returns something else that
+    it has made (a function, an array, a module, an object of a class written in C or with `__del__`) runs without
+    compilation.
 
     Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
     code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
     their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
-    that `fn` does not otherwise reach; the tables of a module (`_modules`, `__dict__`) where they are written past
-    `setattr`; attributes set on tensors, and on instances of subclasses of int, float and str; what `functools.cache`
-    had stored before `fn` was traced; names added to a class that are read by variable name. Effects on Python that
-    are none of the above (messages, an object stored in an attribute) happen when `fn` is traced and not again.
+    that `fn` does not otherwise reach; a module's `__dict__` where it is written past `setattr`; attributes that only
+    later arguments have where `fn` reads them by a variable name. Effects on Python that are none of the above
+    (messages, an object stored in an attribute) happen when `fn` is traced and not again.
 
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.

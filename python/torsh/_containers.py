@@ -17,8 +17,9 @@ __all__ = ["CONTAINERS", "Look", "Same", "is_buffer", "named", "parts", "underly
 
 CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+CACHE = type(functools.lru_cache(lambda: None))
 # A compiled function, and a cache in front of one.
-_WRAPPERS = (_C.CompiledFunction, type(functools.lru_cache(lambda: None)))
+_WRAPPERS = (_C.CompiledFunction, CACHE)
 _METHODS = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 
 
@@ -73,6 +74,32 @@ class Order(Look):
         return list(map(id, self.value)) == self.was
 
 
+class Names(Look):
+    """Called, says whether a class has the attributes that it had, in their order."""
+
+    def __init__(self, value) -> None:
+        super().__init__(value)
+        self.was = tuple(vars(value))
+
+    def __call__(self) -> bool:
+        return tuple(vars(self.value)) == self.was
+
+
+class Cached(Look):
+    """Called, says whether a `functools.lru_cache` has been neither filled further nor cleared."""
+
+    def __init__(self, value) -> None:
+        super().__init__(value)
+        self.was = self._now()
+
+    def _now(self) -> tuple:
+        info = self.value.cache_info()
+        return info.misses, info.currsize
+
+    def __call__(self) -> bool:
+        return self._now() == self.was
+
+
 class Held(Look):
     """Called, gives what a context variable holds."""
 
@@ -114,6 +141,8 @@ def parts(value) -> tuple[list, list]:
     if isinstance(value, weakref.ref):
         alive = Alive(value)
         return [value()], [(alive, alive())]
+    if isinstance(value, functools.singledispatchmethod):
+        return [value.dispatcher, value.func], []
     if isinstance(value, _WRAPPERS):
         return [value.__wrapped__], []
     return [], []

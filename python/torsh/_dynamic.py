@@ -12,12 +12,13 @@ import itertools
 import math
 import random
 import re
+import struct
 from collections import Counter
 from typing import Any, NamedTuple
 
 from torsh import _C
 from torsh._dims import Dim
-from torsh._sizes import Solver
+from torsh._sizes import MAX_DIVISOR, Solver
 
 Tensor = _C.Tensor
 ExportError = _C.ExportError
@@ -28,11 +29,32 @@ _STEPS = (4, 5, 8, 10, 13, 16, 18, 22, 25)
 # smallest.
 _SHORT_RANGE, _NEAR = 192, 1024
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|%[\w.+-]+|[A-Za-z_][\w.:]*|-?\d[\w.+-]*')
+_WHOLE = re.compile(r"-?\d+(\.0)?")
 _NUMBER = re.compile(r"(?<![\w.%])-?\d[\w.+-]*")
 _ADVICE = (
     "A choice that Python makes by the size, a size of 1 that broadcasts, and numbers that are computed from a size in "
     "Python do this. Restrict the range (torsh.Dim(name, min=2)) or compute it with tensor operations"
 )
+
+
+# The value of a `full` of 16-bit floats is rounded to them.
+_HALF = re.compile(r": (f16|bf16)\[[^=]*= full\(value=")
+
+
+def _to_half(x: int) -> int | float:
+    try:
+        return int(struct.unpack("<e", struct.pack("<e", x))[0])
+    except OverflowError:
+        return math.inf
+
+
+def _to_bfloat(x: int) -> int:
+    bits = struct.unpack("<I", struct.pack("<f", x))[0]
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return int(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+_HALVES = {"f16": _to_half, "bf16": _to_bfloat}
 
 
 class Trace(NamedTuple):
@@ -123,10 +145,15 @@ class _Spec:
                 f"export(): dynamic of {path} must be a dict from dims to torsh.Dim, or a tuple of them, got "
                 f"{type(spec).__name__}"
             )
-        out = {}
+        out, named = {}, {}
         for axis, dim in spec.items():
             if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
                 raise ExportError(f"export(): dynamic of {path} has the dim {axis!r}; the tensor has {rank} dims")
+            if named.setdefault(axis % rank, axis) != axis:
+                raise ExportError(
+                    f"export(): dynamic of {path} has one dim twice, as {named[axis % rank]} and as {axis}; the tensor "
+                    f"has {rank} dims"
+                )
             size = value.shape[axis]
             if dim is None or (type(dim) is int and dim == size):
                 continue
@@ -386,6 +413,9 @@ class _Family:
 
     def written(self, solver: Solver, values: tuple[int, ...], group: list[Trace], g: int, line: int) -> str:
         found = solver.expression(values)
+        half = _HALF.search(group[0].texts[g][line])
+        if found is None and half is not None:
+            found = solver.rounded(values, _HALVES[half[1]])
         if found is None:
             seen = ", ".join(f"{v} at {self.at(t.sizes)}" for v, t in list(zip(values, group, strict=True))[:4])
             raise ExportError(
@@ -452,15 +482,28 @@ class _Family:
                     i = min(i, len(other.texts[g]) - 1)
                     here, there = (t.texts[g][min(i, len(t.texts[g]) - 1)].strip()[:200] for t in (other, usual))
                     if _NUMBER.sub("", here) == _NUMBER.sub("", there):
+                        self.refuse_whole(other, g, i, x, y)
                         raise ExportError(
-                            f"export(): {self.blame(other, g, i)} has a number that follows from the sizes, of which "
-                            f"only integers can be part of a package: `{here}` at {self.at(other.sizes)}, `{there}` at "
+                            f"export(): {self.blame(other, g, i)} has a number that follows from the sizes, and only "
+                            f"integers can be part of a package: `{here}` at {self.at(other.sizes)}, `{there}` at "
                             f"{self.at(usual.sizes)}. Divide by a size instead of multiplying by 1 / size, or use mean"
                         )
                     raise ExportError(
                         f"{what}, at {self.blame(other, g, i)}: `{here}`, where the other has `{there}`. {_ADVICE}"
                     )
         raise ExportError(f"{what}. {_ADVICE}")
+
+    def refuse_whole(self, other: Trace, g: int, i: int, filled: str, line: str) -> None:
+        """Refuses a line in which an integer is another than the template has."""
+        numbers = zip(_NUMBER.findall(filled), _NUMBER.findall(line), strict=False)
+        pair = next((pair for pair in numbers if pair[0] != pair[1]), None)
+        if pair is not None and all(map(_WHOLE.fullmatch, pair)):
+            raise ExportError(
+                f"export(): {self.blame(other, g, i)} has a number that follows from the sizes in no way that was "
+                f"found: {pair[1]} at {self.at(other.sizes)}, where {pair[0]} was expected from other sizes. Found are "
+                f"sums and products of sizes, and quotients of them by up to {MAX_DIVISOR}, rounded down or up. "
+                "Restrict the range, or compute it with tensor operations"
+            )
 
     def blame(self, t: Trace, g: int, line: int) -> str:
         """The op of a line and the user's line."""

@@ -13,20 +13,18 @@ import inspect
 import json
 import os
 import struct
-import types
-from typing import Any
 
 from torsh import _C, _dynamic, _export_c
 from torsh._compile import Compiled, CompiledModule
-from torsh._fn.random import Generator, _generators, generator_of
-from torsh._package import SECRET, Program, read_key
+from torsh._export_names import Names, unchanged
+from torsh._fn.random import _generators, generator_of
+from torsh._package import SECRET, read_key
 from torsh.autograd import enable_grad, grad
 
 Tensor = _C.Tensor
 ExportError = _C.ExportError
 
 _MAX_DEPTH = 30
-_MAX_WALK = 20000
 
 
 def export(
@@ -109,15 +107,16 @@ def export(
         raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
     plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
     exporter, templates = _Exporter(plain, args, kwargs, include_grad), None
-    if dynamic is None or dynamic is False:
-        manifest, forward, vjp, state = exporter.run()
-        manifest["version"] = 1
-    else:
-        manifest, forward, vjp, state, templates = _dynamic.export(
-            lambda *made: _Exporter(plain, *made, include_grad, made=True).run(),
-            args, kwargs, exporter._argument_names(), dynamic,
-            lambda x, of: _stand_in(x, of, include_grad),
-        )  # fmt: skip
+    with unchanged(plain):
+        if dynamic is None or dynamic is False:
+            manifest, forward, vjp, state = exporter.run()
+            manifest["version"] = 1
+        else:
+            manifest, forward, vjp, state, templates = _dynamic.export(
+                lambda *made: _Exporter(plain, *made, include_grad, made=True).run(),
+                args, kwargs, exporter._argument_names(), dynamic,
+                lambda x, of: _stand_in(x, of, include_grad),
+            )  # fmt: skip
     manifest.update(
         format="torsh-package", producer=f"torsh {_C.__version__}", name=name or _own_name(plain),
         license=license, metadata=dict(metadata or {}), entries=[],
@@ -202,7 +201,7 @@ class _Exporter:
     def _seed_devices(self, leaves: list) -> None:
         """Makes the random state of every device that the function may use: one that is made in the trace would be a
         tensor that the function keeps."""
-        walk = _Names()
+        walk = Names()
         walk.root(self.fn)
         devices = {x.device for x in (*walk.tensors.values(), *leaves) if isinstance(x, Tensor)}
         for device in (*devices, _C.get_default_device()):
@@ -231,7 +230,7 @@ class _Exporter:
         return [_C.clone(t.detach()) for t in tensors]
 
     def _trace(self, call):
-        before = _Names()
+        before = Names()
         before.root(self.fn)
         forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
@@ -373,9 +372,16 @@ class _Exporter:
         except (TypeError, ValueError):
             bound = []
         plain = [p.name for p in bound if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return [plain[i] if i < len(plain) else f"arg{i}" for i in range(len(self.args))]
+        names = plain[: len(self.args)]
+        for i in range(len(names), len(self.args)):
+            # One of `*args`: its name is no other's.
+            name = f"arg{i}"
+            while name in plain:
+                name += "_"
+            names.append(name)
+        return names
 
-    def _refuse_exchanges(self, before: _Names) -> None:
+    def _refuse_exchanges(self, before: Names) -> None:
         """A package updates what its state holds; another tensor in the place of one is what it cannot keep."""
         was = {name: handle for handle, name in before.names.items()}
         for handle, name in self.names.items():
@@ -395,117 +401,13 @@ class _Exporter:
                 )
 
     def _name_tensors(self) -> None:
-        walk = _Names()
+        walk = Names()
         walk.root(self.fn)
         # One for each device; a program of one device uses one of them.
         for generator in _generators.values():
             walk.add("random.state", generator._state)
         self.names, self.candidates = walk.names, walk.tensors
         self.held.append(walk)
-
-
-class _Names:
-    """Names of the tensors that a function can reach: `model.0.weight`, `opt.model.0.weight.exp_avg`."""
-
-    def __init__(self) -> None:
-        self.names: dict = {}
-        self.tensors: dict[int, Tensor] = {}
-        # Attributes and variables that are plain numbers.
-        self.numbers: dict[str, Any] = {}
-        self.seen: set[int] = set()
-        self.alive: list = []
-        self.optimizers: list = []
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        handle = _C.memory_id(tensor)
-        if handle in self.names:
-            return
-        self.names[handle] = name
-        self.tensors[handle] = tensor
-        if tensor.is_leaf and tensor.grad is not None:
-            self.add(f"{name}.grad", tensor.grad)
-
-    def root(self, fn) -> None:
-        self.value("", fn, 0)
-        # Optimizers come last: their state is named after parameters.
-        for name, optimizer in self.optimizers:
-            self.optimizer(name, optimizer)
-
-    def value(self, name: str, x: Any, depth: int) -> None:
-        if type(x) in (bool, int, float):
-            self.numbers.setdefault(name, x)
-        if depth > 6 or len(self.seen) > _MAX_WALK or isinstance(x, (str, bytes, int, float, type, types.ModuleType)):
-            return
-        if isinstance(x, Tensor):
-            self.add(name or "tensor", x)
-            return
-        if x is None or id(x) in self.seen:
-            return
-        self.seen.add(id(x))
-        self.alive.append(x)
-        dot = f"{name}." if name else ""
-        if hasattr(x, "named_parameters") and hasattr(x, "named_buffers"):
-            for n, p in (*x.named_parameters(), *x.named_buffers()):
-                self.add(dot + n, p)
-            self.members(name, x, depth)
-        elif hasattr(x, "param_groups") and hasattr(x, "state"):
-            self.optimizers.append((name or "optimizer", x))
-        elif isinstance(x, Program):
-            for n, t in x._names():
-                self.add(dot + n, t)
-        elif isinstance(x, Generator):
-            self.add(dot + "state", x._state)
-        elif isinstance(x, (Compiled, functools.partial, types.MethodType, types.FunctionType)):
-            self.function(name, x, depth)
-        elif isinstance(x, dict):
-            for k, v in list(x.items())[:1024]:
-                self.value(f"{dot}{k}", v, depth + 1)
-        elif isinstance(x, (list, tuple)):
-            for i, v in enumerate(x[:1024]):
-                self.value(f"{dot}{i}", v, depth + 1)
-        else:
-            self.members(name, x, depth)
-
-    def members(self, name: str, x: Any, depth: int) -> None:
-        dot = f"{name}." if name else ""
-        for k, v in list(getattr(x, "__dict__", {}).items()):
-            if not k.startswith("__"):
-                self.value(f"{dot}{k.lstrip('_')}", v, depth + 1)
-
-    def function(self, name: str, f, depth: int) -> None:
-        dot = f"{name}." if name else ""
-        if isinstance(f, Compiled):
-            self.value(name, f.__wrapped__, depth)
-        elif isinstance(f, functools.partial):
-            for i, v in enumerate(f.args):
-                self.value(f"{dot}{i}", v, depth + 1)
-            for k, v in f.keywords.items():
-                self.value(f"{dot}{k}", v, depth + 1)
-            self.value(name, f.func, depth + 1)
-        elif isinstance(f, types.MethodType):
-            self.value(name, f.__self__, depth)
-            self.value(name, f.__func__, depth + 1)
-        else:
-            code = f.__code__
-            for k, cell in zip(code.co_freevars, f.__closure__ or (), strict=False):
-                try:
-                    self.value(dot + k, cell.cell_contents, depth + 1)
-                except ValueError:
-                    continue
-            for k in code.co_names:
-                if k in f.__globals__ and not isinstance(f.__globals__[k], types.ModuleType):
-                    self.value(dot + k, f.__globals__[k], depth + 1)
-
-    def optimizer(self, name: str, optimizer) -> None:
-        for g, group in enumerate(optimizer.param_groups):
-            many = len(optimizer.param_groups) > 1
-            self.names["dict", id(group)] = f"{name}.{g}" if many else name
-            for i, p in enumerate(group["params"]):
-                own = self.names.get(_C.memory_id(p), f"{g}.{i}" if many else str(i))
-                self.add(own, p)
-                for k, v in optimizer.state.get(p, {}).items():
-                    if isinstance(v, Tensor):
-                        self.add(f"{name}.{own}.{k}", v)
 
 
 # -- structure -------------------------------------------------------------------------------------------------

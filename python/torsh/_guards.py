@@ -14,12 +14,11 @@ import functools
 import os
 import sys
 import types
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from torsh import _C
-from torsh._collector import Collector, of_optimizer, subject_of
+from torsh._collector import Collector, of_optimizer
 from torsh._containers import CONTAINERS
 from torsh._objects import (
     PLAIN,
@@ -33,7 +32,7 @@ from torsh._objects import (
     skipped,
 )
 from torsh._reads import reads
-from torsh._results import made_anew
+from torsh._results import Unmakable, plan
 
 __all__ = ["run_traced"]
 
@@ -45,8 +44,9 @@ _MESSAGES = ("linecache.py", "warnings.py", "tokenize.py", "traceback.py", f"log
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 
 
-def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str | None]:
-    """Runs `fn` and lists what it read: `(kind, holder, name, value)` for each guard, and why a program will not do."""
+def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str | None, Callable | None]:
+    """Runs `fn`. Gives its result, what it read (`(kind, holder, name, value)` for each guard), why a program will not
+    do, and what makes the result of the tensors in it that stand for it, where there is such a thing."""
     found = Collector(fn)
     found.careful(lambda: [found.argument(value) for value in (*args, *kwargs.values())])
     # What the function is bound to is no argument of a call, but is read like a global.
@@ -77,11 +77,17 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
             previous.enable()
     guards, why = found.finish()
     if why is not None:
-        return result, guards, f"reads {why}, which cannot be checked at each call"
+        return result, guards, f"reads {why}, which cannot be checked at each call", None
     box = [result]
     del result
-    made = made_anew(box, Counter(id(subject_of(guard)) for guard in guards))
-    return box[0], guards, f"returns {made} that it makes, which a program cannot make anew" if made else None
+    try:
+        planned = plan(box, guards)
+    except Unmakable as made:
+        return box[0], guards, f"returns {made} that it makes, which a program cannot make anew", None
+    if planned is None:
+        return box[0], guards, None, None
+    tensors, make = planned
+    return tuple(tensors), guards, None, make
 
 
 def _place(frame) -> str:
@@ -134,6 +140,7 @@ def _enter(found: Collector, frame) -> None:
     if what.handles and not found.handles:
         found.handles = True
         found.queue.extend((element, chain) for element in found.elements.values() for chain in found.loose)
+    found.may_lack(what.optional)
     for chain in what.loose:
         found.also(chain)
     if whole or what.passed:
@@ -246,8 +253,9 @@ def _called(found: Collector, frame, function) -> None:
         if function in (globals, eval, exec):
             found.space(frame.f_globals)
         local = frame.f_locals
-        for value in (*local.values(), *list(found.elements.values())):
+        for value in local.values():
             found.whole(value)
+        found.whole_elements(False)
         _follow(found, frame, reads(code), found.functions.get(id(code), ()), local, True)
         found.settle()
     elif type(owner).__name__ == "ContextVar" and type(owner).__module__ == "_contextvars":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import sys
 import types
 
 from torsh import _C
-from torsh._containers import CONTAINERS
+from torsh._containers import CACHE, CONTAINERS
 
 ROOT = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -26,6 +27,8 @@ BINDING = (
     property,
     functools.cached_property,
     functools.partialmethod,
+    functools.singledispatchmethod,
+    CACHE,
 )
 
 
@@ -105,6 +108,11 @@ def user_lookup(obj) -> bool:
 def is_module(value) -> bool:
     """Whether a value is a module of `torsh.nn`."""
     return hasattr(type(value), "register_buffer") and not isinstance(value, type)
+
+
+def is_number(value) -> bool:
+    """Whether a value is None, a number or a string that can have no attributes of its own."""
+    return type(value) in PLAIN or (isinstance(value, PLAIN) and (isinstance(value, enum.Enum) or not has_dict(value)))
 
 
 def name_of_class(value) -> str:

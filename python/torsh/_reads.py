@@ -23,7 +23,7 @@ class Reads(NamedTuple):
     is set, and `None` where the root is. `loose` are the attributes read of values that no root leads to. `constant`:
     every getattr and hasattr has a constant name, and is among the chains. `unnamed`: a pattern reads attributes that
     only the class of its subject names. `passed`: getattr or its like is handed to a function, which may read anything.
-    `handles`: errors are caught."""
+    `handles`: errors are caught. `optional`: the names that getattr and hasattr read, which may be absent."""
 
     chains: tuple
     writes: tuple
@@ -32,6 +32,7 @@ class Reads(NamedTuple):
     unnamed: bool
     passed: bool
     handles: bool
+    optional: frozenset
 
 
 @functools.lru_cache(maxsize=4096)
@@ -44,6 +45,7 @@ def reads(code) -> Reads:
     writes: list = []
     alias: dict = {}
     stored: set = set()
+    optional: set = set()
     by_name, named = 0, 0
     root, chain, module = None, (), None
     unnamed = passed = False
@@ -98,11 +100,13 @@ def reads(code) -> Reads:
             if found is not None:
                 named += 1
                 out.append(found)
+                optional.add(found[1][-1])
     if root is not None:
         out.append((root, chain))
     inner = [reads(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     for other in inner:
         out.extend((root, chain) for root, chain in other.chains if root[0] != "local")
+        optional |= other.optional
     for _ in range(3):
         for (kind, name), chain in list(out):
             if kind in ("local", "cell") and len(out) < _MAX_NAMES:
@@ -114,7 +118,9 @@ def reads(code) -> Reads:
     given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
     loose = [chain for root, chain in out if chain and _is_loose(root, given, code)]
     loose += [chain for other in inner for chain in other.loose]
-    return Reads(tuple(out), tuple(writes), tuple(dict.fromkeys(loose)), by_name == named, unnamed, passed, handles)
+    loose = tuple(dict.fromkeys(loose))
+    constant = by_name == named
+    return Reads(tuple(out), tuple(writes), loose, constant, unnamed, passed, handles, frozenset(optional))
 
 
 def _loaded(ins):

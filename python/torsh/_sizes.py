@@ -1,9 +1,9 @@
 """How integers depend on sizes: expressions found from their values at several sizes.
 
-A value is looked for among numbers, polynomials of few terms (`4*batch*seq+1`), and quotients of these that are
-rounded down (`(height-3)/2+1`, written `(height-1)/2`), which may be factors of others. The simplest that holds at
-every point is taken. What was found at some sizes is a claim about the others, which the caller holds against further
-traces.
+A value is looked for among numbers, polynomials of few terms (`4*batch*seq+1`), and quotients that are rounded down of
+a dim, a product or a sum of two (`(height-3)/2+1`, written `(height-1)/2`), which may be factors of others, and what
+such a division leaves. The simplest that holds at every point is taken. What was found at some sizes is a claim about
+the others, which the caller holds against further traces.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ MAX_DIVISOR = 64
 _MAX_PAIRS = 30
 _MAX_TRIPLES = 14
 _MAX_QUOTIENTS = 32
+_MAX_BASES = 20
 
 
 class Solver:
@@ -56,6 +57,14 @@ class Solver:
             self.solve_all([values])
         return self.known[values]
 
+    def rounded(self, values: tuple[int, ...], round_) -> str | None:
+        """An expression whose value gives these once it is rounded."""
+        known = [(text, found) for found, text in self.known.items() if text is not None]
+        for name, sizes in (*((n, tuple(v)) for n, v in self.products), *known):
+            if tuple(map(round_, sizes)) == values:
+                return name
+        return None
+
     def _list(self) -> None:
         """Products of up to three atoms, the simplest first."""
         self.products = []
@@ -85,25 +94,50 @@ class Solver:
         return f"({_sum([int(x * divisor) for x in found], names)})/{divisor}"
 
     def _quotient(self, values: tuple[int, ...]) -> str | None:
-        """`(a*n+k)/d`, rounded down, over one dim."""
-        for d in range(2, MAX_DIVISOR + 1):
-            for i, (name, sizes) in enumerate(self.atoms[: len(self.names)]):
-                low, high = min(sizes), max(sizes)
-                if low == high:
-                    continue
-                by_size = dict(zip(sizes, values, strict=True))
-                if len(by_size) < 4 or any(by_size[s] != v for s, v in zip(sizes, values, strict=True)):
-                    continue
-                rise, run = by_size[high] - by_size[low], high - low
-                for a in range(math.floor(Fraction(d * (rise - 1), run)), math.ceil(Fraction(d * (rise + 1), run)) + 1):
-                    if a == 0:
-                        continue
-                    least = max(v * d - a * n for n, v in by_size.items())
-                    most = min(v * d + d - 1 - a * n for n, v in by_size.items())
-                    if least <= most:
-                        self.divisors.add((self.names[i], d))
-                        return f"({_sum([a, least], [name])})/{d}"
+        """`(a*n+k)/d`, rounded down, over a dim, or else over a product or a sum of two."""
+        dims = [(name, sizes, (name,)) for name, sizes in self.atoms[: len(self.names)]]
+        pairs = list(itertools.combinations_with_replacement(dims, 2))
+        both = [(f"{a}*{b}", [x * y for x, y in zip(v, w, strict=True)], (*p, *q)) for (a, v, p), (b, w, q) in pairs]
+        both += [
+            (f"({a}+{b})", [x + y for x, y in zip(v, w, strict=True)], (*p, *q))
+            for (a, v, p), (b, w, q) in pairs
+            if p != q
+        ]
+        for bases in (dims, both[:_MAX_BASES]):
+            for d in range(2, MAX_DIVISOR + 1):
+                for name, sizes, of in bases:
+                    found = _rounded(d, sizes, values)
+                    if found is not None:
+                        self.divisors.update((n, d) for n in of)
+                        return f"({_sum(list(found), [name])})/{d}"
+        return self._remainder(values)
+
+    def _remainder(self, values: tuple[int, ...]) -> str | None:
+        """`n % d` or `-n % d`."""
+        for name, sizes in self.atoms[: len(self.names)]:
+            for d in range(max(values) + 1, MAX_DIVISOR + 1):
+                for sign, text in ((1, f"{name}-{d}*({name}/{d})"), (-1, f"{d}*(({name}+{d - 1})/{d})-{name}")):
+                    if all(v == sign * n % d for n, v in zip(sizes, values, strict=True)):
+                        self.divisors.add((name, d))
+                        return text
         return None
+
+
+def _rounded(d: int, sizes: list[int], values: tuple[int, ...]) -> tuple[int, int] | None:
+    """Factors a and k with which `(a*n+k)/d`, rounded down, gives these values at these sizes."""
+    by_size = dict(zip(sizes, values, strict=True))
+    low, high = min(sizes), max(sizes)
+    if low == high or len(by_size) < 4 or any(by_size[s] != v for s, v in zip(sizes, values, strict=True)):
+        return None
+    rise, run = by_size[high] - by_size[low], high - low
+    for a in range(math.floor(Fraction(d * (rise - 1), run)), math.ceil(Fraction(d * (rise + 1), run)) + 1):
+        if a == 0:
+            continue
+        least = max(v * d - a * n for n, v in by_size.items())
+        most = min(v * d + d - 1 - a * n for n, v in by_size.items())
+        if least <= most:
+            return a, least
+    return None
 
 
 def _fit(columns: list[list[int]], values: tuple[int, ...]) -> list[Fraction] | None:

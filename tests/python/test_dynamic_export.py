@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -384,6 +385,51 @@ def test_a_quotient_that_is_not_found_is_refused(tmp_path, factor, add, divisor)
     assert all(program(rand(n)).shape == fn(rand(n)).shape for n in range(8, 65))
 
 
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda n, m: n * m // 2,
+        lambda n, m: (n * m + 3) // 7,
+        lambda n, m: (n + m) // 2,
+        lambda n, m: -(-(n + m) // 3),
+        lambda n, m: n % 4,
+        lambda n, m: -m % 8,
+    ],
+)
+def test_quotients_of_two_sizes(tmp_path, count):
+    dims = {0: Dim("n", min=3, max=90), 1: Dim("m", min=2, max=60)}
+    torsh.export(lambda x: x.sum() + count(*x.shape), (rand(12, 10),), tmp_path / "a.torsh", dynamic=(dims,))
+    program = torsh.load(tmp_path / "a.torsh")
+    for n, m in ((3, 2), (90, 60), (13, 11), (41, 7), (14, 32)):
+        assert program(torsh.zeros(n, m)).item() == count(n, m)
+
+
+def test_a_whole_number_that_is_not_found_is_called_that(tmp_path):
+    with pytest.raises(torsh.ExportError, match=r"4.0 at n=400, where 0.0 was expected .* by up to 64"):
+        torsh.export(
+            lambda x: x * (x.shape[0] // 100), (rand(12, 5),), tmp_path / "a.torsh", dynamic=({0: Dim("n", max=400)},)
+        )
+
+
+@pytest.mark.parametrize("low", [1, 700, 5000])
+@pytest.mark.parametrize("dtype", [torsh.float16, torsh.bfloat16])
+def test_constants_of_16_bits_are_rounded(tmp_path, dtype, low):
+    def f(x):
+        n = x.shape[0]
+        return (
+            x.to(dtype) + n,
+            torsh.full((2,), n, dtype=dtype),
+            torsh.full((1,), 2 * n, dtype=dtype) - x[:1, 0].to(dtype),
+        )
+
+    dim = Dim("n", min=low, max=70000)
+    torsh.export(f, (rand(low, 2),), tmp_path / "a.torsh", dynamic=({0: dim},))
+    program = torsh.load(tmp_path / "a.torsh")
+    for n in (low, low + 1, low + 257, low + 2049, 30000, 70000):
+        x = torsh.ones(n, 2)
+        assert [y.tolist() for y in program(x)] == [y.tolist() for y in torsh.compile(f)(x)]
+
+
 def test_layers_with_strides_over_their_length(tmp_path):
     torsh.manual_seed(0)
     model = nn.Sequential(*(nn.Conv1d(2, 2, 3, stride=2, padding=1) for _ in range(4)))
@@ -401,6 +447,50 @@ def test_arguments_that_are_kept_are_refused(tmp_path):
     with pytest.raises(torsh.ExportError, match="another tensor in the place of 'last'"):
         torsh.export(_Keeper(), (rand(4, 3),), tmp_path / "a.torsh", dynamic=({0: Dim("n", max=50)},))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dynamic", [None, {"x": {0: "n"}}])
+def test_an_export_leaves_attributes_variables_and_containers_as_they_are(tmp_path, dynamic):
+    last = None
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("state", torsh.ones(3))
+            self.old, self.log, self.by_name = torsh.ones(2), ["start"], {}
+
+        def forward(self, x):
+            nonlocal last
+            last = self.last = x
+            self.log.append(x * 2)
+            self.by_name["y"] = [x]
+            self.old = x + 1
+            self._buffers["more"] = x.sum()
+            return x * self.state
+
+    net = Net()
+    old, places = net.old, set(vars(net))
+    with contextlib.suppress(torsh.ExportError):
+        torsh.export(net, (rand(4, 3),), tmp_path / "a.torsh", dynamic=dynamic)
+    assert last is None and set(vars(net)) == places
+    assert net.old is old and net.log == ["start"] and net.by_name == {} and list(net._buffers) == ["state"]
+    assert net(torsh.ones(2, 3)).tolist() == [[1.0] * 3] * 2 and net.last.shape == (2, 3)
+
+
+def test_arguments_and_dims_of_one_name(tmp_path):
+    def export(f, args, dynamic):
+        torsh.export(f, args, tmp_path / "a.torsh", dynamic=dynamic)
+
+    n, m = Dim("n"), Dim("m")
+    with pytest.raises(
+        torsh.ExportError, match="dynamic of x has one dim twice, as -1 and as 1; the tensor has 2 dims"
+    ):
+        export(lambda x: x, (torsh.ones(3, 4),), {"x": {-1: n, 1: m}})
+    with pytest.raises(torsh.ExportError, match="dynamic of x has one dim twice, as 0 and as -2"):
+        export(lambda x: x, (torsh.ones(3, 4),), {"x": {0: n, -2: None}})
+    # The second argument would be called arg1 too.
+    export(lambda arg1, *more: arg1.sum() + more[0], (torsh.ones(3), torsh.ones(5)), {"arg1_": {0: n}, "arg1": {0: m}})
+    assert torsh.load(tmp_path / "a.torsh")(torsh.ones(4), torsh.ones(2)).tolist() == [5.0, 5.0]
 
 
 def test_dims_that_make_no_sense(tmp_path):

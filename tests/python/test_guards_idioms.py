@@ -467,33 +467,6 @@ def _change_what_was_returned(out):
     out[1]["q"] = 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda x: Result(x * 2),
-        lambda x: {"k": [Result(x * 2)]},
-        lambda x: (x, {1, 2}),
-        lambda x: (x, lambda: x * 3),
-        lambda x: (x, collections.OrderedDict(y=x * 2)),
-        lambda x: (x, np.zeros(2)),
-    ],
-)
-def test_objects_that_a_function_makes_and_returns_are_made_at_each_call(make):
-    g = torsh.compile(make)
-    # All are kept: their ids differ.
-    out = [g(torsh.full((1,), float(k))) for k in range(6)]
-    last = [o["k"][0] if isinstance(o, dict) else o[1] if isinstance(o, tuple) else o for o in out]
-    assert len({id(o) for o in last}) == 6
-    if isinstance(last[0], Result):
-        assert [o.y.item() for o in last] == [2.0 * k for k in range(6)]
-    if callable(last[0]):
-        assert [o().item() for o in last] == [3.0 * k for k in range(6)]
-    assert "that it makes" in g.explain()["programs"][0]["graph_break"][0]
-    with pytest.raises(torsh.TraceError, match="that it makes"):
-        torsh.compile(make, fullgraph=True)(torsh.ones(1))
-
-
 def test_objects_that_were_there_are_returned_as_they_are():
     kept, kinds = Result(1), {1, 2}
     g = torsh.compile(lambda x: (x * 2, kept, kinds, Result, np, torsh.float32, make_kept))

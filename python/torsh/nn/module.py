@@ -7,6 +7,7 @@ submodule, a parameter put in the place of another) moves the process-wide `_C.m
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 
@@ -48,6 +49,36 @@ class Buffer:
 _IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
 
 
+def _telling(plain):
+    @functools.wraps(plain)
+    def change(self, *args, **kwargs):
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            _C.bump_module_epoch()
+
+    return change
+
+
+def _tells(cls):
+    """Lets programs know of each change to a dict of this class: they look at modules only after one."""
+    for name in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+        setattr(cls, name, _telling(getattr(cls, name)))
+    return cls
+
+
+@_tells
+class _Table(dict):
+    """Parameters, buffers or children of a module by name."""
+
+    __slots__ = ()
+
+
+@_tells
+class _Hooks(OrderedDict):
+    """Hooks of a module."""
+
+
 class _Handle:
     def __init__(self, hooks: dict, key: int):
         self._hooks, self._key = hooks, key
@@ -78,9 +109,9 @@ class Module:
         # Set before __init__, so that a subclass that forgets super().__init__() still works.
         d = self.__dict__
         d["training"] = True
-        d["_parameters"], d["_buffers"], d["_modules"] = {}, {}, {}
+        d["_parameters"], d["_buffers"], d["_modules"] = _Table(), _Table(), _Table()
         d["_non_persistent"] = set()
-        d["_forward_hooks"], d["_forward_pre_hooks"] = OrderedDict(), OrderedDict()
+        d["_forward_hooks"], d["_forward_pre_hooks"] = _Hooks(), _Hooks()
         return self
 
     def __init__(self) -> None:
