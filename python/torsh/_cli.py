@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=["torsh", "c"], default="torsh", help="a package, or a C header and libraries")
     sub.add_argument(
         "--target", action="append",
-        help="of a package: a level to add machine code for, portable, avx2 or avx512 (may be given several times); of a "
-        "C library: native, x86_64 or aarch64",
+        help="of a package: a level to add machine code for, portable, avx2 or avx512 (may be given several times); of "
+        "a C library: native, x86_64 or aarch64",
     )  # fmt: skip
     sub.add_argument("--weights", choices=["inside", "file"], default="inside", help="where a C library has its state")
 

@@ -50,8 +50,8 @@ def export(
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
     The file holds the graph, which is compiled where it is loaded, and gives the same bits there as
-    `torsh.compile` does. The same function gives the same bytes. Machine code beside the graph saves its reader that time
-    where it says whom it believes: see `targets`, and `trusted_keys` and `sha256` of `torsh.load`.
+    `torsh.compile` does. The same function gives the same bytes. Machine code beside the graph saves its reader that
+    time where it says whom it believes: see `targets`, and `trusted_keys` and `sha256` of `torsh.load`.
 
     With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
     no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler

@@ -22,8 +22,8 @@ output, text such as `2*batch+1`."""
 
 
 Code = namedtuple("Code", ("level", "kernels", "unused"))
-Code.__doc__ = """Machine code in a package: its instruction set level, the kernels that it has code of, and why it is not
-used, or None where it is: then kernels of the program are looked for there before they are compiled."""
+Code.__doc__ = """Machine code in a package: its instruction set level, the kernels that it has code of, and why it is
+not used, or None where it is: then kernels of the program are looked for there before they are compiled."""
 
 
 class Program:

@@ -292,9 +292,12 @@ pub fn emit<M: Module>(
 }
 
 /// What is to be known of code that was written for a kernel before ([`piece`]), with these options; `None` where the
-/// facts cannot be those of such code.
+/// facts cannot be those of such code, and for a schedule that is random, which depends on the kernel's name too.
 pub fn known(kernel: &Kernel, options: &Options, made: Made, code_bytes: usize) -> Option<Emitted> {
-    let normal = normal::normalise(kernel, settle(options.schedule, kernel) == Schedule::Row);
+    if options.schedule == Schedule::Random {
+        return None;
+    }
+    let normal = normal::normalise(kernel, options.schedule == Schedule::Row);
     let fits = match made.schedule {
         Schedule::Vector => options.level.is_some(),
         Schedule::Inline => options.vectors && inline::lanes(&normal).is_some(),

@@ -5,7 +5,7 @@
 use super::call::KernelFn;
 use super::link::{self, Placed};
 use super::par::Par;
-use crate::codes::{Found, Shelf};
+use crate::codes::{Found, REASON, Shelf};
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::module::default_libcall_names;
 use cranelift_jit::{JITBuilder, JITModule};
@@ -43,7 +43,6 @@ pub struct Code {
     _placed: Option<Placed>,
     kernels: Vec<KernelFn>,
     bytes: usize,
-    found: usize,
 }
 
 // SAFETY: after `compile` returns, the modules are not touched until `drop`, which has them exclusively; the
@@ -235,7 +234,6 @@ impl Code {
             _placed: placed,
             kernels: Vec::with_capacity(kernels.len()),
             bytes: 0,
-            found: found.len(),
         };
         for (first, (mut building, share)) in made.into_iter().enumerate() {
             let Some(module) = building.0.take() else {
@@ -273,9 +271,9 @@ impl Code {
         &self.kernels
     }
 
-    /// How many functions were found instead of compiled.
+    /// How many kernels run on code that was found instead of compiled.
     pub fn found(&self) -> usize {
-        self.found
+        self.kernels.iter().filter(|k| k.info().reason == REASON).count()
     }
 
     /// Bytes of machine code.
