@@ -1,6 +1,6 @@
 //! Machine code in memory: Cranelift JIT modules, one for each thread that compiled the kernels of an
-//! executable, and what a package brought ([`super::link`]). Pages are writable while code is laid down and executable afterwards, never both; they are
-//! unmapped when the last reference goes.
+//! executable, and what a package brought ([`super::link`]). Pages are writable while code is laid down and executable
+//! afterwards, never both; they are unmapped when the last reference goes.
 
 use super::call::KernelFn;
 use super::link::{self, Placed};
