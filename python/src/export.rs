@@ -276,9 +276,10 @@ pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec
     Ok(buffers)
 }
 
-/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
+/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
+/// without, there is machine code for each level of `code`.
 #[pyfunction]
-#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None))]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new()))]
 #[expect(clippy::too_many_arguments, reason = "what a package is made of, and where it goes")]
 fn write_package(
     py: Python<'_>,
@@ -289,6 +290,7 @@ fn write_package(
     state: Vec<Py<PyTensor>>,
     key: Option<&[u8]>,
     templates: Option<(String, Option<String>)>,
+    code: Vec<String>,
 ) -> PyResult<u64> {
     let manifest: Manifest = serde_json::from_str(manifest)
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
@@ -303,6 +305,7 @@ fn write_package(
         forward: forward.export.graph.clone(),
         vjp: vjp.map(|v| v.export.graph.clone()),
         state: buffers,
+        code,
     };
     outside(py, || package::write(&path, contents, key.as_ref()))
 }
@@ -331,10 +334,16 @@ pub struct PyPackage {
 impl PyPackage {
     /// Reads and checks a file.
     #[new]
-    #[pyo3(signature = (path, trusted_keys = None))]
-    fn new(py: Python<'_>, path: PathBuf, trusted_keys: Option<Vec<Vec<u8>>>) -> PyResult<PyPackage> {
+    #[pyo3(signature = (path, trusted_keys = None, sha256 = None))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        trusted_keys: Option<Vec<Vec<u8>>>,
+        sha256: Option<Vec<u8>>,
+    ) -> PyResult<PyPackage> {
         let keys = trusted_keys.map(|keys| keys.iter().map(|k| seed(k, "a trusted key")).collect()).transpose()?;
-        let options = LoadOptions { trusted_keys: keys, memory: executor::memory() };
+        let sha256 = sha256.map(|hash| seed(&hash, "a SHA-256")).transpose()?;
+        let options = LoadOptions { trusted_keys: keys, sha256, memory: executor::memory() };
         let package = outside(py, || Package::load_with(&path, &options))?;
         let state = Mutex::new(vec![None; package.types().state.len()]);
         Ok(PyPackage { package, state })
@@ -370,6 +379,11 @@ impl PyPackage {
     #[getter]
     fn signer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.package.signer().map(|k| PyBytes::new(py, k))
+    }
+    /// Machine code in the file: of each level the kernels that it has, or why it is not used.
+    #[getter]
+    fn code(&self) -> Vec<(String, usize, Option<String>)> {
+        self.package.code().iter().map(|c| (c.level.clone(), c.kernels, c.unused.clone())).collect()
     }
     /// Size of the file.
     #[getter]

@@ -480,8 +480,9 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
-    The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
-    `torsh.compile` does. The same function gives the same bytes.
+    The file holds the graph, which is compiled where it is loaded, and gives the same bits there as
+    `torsh.compile` does. The same function gives the same bytes. Machine code beside the graph saves its reader that
+    time where it says whom it believes: see `targets`, and `trusted_keys` and `sha256` of `torsh.load`.
 
     With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
     no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
@@ -494,8 +495,10 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
-            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
+        targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
+            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too;
+            sizes must be fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
@@ -740,7 +743,7 @@ def linspace(start: Any, end: Any, steps: Any, *, dtype: Any = None, device: Any
     >>> torsh.linspace(0, 1, 5).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, trusted_keys: Any = None) -> Any:
+def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, trusted_keys: Any = None, sha256: Any = None) -> Any:
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
@@ -748,10 +751,15 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
 
     A package (`.torsh`) gives a program, which runs on that device: a callable with `inputs`, `outputs`, `metadata`,
     `state_dict()` and `to()`. With `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal
-    digits, or files that `torsh keygen` made), a package must be signed by one of them. Its weights are mapped, not
-    read, if only this user can change the file; what is read counts against the memory limit.
+    digits, or files that `torsh keygen` made), a package must be signed by one of them; with `sha256` (32 bytes or 64
+    hexadecimal digits), the whole file must have this hash. Its weights are mapped, not read, if only this user can
+    change the file; what is read counts against the memory limit.
 
-    Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
+    Machine code in a package is used only if `trusted_keys` or `sha256` is given and it fits this machine and this
+    version of torsh: whoever made the file is believed then as much as the author of any library. Else the graph is
+    compiled, and nothing of the file is executed. The program's `code` says which.
+
+    Raises: PackageError for a malformed, unsigned or wrongly signed file, or one of another hash. DeviceError for a
     `map_location` that is not there.
     """
 def log(input: Any, *, out: Any = None) -> Tensor:

@@ -77,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE")
     sub.add_argument("--sign", metavar="KEYFILE", help="secret key that signs the package")
     sub.add_argument("--format", choices=["torsh", "c"], default="torsh", help="a package, or a C header and libraries")
-    sub.add_argument("--target", default="native", help="of a C library: native, x86_64 or aarch64")
+    sub.add_argument(
+        "--target", action="append",
+        help="of a package: a level to add machine code for, portable, avx2 or avx512 (may be given several times); of "
+        "a C library: native, x86_64 or aarch64",
+    )  # fmt: skip
     sub.add_argument("--weights", choices=["inside", "file"], default="inside", help="where a C library has its state")
 
     sub = command("run", _run, "Run a package on .npy files.")
@@ -124,13 +128,14 @@ def _keys(sub: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="public key (file or hexadecimal) that must have signed it",
     )
+    sub.add_argument("--sha256", metavar="HEX", help="hash that the whole file must have")
 
 
-def _load(path: str, keys, device: str | None = None):
+def _load(path: str, keys, device: str | None = None, sha256: str | None = None):
     from torsh import _package
 
     # The path of a command is a package, whatever its name.
-    return _package.load(path, keys, device)
+    return _package.load(path, keys, device, sha256)
 
 
 def _export(args) -> None:
@@ -173,7 +178,7 @@ def _export(args) -> None:
         size = torsh.export(
             fn, example, args.output, include_grad=args.include_grad, name=args.name, license=args.license,
             sign=args.sign, metadata={k: v for k, _, v in pairs} or None, dynamic=dynamic, format=args.format,
-            targets=(args.target,), weights=args.weights,
+            targets=tuple(args.target or ("native",)), weights=args.weights,
         )  # fmt: skip
     except (torsh.TorshError, OSError, ValueError, TypeError):
         raise
@@ -216,7 +221,7 @@ def _run(args) -> None:
 
     import torsh
 
-    program = _load(args.package, args.trusted_key, args.device)
+    program = _load(args.package, args.trusted_key, args.device, args.sha256)
     given = _pairs(args.input, "--input", program.inputs)
     wanted = _pairs(args.output, "--output", program.outputs)
     names = [p.name for p in program.inputs]
@@ -260,7 +265,7 @@ def _inspect(args) -> None:
     from torsh import _C
     from torsh._package import sizes
 
-    program = _load(args.package, args.trusted_key)
+    program = _load(args.package, args.trusted_key, None, args.sha256)
     if args.manifest:
         print(json.dumps(program.manifest, indent=2))
         return
@@ -275,6 +280,9 @@ def _inspect(args) -> None:
         for p in m[what]:
             kind = p.get("kind", p.get("role"))
             print(f"{what.rstrip('s')} {p['name']}: {p['dtype']} {sizes(p['shape'])} ({kind})")
+    for code, about in zip(program.code, m.get("code", ()), strict=True):
+        used = f"used, {code.kernels} kernels" if code.unused is None else f"not used: {code.unused}"
+        print(f"code {about['arch']} {code.level} ({' '.join(about['features']) or 'no features'}): {used}")
     for e in m["entries"]:
         print(f"entry {e['name']}: {e['bytes']} bytes, sha256 {e['sha256']}")
     print(f"gradients: {'yes' if m['vjp'] else 'no'}; nodes: {program.graph.count(' = ')}")
@@ -295,7 +303,7 @@ def _verify(args) -> int:
     bad = 0
     for path in args.packages:
         try:
-            program = _load(path, args.trusted_key)
+            program = _load(path, args.trusted_key, None, args.sha256)
         except (TorshError, OSError, ValueError) as error:
             bad += 1
             print(f"{path}: refused: {error}")

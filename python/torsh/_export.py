@@ -47,8 +47,9 @@ def export(
 
     The function is traced once and not run: nothing outside changes. What it captures becomes state of the package: a
     loaded training step has its own parameters, optimizer state and random state, and updates them at each call.
-    The file holds the graph, not machine code; it is compiled where it is loaded, and gives the same bits there as
-    `torsh.compile` does. The same function gives the same bytes.
+    The file holds the graph, which is compiled where it is loaded, and gives the same bits there as
+    `torsh.compile` does. The same function gives the same bytes. Machine code beside the graph saves its reader that
+    time where it says whom it believes: see `targets`, and `trusted_keys` and `sha256` of `torsh.load`.
 
     With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
     no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
@@ -61,8 +62,10 @@ def export(
             inputs of these dtypes and shapes; other values (int, bool, str, None) are fixed. Tuples, lists, dicts and
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
-        targets: of a package only `("native",)`: the machine that loads the file compiles for itself. Of a C library
-            one of "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
+        targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
+            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too;
+            sizes must be fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
@@ -95,7 +98,7 @@ def export(
         targets = ("native",)
     elif weights != "inside":
         raise ValueError(f'export(): weights={weights!r} is for format="c"')
-    _check_options(targets, metadata, name, license)
+    levels = _check_options(targets, dynamic, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
         args, kwargs = (), dict(example_args)
@@ -123,16 +126,23 @@ def export(
     )  # fmt: skip
     if format == "c":
         return _export_c.write(path, manifest, forward, state, target, weights)
-    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates)
+    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels)
 
 
-def _check_options(targets, metadata, name, license) -> None:
+_LEVELS = ("portable", "avx2", "avx512")
+
+
+def _check_options(targets, dynamic, metadata, name, license) -> list[str]:
+    """Checks options, and lists the levels of machine code."""
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
-    if wanted != ("native",):
+    levels = [level for level in _LEVELS if level in wanted]
+    if not wanted or any(t not in ("native", *_LEVELS) for t in wanted):
         raise ExportError(
-            f"export(): targets={wanted!r}: packages hold no machine code, only the graph, which is compiled where it "
-            'is loaded; the only target is "native"'
+            f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)}; "
+            '"native" stands for the machine that loads it, which compiles the graph'
         )
+    if levels and dynamic is not None and dynamic is not False:
+        raise ExportError("export(): sizes that vary are compiled where they are met; machine code is for fixed ones")
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"export(): {what} must be a str, got {type(value).__name__}")
@@ -140,6 +150,7 @@ def _check_options(targets, metadata, name, license) -> None:
         isinstance(metadata, dict) and all(isinstance(x, str) for pair in metadata.items() for x in pair)
     ):
         raise TypeError("export(): metadata must map str to str")
+    return levels
 
 
 def _own_name(fn) -> str:

@@ -21,6 +21,11 @@ Port.__doc__ = """An input or output of a program: its name, dtype and shape. A 
 output, text such as `2*batch+1`."""
 
 
+Code = namedtuple("Code", ("level", "kernels", "unused"))
+Code.__doc__ = """Machine code in a package: its instruction set level, the kernels that it has code of, and why it is
+not used, or None where it is: then kernels of the program are looked for there before they are compiled."""
+
+
 class Program:
     """A program from a package: calls run it, and update the state that it keeps.
 
@@ -86,6 +91,11 @@ class Program:
     def signer(self) -> bytes | None:
         """The public key whose signature the file bears."""
         return self._package.signer
+
+    @property
+    def code(self) -> tuple[Code, ...]:
+        """Machine code in the file, by level, and whether it is used."""
+        return tuple(Code(*c) for c in self._package.code)
 
     @property
     def manifest(self) -> dict:
@@ -406,12 +416,26 @@ def is_package(path) -> bool:
     return head[:4] == b"PK\x03\x04" and (head[30:43] == b"manifest.json" or os.fsdecode(path).endswith(".torsh"))
 
 
-def load(path, trusted_keys=None, device=None) -> Program:
+def read_hash(sha256) -> bytes:
+    """32 bytes from themselves or from 64 hexadecimal digits. Raises: TypeError, ValueError."""
+    if isinstance(sha256, (bytes, bytearray)):
+        digest = bytes(sha256)
+    elif isinstance(sha256, str):
+        digits = all(c in "0123456789abcdefABCDEF" for c in sha256) and len(sha256) == 64
+        digest = bytes.fromhex(sha256) if digits else b""
+    else:
+        raise TypeError(f"load(): sha256 must be 32 bytes or 64 hexadecimal digits, got {type(sha256).__name__}")
+    if len(digest) != 32:
+        raise ValueError("load(): sha256 must be 32 bytes or 64 hexadecimal digits")
+    return digest
+
+
+def load(path, trusted_keys=None, device=None, sha256=None) -> Program:
     """Reads a package, for a device; see `torsh.load`."""
     keys = None
     if trusted_keys is not None:
         if isinstance(trusted_keys, (str, bytes, bytearray, os.PathLike)):
             raise TypeError("load(): trusted_keys must be a list of keys")
         keys = [read_key(k, PUBLIC) for k in trusted_keys]
-    program = Program(_C.Package(os.fsdecode(path), keys))
+    program = Program(_C.Package(os.fsdecode(path), keys, None if sha256 is None else read_hash(sha256)))
     return program if device is None else program.to(device)

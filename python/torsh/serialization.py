@@ -132,7 +132,7 @@ def _encode(x, tensors: dict[str, Tensor], path: str, depth: int):
 # -- reading -----------------------------------------------------------------------------------------------
 
 
-def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) -> Any:
+def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None, sha256=None) -> Any:
     """Reads what `save` wrote, or any safetensors file, from a path or an open binary file; and programs that
     `torsh.export` wrote, from a path.
 
@@ -140,10 +140,15 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
 
     A package (`.torsh`) gives a program, which runs on that device: a callable with `inputs`, `outputs`, `metadata`,
     `state_dict()` and `to()`. With `trusted_keys`, a list of public ed25519 keys (32 bytes each, 64 hexadecimal
-    digits, or files that `torsh keygen` made), a package must be signed by one of them. Its weights are mapped, not
-    read, if only this user can change the file; what is read counts against the memory limit.
+    digits, or files that `torsh keygen` made), a package must be signed by one of them; with `sha256` (32 bytes or 64
+    hexadecimal digits), the whole file must have this hash. Its weights are mapped, not read, if only this user can
+    change the file; what is read counts against the memory limit.
 
-    Raises: PackageError for a malformed, unsigned or wrongly signed file; nothing in it is executed. DeviceError for a
+    Machine code in a package is used only if `trusted_keys` or `sha256` is given and it fits this machine and this
+    version of torsh: whoever made the file is believed then as much as the author of any library. Else the graph is
+    compiled, and nothing of the file is executed. The program's `code` says which.
+
+    Raises: PackageError for a malformed, unsigned or wrongly signed file, or one of another hash. DeviceError for a
     `map_location` that is not there.
     """
     if map_location is not None:
@@ -157,15 +162,16 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None) 
     if weights_only is not True:
         raise ValueError("load(): torsh never unpickles; weights_only can only be True")
     if hasattr(f, "read"):
-        if trusted_keys is not None:
-            raise ValueError("load(): trusted_keys go with the path of a package")
+        if trusted_keys is not None or sha256 is not None:
+            raise ValueError("load(): trusted_keys and sha256 go with the path of a package")
         return _read(f, map_location, getattr(f, "name", "the file"))
     from torsh import _package
 
-    if trusted_keys is not None or os.fsdecode(f).endswith(".torsh") or _package.is_package(f):
+    believed = trusted_keys is not None or sha256 is not None
+    if believed or os.fsdecode(f).endswith(".torsh") or _package.is_package(f):
         if not os.path.exists(f):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(f))
-        return _package.load(f, trusted_keys, map_location)
+        return _package.load(f, trusted_keys, map_location, sha256)
     with open(f, "rb") as file:
         return _read(file, map_location, os.fspath(f))
 

@@ -89,7 +89,7 @@ impl CpuExecutable {
         // Everything below, the machine code above all, trusts what the verifier establishes.
         program.verify()?;
         let start = Instant::now();
-        let (kernels, actions) = resolve(&program, &shared);
+        let (kernels, actions) = resolve(&program, &options(&shared), shared.product_level);
         let threads = shared.threads.count();
         let run = |parts: usize, work: &(dyn Fn(usize) + Sync)| {
             shared.threads.for_each(threads, parts, |_, part| work(part));
@@ -113,7 +113,11 @@ impl CpuExecutable {
         let seconds = start.elapsed().as_secs_f64();
         if env::log().time {
             let (n, bytes) = (kernels.len(), code.bytes());
-            env::say(&format!("generated {n} kernels, {bytes} bytes, in {:.2} ms", seconds * 1e3));
+            let found = match code.found() {
+                0 => String::new(),
+                found => format!(", {found} of them from a package"),
+            };
+            env::say(&format!("generated {n} kernels{found}, {bytes} bytes, in {:.2} ms", seconds * 1e3));
         }
         Ok(CpuExecutable {
             shared,
@@ -179,8 +183,30 @@ pub(crate) fn first_writes(program: &Program) -> Vec<Option<usize>> {
     if first.iter().all(Option::is_none) { Vec::new() } else { first }
 }
 
+/// How an executor emits kernels that share no memory.
+fn options(shared: &Shared) -> Options {
+    Options {
+        schedule: shared.schedule,
+        l2_bytes: shared.l2_bytes,
+        vectors: crate::machine::has_vectors(),
+        level: Level::parse(shared.level),
+        ..Options::default()
+    }
+}
+
+/// The kernels whose code a program needs, as an executor of another schedule and level would emit them.
+pub(crate) fn wanted(program: &Program, options: &Options) -> Vec<(Arc<Kernel>, Options)> {
+    // The level of products is no part of any kernel.
+    let (kernels, _) = resolve(program, options, lib_calls::Level::of("portable"));
+    jit::own(&kernels).into_iter().map(|i| kernels[i].clone()).collect()
+}
+
 /// The distinct kernels of a program, and its steps over them.
-fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, Vec<Action>) {
+fn resolve(
+    program: &Program,
+    base: &Options,
+    product_level: lib_calls::Level,
+) -> (Vec<(Arc<Kernel>, Options)>, Vec<Action>) {
     let mut index: HashMap<(Arc<Kernel>, Aliases), usize> = HashMap::new();
     let mut kernels = Vec::new();
     let mut actions = Vec::with_capacity(program.steps.len());
@@ -188,14 +214,7 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
         actions.push(match &step.op {
             StepOp::Kernel { kernel, args } => {
                 let aliases = aliases(program, kernel, args);
-                let options = Options {
-                    schedule: shared.schedule,
-                    aliases: aliases.clone(),
-                    l2_bytes: shared.l2_bytes,
-                    vectors: crate::machine::has_vectors(),
-                    level: Level::parse(shared.level),
-                    ..Options::default()
-                };
+                let options = Options { aliases: aliases.clone(), ..base.clone() };
                 let next = kernels.len();
                 let at = *index.entry((kernel.clone(), aliases)).or_insert(next);
                 if at == next {
@@ -207,7 +226,7 @@ fn resolve(program: &Program, shared: &Shared) -> (Vec<(Arc<Kernel>, Options)>, 
                 let decl = |buf: BufId| &program.buffers[buf.0 as usize];
                 let key = match decl(dot.rhs.buf).place {
                     Place::Input(_) | Place::Const(_) => {
-                        lib_calls::pack_key(dot, decl(dot.out).ty.dtype, shared.product_level)
+                        lib_calls::pack_key(dot, decl(dot.out).ty.dtype, product_level)
                     }
                     Place::Arena { .. } | Place::Output | Place::Donated(_) => None,
                 };

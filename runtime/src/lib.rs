@@ -4,6 +4,7 @@
 
 pub mod aot;
 mod bind;
+mod codes;
 pub mod cuda;
 mod executable;
 mod executor;
@@ -15,6 +16,9 @@ mod packed;
 pub mod sys;
 mod threads;
 mod units;
+
+/// The version of this crate.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use executor::{Config, CpuExecutor, set_interrupt_check};
 pub use package::Package;

@@ -71,6 +71,52 @@ fn x86_features(level: &str) -> Vec<&'static str> {
     features
 }
 
+/// What code of a level uses of an x86 processor, in order, by the names of Rust's `target_feature`.
+pub fn features(level: &str) -> Vec<&'static str> {
+    let cranelift = x86_features(level).into_iter().map(|name| match name {
+        "has_sse41" => "sse4.1",
+        "has_sse42" => "sse4.2",
+        name => name.trim_start_matches("has_"),
+    });
+    let ours: &[&str] = match level {
+        "avx512" => &["f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"],
+        "avx2" => &["f16c"],
+        _ => &[],
+    };
+    let mut all: Vec<&str> = cranelift.chain(ours.iter().copied()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Whether this processor has a feature of [`features`]. What is unknown is not there.
+pub fn has(feature: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return match feature {
+        "sse3" => is_x86_feature_detected!("sse3"),
+        "ssse3" => is_x86_feature_detected!("ssse3"),
+        "sse4.1" => is_x86_feature_detected!("sse4.1"),
+        "sse4.2" => is_x86_feature_detected!("sse4.2"),
+        "popcnt" => is_x86_feature_detected!("popcnt"),
+        "avx" => is_x86_feature_detected!("avx"),
+        "avx2" => is_x86_feature_detected!("avx2"),
+        "fma" => is_x86_feature_detected!("fma"),
+        "bmi1" => is_x86_feature_detected!("bmi1"),
+        "bmi2" => is_x86_feature_detected!("bmi2"),
+        "lzcnt" => is_x86_feature_detected!("lzcnt"),
+        "f16c" => is_x86_feature_detected!("f16c"),
+        "avx512f" => is_x86_feature_detected!("avx512f"),
+        "avx512bw" => is_x86_feature_detected!("avx512bw"),
+        "avx512dq" => is_x86_feature_detected!("avx512dq"),
+        "avx512vl" => is_x86_feature_detected!("avx512vl"),
+        _ => false,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = feature;
+        false
+    }
+}
+
 /// True when vector code may be emitted in line: 128-bit vectors with SSE 4.2, or NEON.
 pub fn has_vectors() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -89,5 +135,10 @@ mod tests {
         let (l1, l2) = cache_bytes();
         assert!(l1 >= 4 << 10 && l2 >= l1);
         cranelift_isa("portable").unwrap();
+        for level in crate::sys::prims::LEVELS {
+            // Whoever has a level has everything that its code uses.
+            let used = if cfg!(target_arch = "x86_64") { features(level) } else { Vec::new() };
+            assert!(!crate::sys::prims::supported(level) || used.iter().all(|f| has(f)), "{level}: {used:?}");
+        }
     }
 }

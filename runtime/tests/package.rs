@@ -67,12 +67,13 @@ fn contents() -> Contents {
         result: Tree::Dict(vec![(Literal::Str("y".into()), Tree::Leaf(0))]),
         forward: program("graph.txt", &[Slot::Input(0), Slot::State(0)], &[Slot::Output(0), Slot::State(0)]),
         vjp: Some(program("vjp.txt", &[Slot::Output(0)], &[Slot::Input(0), Slot::State(0)])),
+        code: vec![],
         entries: vec![],
     };
     let total = Value::from_slice(executor(), &[3], &[10.0f32, 20.0, 30.0]).unwrap();
     let state = executor().upload(total.ty(), total.bytes().unwrap()).unwrap();
     let parse = |t| text::parse(t).unwrap();
-    Contents { manifest, forward: parse(COUNTER), vjp: Some(parse(COUNTER_VJP)), state: vec![state] }
+    Contents { manifest, forward: parse(COUNTER), vjp: Some(parse(COUNTER_VJP)), state: vec![state], code: vec![] }
 }
 
 /// A folder that goes with the test.
@@ -139,7 +140,7 @@ fn weights_that_are_read_count_against_the_cap() {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
     let own = |limit| CpuExecutor::with_config(&Config { memory_limit: Some(limit), ..Config::default() }).unwrap();
     let load = |executor: &CpuExecutor| {
-        Package::load_with(&path, &LoadOptions { trusted_keys: None, memory: Some(executor.memory()) })
+        Package::load_with(&path, &LoadOptions { memory: Some(executor.memory()), ..LoadOptions::default() })
     };
     let roomy = own(1 << 20);
     let package = load(&roomy).unwrap();
@@ -334,8 +335,9 @@ fn writing_is_deterministic_and_signed_by_keys() {
     write(&b, contents(), Some(&key)).unwrap();
     let bytes = std::fs::read(&a).unwrap();
     assert_eq!(bytes, std::fs::read(&b).unwrap());
-    let load =
-        |keys: &[[u8; 32]]| Package::load_with(&a, &LoadOptions { trusted_keys: Some(keys.to_vec()), memory: None });
+    let load = |keys: &[[u8; 32]]| {
+        Package::load_with(&a, &LoadOptions { trusted_keys: Some(keys.to_vec()), ..LoadOptions::default() })
+    };
     assert_eq!(load(&[[1; 32], key.public()]).unwrap().signer(), Some(&key.public()));
     assert!(load(&[]).is_err() && load(&[[1; 32]]).is_err());
     // Any change of the signed text, with a checksum that fits, is found by the signature.
@@ -420,7 +422,11 @@ fn damaged_packages_are_refused_or_run() {
     write(&path, contents(), Some(&SecretKey::from_seed(&[1; 32]))).unwrap();
     let sized = folder.file("rows.torsh");
     rows(&sized);
-    let seeds = [path.clone(), sized, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
+    // Nobody vouches for its machine code, which therefore never runs.
+    let coded = folder.file("coded.torsh");
+    let levels = if cfg!(target_arch = "x86_64") { vec!["portable".to_string(), "avx2".to_string()] } else { vec![] };
+    write(&coded, Contents { code: levels, ..contents() }, None).unwrap();
+    let seeds = [path.clone(), sized, coded, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|p| std::fs::read(p).unwrap()).collect();
     let mut fuzzer = Fuzzer::new(seeds, env::fuzz_seed(), executor(), path);
     let cases = env::fuzz_cases().unwrap_or(3000);

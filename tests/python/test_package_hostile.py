@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -161,6 +162,23 @@ def second(name, data=b"x", **how) -> bytes:
     return z.add(name, data, **how).end()
 
 
+CODE = {"entry": "code-x86_64-avx2.bin", "arch": "x86_64", "level": "avx2", "features": ["avx", "avx2"]}
+
+
+def coded(
+    code=None, data=b"x", version=3, listed=True, order=("graph.txt", CODE["entry"], "weights.safetensors")
+) -> bytes:
+    """A package with machine code: what the manifest says of it, and the entry."""
+    m = {**manifest(), "version": version, "code": [CODE] if code is None else code}
+    files = {"graph.txt": GRAPH.encode(), CODE["entry"]: data, "weights.safetensors": weights()}
+    m["entries"] = [
+        {"name": n, "bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()}
+        for n, b in files.items()
+        if listed or not n.startswith("code")
+    ]
+    return build({"manifest.json": json.dumps(m).encode(), **{n: files[n] for n in order}})
+
+
 def deep(depth: int) -> dict:
     tree: dict = {"leaf": 0}
     for _ in range(depth):
@@ -238,7 +256,7 @@ CASES = {
     "nan": (build(parts(raw(b'{"format": "torsh-package", "version": NaN}'))), "not a manifest"),
     "nested arrays": (build(parts(raw(b"[" * 100_000))), "not a manifest"),
     "another format": (edited((["format"], "onnx")), "not \"torsh-package\""),
-    "a later version": (edited((["version"], 3)), "has format version 3"),
+    "a later version": (edited((["version"], 4)), "has format version 4"),
     "version 0": (edited((["version"], 0)), "has format version 0"),
     "a huge version": (edited((["version"], 2**64)), "not a manifest"),
     "an unknown field": (edited((["run"], "rm -rf /")), "unknown field"),
@@ -256,6 +274,22 @@ CASES = {
     "a name of control characters": (edited((["inputs", 0, "name"], "\x1b[2J")), "not printable"),
     "a slot out of range": (edited((["forward", "inputs", 1], {"state": 4_000_000_000})), "out of range"),
     "a slot twice": (edited((["forward", "inputs", 1], {"input": 0})), "stands twice"),
+    # machine code
+    "version 3 without code": (edited((["version"], 3)), "0 levels of machine code"),
+    "code in version 1": (coded(version=1), "1 levels of machine code"),
+    "code that is not listed": (coded(listed=False), "an entry is missing from the list"),
+    "code that the manifest does not know": (second(CODE["entry"]), "does not know this entry"),
+    "code that is missing": (coded(order=("graph.txt", "weights.safetensors")), "avx2.bin: the entry is missing"),
+    "code in another place": (coded(order=(CODE["entry"], "graph.txt", "weights.safetensors")), "stands behind"),
+    "code of an unknown architecture": (coded([{**CODE, "arch": "vax"}]), "unknown architecture"),
+    "code of an unknown level": (coded([{**CODE, "level": "avx3"}]), "a level that is unknown"),
+    "code of a level twice": (coded([CODE, CODE]), "stands twice"),
+    "code under the name of the graph": (coded([{**CODE, "entry": "graph.txt"}]), "an entry of another name"),
+    "features in disorder": (coded([{**CODE, "features": ["avx2", "avx"]}]), "not words in order"),
+    "features that move the cursor": (coded([{**CODE, "features": ["\x1b[2J"]}]), "not words in order"),
+    "many features": (coded([{**CODE, "features": [f"{i:03}" for i in range(33)]}]), "not words in order"),
+    "code that is no list": (coded({"entry": 1}), "not a manifest"),
+    "a field of code": (coded([{**CODE, "run": 1}]), "unknown field"),
     "an input that is an output": (edited((["forward", "inputs", 1], {"output": 0})), "cannot be an output"),
     "a written constant": (
         edited((["state", 0, "role"], "constant"), (["forward", "outputs"], [{"output": 0}, {"state": 0}])),
@@ -358,7 +392,8 @@ def size(text: str):
 CASES |= {
     "dims in version 1": (sized(version=1), "version 1 with 1 dims"),
     "version 2 without dims": (sized(dims=[], shape=(2, 3)), "version 2 with 0 dims"),
-    "a version to come": (sized(version=3), "format version 3; this torsh reads versions 1 to 2"),
+    "a version to come": (sized(version=4), "format version 4; this torsh reads versions 1 to 3"),
+    "dims in version 3": (sized(version=3), "version 3 with 1 dims and 0 levels"),
     "seventeen dims": (sized(dims=[d for i in range(17) for d in dim(f"n{i}")]), "17 dims; the most is 16"),
     "a million dims": (sized(dims=dim() * 1_000_000), "1000000 dims"),
     "two dims of one name": (sized(dims=dim() * 2), "stands twice"),
@@ -421,6 +456,19 @@ _many = Zip()
 for _i in range(17):
     _many.add(f"e{_i}", b"")
 CASES["seventeen entries"] = (_many.end(), "17 entries")
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"torshMC\n\1\0\0\0" + b"\xff" * 5000, b"\xcc" * 4096], ids=len)
+def test_code_that_nobody_wrote_is_left_alone(tmp_path, data):
+    path = tmp_path / "coded.torsh"
+    path.write_bytes(coded(data=data))
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    for sha256 in (None, digest):
+        program = torsh.load(path, sha256=sha256)
+        (code,) = program.code
+        why = "nobody vouches" if sha256 is None else "another version of torsh|this machine"
+        assert code.kernels == 0 and re.search(why, code.unused)
+        assert program(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
 def test_the_builder_makes_packages(tmp_path):

@@ -19,6 +19,7 @@ mod inline;
 pub mod lanes;
 pub mod math;
 pub(crate) mod normal;
+mod piece;
 pub mod prims;
 mod scratch;
 mod vec;
@@ -36,7 +37,11 @@ use torsh_ir::kernel::Kernel;
 use torsh_ir::{Error, Result};
 use vec::plan::StagePlan;
 
+pub use piece::{Fix, PIECE_ALIGN, Piece, To, piece};
 pub use vec::Level;
+
+/// The generator: its sources in a number, and the Cranelift that it uses. Code of another one may differ.
+pub const GENERATOR: (&str, &str) = (env!("TORSH_GENERATOR"), cranelift::codegen::VERSION);
 
 /// Which schedule to emit.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -148,6 +153,17 @@ pub struct Emitted {
     pub listing: String,
 }
 
+/// What was settled while a kernel's code was written. Everything else that [`Emitted`] says follows from the kernel.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// The schedule in use: in line, in blocks, or with vector functions.
+    pub schedule: Schedule,
+    /// See [`Emitted::row_block`].
+    pub row_block: usize,
+    /// See [`Emitted::scratch_bytes`].
+    pub scratch_bytes: usize,
+}
+
 /// A schedule that fits a kernel, with what it takes to emit it.
 enum Chosen {
     Inline { lanes: usize },
@@ -225,10 +241,6 @@ pub fn emit<M: Module>(
         Chosen::Block => Schedule::Block,
         Chosen::Vector { .. } => Schedule::Vector,
     };
-    let speed = match &chosen {
-        Chosen::Vector { level, .. } => cost::vector_share(level.lanes()),
-        Chosen::Inline { .. } | Chosen::Block => 1.0,
-    };
     module.clear_context(ctx);
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
@@ -274,19 +286,47 @@ pub fn emit<M: Module>(
             listing.push_str(&format!("\n; vector function {i}\n{}", raw.code.text));
         }
     }
-    Ok(Emitted {
+    let made = Made { schedule, row_block: frame.rows, scratch_bytes: frame.scratch_bytes };
+    let emitted = described(func, &normal, made, options);
+    Ok(Emitted { reason, prims, code_bytes, listing, ..emitted })
+}
+
+/// What is to be known of code that was written for a kernel before ([`piece`]), with these options; `None` where the
+/// facts cannot be those of such code, and for a schedule that is random, which depends on the kernel's name too.
+pub fn known(kernel: &Kernel, options: &Options, made: Made, code_bytes: usize) -> Option<Emitted> {
+    if options.schedule == Schedule::Random {
+        return None;
+    }
+    let normal = normal::normalise(kernel, options.schedule == Schedule::Row);
+    let fits = match made.schedule {
+        Schedule::Vector => options.level.is_some(),
+        Schedule::Inline => options.vectors && inline::lanes(&normal).is_some(),
+        Schedule::Block => true,
+        Schedule::Auto | Schedule::Row | Schedule::Random => false,
+    };
+    let emitted = described(FuncId::from_u32(0), &normal, made, options);
+    (fits && made.row_block > 0).then_some(Emitted { code_bytes, ..emitted })
+}
+
+/// An emitted kernel, but for what only its code shows.
+fn described(func: FuncId, normal: &Normal, made: Made, options: &Options) -> Emitted {
+    let speed = match (made.schedule, options.level) {
+        (Schedule::Vector, Some(level)) => cost::vector_share(level.lanes()),
+        _ => 1.0,
+    };
+    Emitted {
         func,
         form: normal.kernel.clone(),
         rows: normal.kernel.rows(),
         cols: normal.kernel.row_len(),
         splits_columns: normal.kernel.is_map(),
-        row_block: frame.rows,
+        row_block: made.row_block,
         cost_ns: cost::kernel_ns(&normal.kernel, speed, options.l2_bytes),
-        scratch_bytes: frame.scratch_bytes,
-        schedule,
-        reason,
-        prims,
-        code_bytes,
-        listing,
-    })
+        scratch_bytes: made.scratch_bytes,
+        schedule: made.schedule,
+        reason: "",
+        prims: Vec::new(),
+        code_bytes: 0,
+        listing: String::new(),
+    }
 }

@@ -23,6 +23,7 @@ usage: torsh-run MODEL.torsh [options]
   --bench                  measures the call: best and median of many
   --info                   says what the package takes, gives and keeps, and runs nothing
   --trusted-key HEX        demands a signature by this ed25519 key (64 hexadecimal digits); may be given several times
+  --sha256 HEX             demands this hash of the whole file (64 hexadecimal digits)
   --threads N              worker threads
   --version                which torsh this is
   --help                   this text
@@ -40,6 +41,7 @@ struct Options {
     bench: bool,
     info: bool,
     keys: Option<Vec<PublicKey>>,
+    sha256: Option<[u8; 32]>,
     threads: Option<usize>,
 }
 
@@ -102,6 +104,10 @@ fn parse() -> std::result::Result<Asked, lexopt::Error> {
                 let key = unhex(&parser.value()?.string()?).ok_or("--trusted-key needs 64 hexadecimal digits")?;
                 options.keys.get_or_insert_default().push(key);
             }
+            Long("sha256") => {
+                let hash = unhex(&parser.value()?.string()?).ok_or("--sha256 needs 64 hexadecimal digits")?;
+                options.sha256 = Some(hash);
+            }
             Long("threads") => options.threads = Some(parser.value()?.parse()?),
             Long("version") => return Ok(Asked::Text(format!("torsh-run {}\n", env!("CARGO_PKG_VERSION")))),
             Short('h') | Long("help") => return Ok(Asked::Text(HELP.to_string())),
@@ -122,7 +128,8 @@ fn run(options: &Options) -> Result<()> {
     let executor = CpuExecutor::with_config(&config)?;
     limits::set(env::limits(Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     let start = Instant::now();
-    let conditions = LoadOptions { trusted_keys: options.keys.clone(), memory: Some(executor.memory()) };
+    let conditions =
+        LoadOptions { trusted_keys: options.keys.clone(), sha256: options.sha256, memory: Some(executor.memory()) };
     let package = Package::load_with(path, &conditions)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     let mut model = package.instantiate(&executor)?;
@@ -220,6 +227,11 @@ fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) {
     }
     if let Some(key) = package.signer() {
         println!("signed by {}", hex(key));
+    }
+    for code in package.code() {
+        let kernels = format!("used, {} kernels", code.kernels);
+        let state = code.unused.as_ref().map_or(kernels, |why| format!("not used: {why}"));
+        println!("code {}: {state}", code.level);
     }
     m.dims.iter().for_each(|d| println!("dim {}: from {} to {}", d.name, d.min, d.max));
     for (what, ports) in [("input", &m.inputs), ("output", &m.outputs)] {

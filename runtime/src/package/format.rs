@@ -4,9 +4,10 @@ use torsh_ir::{Error, ErrorKind};
 
 /// Version that is written for a package without dims.
 pub const VERSION: u32 = 1;
-/// Version that is written for a package with dims, which readers of the older version refuse by number; also the newest
-/// that is read.
+/// Version that is written for a package with dims, which readers of the older version refuse by number.
 pub const VERSION_WITH_DIMS: u32 = 2;
+/// Version that is written for a package with machine code, likewise; also the newest that is read.
+pub const VERSION_WITH_CODE: u32 = 3;
 /// Oldest version that is read.
 pub const OLDEST_VERSION: u32 = 1;
 /// Word in the manifest that says what the file is.
@@ -20,6 +21,8 @@ pub const SIGNATURE: &str = "signature.json";
 pub const GRAPH: &str = "graph.txt";
 /// The gradient program's entry.
 pub const VJP: &str = "vjp.txt";
+/// Levels that machine code in a package may be for, in the order of their entries.
+pub const CODE_LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
 /// The state's entry.
 pub const WEIGHTS: &str = "weights.safetensors";
 
@@ -35,6 +38,10 @@ pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 pub const MAX_SIGNATURE_BYTES: u64 = 4 << 10;
 /// Bytes of the text of a graph.
 pub const MAX_GRAPH_BYTES: u64 = 256 << 20;
+/// Bytes of an entry of machine code.
+pub const MAX_CODE_BYTES: u64 = 64 << 20;
+/// Features of a processor that an entry of machine code names.
+pub const MAX_FEATURES: usize = 32;
 /// Bytes of the header of the weights.
 pub const MAX_WEIGHTS_HEADER: u64 = 64 << 20;
 /// Nesting of the trees of arguments and results.
@@ -45,6 +52,11 @@ pub const MAX_DIMS: usize = 16;
 pub const MAX_DIM: u64 = 1 << 31;
 /// Bytes of a name of an input, an output or a tensor of the state.
 pub const MAX_NAME: usize = 1024;
+
+/// The entry of machine code for an architecture and level.
+pub fn code_entry(arch: &str, level: &str) -> String {
+    format!("code-{arch}-{level}.bin")
+}
 
 /// An error of the reader: which entry, and why.
 pub(crate) fn bad(entry: &str, why: impl AsRef<str>) -> Error {

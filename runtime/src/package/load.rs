@@ -1,13 +1,16 @@
 //! Reading a package, and what can be asked of it.
 
 use super::archive::{self, Item, read_at};
+use super::code::{self, CodeUse};
 use super::dims::Templates;
 use super::format::{
-    GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, VJP, WEIGHTS, bad,
+    CODE_LEVELS, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE,
+    VJP, WEIGHTS, bad, code_entry,
 };
 use super::manifest::{Manifest, Program, Types};
 use super::sign::{self, PublicKey, hex};
 use super::weights;
+use crate::codes::{self, Codes};
 use crate::memory::{CpuBuffer, Pool};
 use crate::sys::map::Mapping;
 use sha2::{Digest, Sha256};
@@ -16,15 +19,18 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
-use torsh_ir::{Error, Graph, Result, text, verify};
+use torsh_ir::{Error, Graph, Result, env, text, verify};
 use torsh_passes::limits;
 
 /// What a loader demands.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// With keys, a file must be signed by one of them; with none in the list, no file is good enough. Without a list,
-    /// unsigned files are read; a signature that does not verify refuses a file always.
+    /// unsigned files are read; a signature that does not verify refuses a file always. Machine code in a file that one
+    /// of them signed is used.
     pub trusted_keys: Option<Vec<PublicKey>>,
+    /// The SHA-256 of the whole file; no other is good enough. Machine code in it is used.
+    pub sha256: Option<[u8; 32]>,
     /// Against whose cap weights count that are read into memory, because the file cannot be mapped. Without one they are
     /// bounded by the size of the file alone.
     pub memory: Option<Memory>,
@@ -50,6 +56,9 @@ pub struct Package {
     weights: Arc<Mapping>,
     state: Vec<Range<usize>>,
     signer: Option<PublicKey>,
+    code: Vec<CodeUse>,
+    // Known to every program that is loaded while the package is here.
+    _codes: Vec<Arc<Codes>>,
     bytes: u64,
 }
 
@@ -94,6 +103,10 @@ impl Package {
     /// The key whose signature the file bears.
     pub fn signer(&self) -> Option<&PublicKey> {
         self.signer.as_ref()
+    }
+    /// The machine code of the file, and what became of it.
+    pub fn code(&self) -> &[CodeUse] {
+        &self.code
     }
     /// Size of the file.
     pub fn bytes(&self) -> u64 {
@@ -154,6 +167,9 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         None => None,
     };
     trusted(signer.as_ref(), options)?;
+    if let Some(wanted) = &options.sha256 {
+        pinned(&file, meta.len(), wanted, (need(MANIFEST)?, &text[..]))?;
+    }
     let manifest = Manifest::parse(&text)?;
     let types = manifest.check()?;
     if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
@@ -168,6 +184,15 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         }
     }
     // What the types say takes a moment to check; hashes take time.
+    let believed = options.trusted_keys.is_some() || options.sha256.is_some();
+    let (mut uses, mut codes) = (Vec::new(), Vec::new());
+    for about in &manifest.code {
+        let bytes = small(&file, need(&about.entry)?, MAX_CODE_BYTES)?;
+        check_hash(&about.entry, &bytes, &manifest)?;
+        let (became, found) = code::read(about, bytes, believed)?;
+        uses.push(became);
+        codes.extend(found);
+    }
     let item = need(WEIGHTS)?;
     weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(&file, item.data.start, bytes))?;
     let forward = source(&file, need(GRAPH)?, &manifest)?;
@@ -190,6 +215,8 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
     let state = weights::read(weights.bytes(), &wanted)?;
     drop(wanted);
+    say(path, &uses);
+    codes.iter().for_each(codes::believe);
     Ok(Package {
         manifest,
         types,
@@ -199,8 +226,43 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         weights: Arc::new(weights),
         state,
         signer,
+        code: uses,
+        _codes: codes,
         bytes: meta.len(),
     })
+}
+
+/// Tells the log what is not used, and why.
+fn say(path: &Path, uses: &[CodeUse]) {
+    if !env::log().notes {
+        return;
+    }
+    for (entry, why) in uses.iter().filter_map(|u| Some((&u.entry, u.unused.as_ref()?))) {
+        env::say(&format!("{}: {entry} is not used: {why}", path.display()));
+    }
+}
+
+/// Checks the hash of the whole file, and that what was read of the manifest is what was hashed: every other entry is
+/// checked by the hash that stands there, when it is read.
+fn pinned(file: &File, size: u64, wanted: &[u8; 32], (item, text): (&Item, &[u8])) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut seen = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < size {
+        let len = (size - at).min(buffer.len() as u64);
+        let part = &mut buffer[..len as usize];
+        read_at(file, at, part).map_err(|e| Error::package(format!("cannot read the file: {e}")))?;
+        hash.update(&*part);
+        let (from, to) = (item.data.start.clamp(at, at + len), item.data.end.clamp(at, at + len));
+        seen.extend_from_slice(&part[(from - at) as usize..(to - at) as usize]);
+        at += len;
+    }
+    let found: [u8; 32] = hash.finalize().into();
+    if found != *wanted || seen != text {
+        return Err(Error::package(format!("its SHA-256 is {}, which is not the one that is demanded", hex(&found))));
+    }
+    Ok(())
 }
 
 fn trusted(signer: Option<&PublicKey>, options: &LoadOptions) -> Result<()> {
@@ -233,8 +295,10 @@ fn check_crc(name: &str, bytes: &[u8], wanted: u32) -> Result<()> {
 
 /// Checks that entries stand in the order of the format.
 fn in_order(items: &[Item]) -> Result<()> {
-    const ORDER: [&str; 5] = [MANIFEST, SIGNATURE, GRAPH, VJP, WEIGHTS];
-    let place = |item: &Item| ORDER.iter().position(|name| *name == item.name);
+    let code = CODE_LEVELS.iter().map(|level| code_entry("x86_64", level));
+    let first = [MANIFEST, SIGNATURE, GRAPH, VJP].map(str::to_string).into_iter();
+    let order: Vec<String> = first.chain(code).chain([WEIGHTS.to_string()]).collect();
+    let place = |item: &Item| order.iter().position(|name| *name == item.name);
     match items.windows(2).find(|pair| place(&pair[0]) >= place(&pair[1])) {
         Some(pair) => Err(bad(&pair[1].name, format!("it stands behind {}, where it has no place", pair[0].name))),
         None => Ok(()),

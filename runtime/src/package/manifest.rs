@@ -5,8 +5,8 @@
 
 use super::dims::{Dim, Size};
 use super::format::{
-    FORMAT, GRAPH, MANIFEST, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION, VERSION_WITH_DIMS, VJP,
-    WEIGHTS, bad,
+    CODE_LEVELS, FORMAT, GRAPH, MANIFEST, MAX_FEATURES, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION,
+    VERSION_WITH_CODE, VERSION_WITH_DIMS, VJP, WEIGHTS, bad, code_entry,
 };
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -51,6 +51,9 @@ pub struct Manifest {
     pub forward: Program,
     /// Its gradients.
     pub vjp: Option<Program>,
+    /// Machine code; absent where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub code: Vec<Code>,
     /// Every other entry but the signature.
     pub entries: Vec<Entry>,
 }
@@ -178,6 +181,20 @@ pub enum Slot {
     Output(u32),
 }
 
+/// An entry of machine code.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Code {
+    /// Its name: `code-x86_64-avx2.bin`.
+    pub entry: String,
+    /// Architecture.
+    pub arch: String,
+    /// Instruction set level: which primitives it calls.
+    pub level: String,
+    /// What of the processor it uses, in order.
+    pub features: Vec<String>,
+}
+
 /// An entry of the file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -265,11 +282,11 @@ impl Manifest {
         if head.format != FORMAT {
             return Err(bad(MANIFEST, format!("the format is {:.40?}, not {FORMAT:?}", head.format)));
         }
-        if head.version < u64::from(OLDEST_VERSION) || head.version > u64::from(VERSION_WITH_DIMS) {
+        if head.version < u64::from(OLDEST_VERSION) || head.version > u64::from(VERSION_WITH_CODE) {
             return Err(bad(
                 MANIFEST,
                 format!(
-                    "the file has format version {}; this torsh reads versions {OLDEST_VERSION} to {VERSION_WITH_DIMS}",
+                    "the file has format version {}; this torsh reads versions {OLDEST_VERSION} to {VERSION_WITH_CODE}",
                     head.version
                 ),
             ));
@@ -283,11 +300,20 @@ impl Manifest {
     pub fn check(&self) -> Result<Types> {
         let within = limits::get();
         let mut types = Types::default();
-        let version = if self.dims.is_empty() { VERSION } else { VERSION_WITH_DIMS };
+        let version = match (self.dims.len(), self.code.len()) {
+            (0, 0) => VERSION,
+            (_, 0) => VERSION_WITH_DIMS,
+            (0, _) => VERSION_WITH_CODE,
+            (_, _) => return Err(bad(MANIFEST, "a package with dims cannot have machine code")),
+        };
         if self.version != version {
+            let (dims, code) = (self.dims.len(), self.code.len());
             return Err(bad(
                 MANIFEST,
-                format!("format version {} with {} dims; that is version {version}", self.version, self.dims.len()),
+                format!(
+                    "format version {} with {dims} dims and {code} levels of machine code; that is version {version}",
+                    self.version
+                ),
             ));
         }
         // They are shown on one line of a terminal, beside what the reader itself says.
@@ -334,6 +360,7 @@ impl Manifest {
         }
         self.check_trees()?;
         self.check_programs()?;
+        self.check_code()?;
         self.check_entries()?;
         Ok(types)
     }
@@ -414,13 +441,39 @@ impl Manifest {
         Ok(())
     }
 
+    fn check_code(&self) -> Result<()> {
+        let mut next = 0;
+        for code in &self.code {
+            let place = CODE_LEVELS.iter().position(|level| *level == code.level).filter(|&place| place >= next);
+            let Some(place) = place else {
+                return Err(bad(
+                    MANIFEST,
+                    "the machine code has a level that is unknown, out of order or stands twice",
+                ));
+            };
+            next = place + 1;
+            if code.arch != "x86_64" || code.entry != code_entry(&code.arch, &code.level) {
+                return Err(bad(MANIFEST, "the machine code has an unknown architecture or an entry of another name"));
+            }
+            let word = |f: &String| {
+                let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.';
+                (1..=16).contains(&f.len()) && f.bytes().all(plain)
+            };
+            let in_order = code.features.windows(2).all(|pair| pair[0] < pair[1]);
+            if code.features.len() > MAX_FEATURES || !in_order || !code.features.iter().all(word) {
+                return Err(bad(MANIFEST, "the features that machine code uses are not words in order"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_entries(&self) -> Result<()> {
         let mut seen = HashSet::new();
         for entry in &self.entries {
             let known = match entry.name.as_str() {
                 GRAPH | WEIGHTS => true,
                 VJP => self.vjp.is_some(),
-                _ => false,
+                name => self.code.iter().any(|code| code.entry == name),
             };
             if !known || !seen.insert(entry.name.as_str()) {
                 let shown: String = entry.name.chars().take(64).collect();
@@ -431,7 +484,7 @@ impl Manifest {
                 return Err(bad(MANIFEST, format!("the hash of {} is not 64 hexadecimal digits", entry.name)));
             }
         }
-        if seen.len() != 2 + usize::from(self.vjp.is_some()) {
+        if seen.len() != 2 + usize::from(self.vjp.is_some()) + self.code.len() {
             return Err(bad(MANIFEST, "an entry is missing from the list of entries"));
         }
         Ok(())

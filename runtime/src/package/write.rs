@@ -1,7 +1,11 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
+use super::code;
 use super::dims::Templates;
-use super::format::{FORMAT, GRAPH, MANIFEST, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VJP, WEIGHTS, refused};
+use super::format::{
+    FORMAT, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION_WITH_CODE, VJP,
+    WEIGHTS, refused,
+};
 use super::layout::{Facts, Layout, layout};
 use super::manifest::{Entry, Manifest, Types};
 use super::place;
@@ -23,6 +27,8 @@ pub struct Contents {
     pub vjp: Option<Graph>,
     /// The bytes of each tensor of the state.
     pub state: Vec<BufferRef>,
+    /// Instruction set levels that the file has machine code for.
+    pub code: Vec<String>,
 }
 
 fn io(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Error {
@@ -67,7 +73,7 @@ pub fn write_template(
     graphs.extend(vjp.clone().map(|text| (VJP, text)));
     let made = Templates::new(&manifest, &types, forward, vjp).and_then(|t| t.at(&manifest.smallest()));
     let made = made.map_err(|e| refused(e.message()))?;
-    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state };
+    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code: Vec::new() };
     assemble(path, contents, graphs, types, key)
 }
 
@@ -79,7 +85,7 @@ fn assemble(
     types: Types,
     key: Option<&SecretKey>,
 ) -> Result<u64> {
-    let Contents { mut manifest, forward, vjp, state } = contents;
+    let Contents { mut manifest, forward, vjp, state, code } = contents;
     let programs = [Some((&manifest.forward, &forward)), manifest.vjp.as_ref().zip(vjp.as_ref())];
     for (program, graph) in programs.into_iter().flatten() {
         manifest.check_graph(program, graph, &types).map_err(|e| refused(e.message()))?;
@@ -88,6 +94,12 @@ fn assemble(
         return Err(refused("the manifest and the contents differ on whether there are gradients"));
     }
     let types = types.state;
+    let compiled: Vec<&Graph> = [Some(&forward), vjp.as_ref()].into_iter().flatten().collect();
+    let code = code::entries(&code, &manifest, &compiled)?;
+    manifest.code = code.iter().map(|(about, _)| about.clone()).collect();
+    if !code.is_empty() {
+        manifest.version = VERSION_WITH_CODE;
+    }
     for (name, graph) in &graphs {
         if graph.len() as u64 > MAX_GRAPH_BYTES {
             return Err(refused(format!("{name} would have {} bytes; the most is {MAX_GRAPH_BYTES}", graph.len())));
@@ -112,12 +124,18 @@ fn assemble(
         crc.update(data);
         bytes += data.len() as u64;
     }
-    manifest.entries = graphs
+    let texts = graphs.iter().map(|(name, graph)| (*name, graph.as_bytes()));
+    let read: Vec<(&str, &[u8])> =
+        texts.chain(code.iter().map(|(about, bytes)| (about.entry.as_str(), bytes.as_slice()))).collect();
+    if let Some((about, bytes)) = code.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
+        return Err(refused(format!("{} would have {} bytes; the most is {MAX_CODE_BYTES}", about.entry, bytes.len())));
+    }
+    manifest.entries = read
         .iter()
-        .map(|(name, graph)| Entry {
+        .map(|(name, data)| Entry {
             name: (*name).to_string(),
-            bytes: graph.len() as u64,
-            sha256: hex(&Sha256::digest(graph.as_bytes())),
+            bytes: data.len() as u64,
+            sha256: hex(&Sha256::digest(data)),
         })
         .collect();
     manifest.entries.push(Entry { name: WEIGHTS.to_string(), bytes, sha256: hex(&hash.finalize()) });
@@ -133,7 +151,7 @@ fn assemble(
     let mut file = place::part(folder).map_err(io("create a file in", folder))?;
     let mut small: Vec<(&str, &[u8])> = vec![(MANIFEST, &json)];
     small.extend(signature.as_ref().map(|s| (SIGNATURE, s.as_slice())));
-    small.extend(graphs.iter().map(|(name, graph)| (*name, graph.as_bytes())));
+    small.extend(&read);
     let mut facts: Vec<Facts<'_>> = small.iter().map(|(name, data)| Facts::of(name, data)).collect();
     facts.push(Facts { name: WEIGHTS, bytes, crc: crc.finalize() });
     let Layout { heads, tail } =

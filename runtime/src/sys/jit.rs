@@ -1,9 +1,11 @@
 //! Machine code in memory: Cranelift JIT modules, one for each thread that compiled the kernels of an
-//! executable. Pages are writable while code is laid down and executable afterwards, never both; they are
-//! unmapped when the last reference goes.
+//! executable, and what a package brought ([`super::link`]). Pages are writable while code is laid down and executable
+//! afterwards, never both; they are unmapped when the last reference goes.
 
 use super::call::KernelFn;
+use super::link::{self, Placed};
 use super::par::Par;
+use crate::codes::{Found, REASON, Shelf};
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::module::default_libcall_names;
 use cranelift_jit::{JITBuilder, JITModule};
@@ -27,7 +29,7 @@ impl Symbols {
         Symbols { addresses: rows.into_iter().map(|(name, at)| (name, at as usize)).collect() }
     }
 
-    fn address(&self, name: &str) -> Option<*const u8> {
+    pub(super) fn address(&self, name: &str) -> Option<*const u8> {
         self.addresses.get(name).map(|&at| at as *const u8)
     }
 }
@@ -35,9 +37,10 @@ impl Symbols {
 /// Kernels that a thread should have to compile before another one is worth waking.
 const KERNELS_PER_THREAD: usize = 6;
 
-/// Finalised modules. Freed on drop; functions borrow them.
+/// Finalised modules and code that was found. Freed on drop; functions borrow them.
 pub struct Code {
     modules: Vec<JITModule>,
+    _placed: Option<Placed>,
     kernels: Vec<KernelFn>,
     bytes: usize,
 }
@@ -147,6 +150,39 @@ fn whose(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
     lines.iter().enumerate().map(|(i, key)| key.as_ref().and_then(|k| longest.get(k)).copied().unwrap_or(i)).collect()
 }
 
+/// The kernels whose code is compiled or found: all but those that run on another one's.
+pub fn own(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
+    whose(kernels).into_iter().enumerate().filter(|(i, whose)| i == whose).map(|(i, _)| i).collect()
+}
+
+/// Splits kernels into those whose code is at hand, and those to compile.
+fn split(
+    isa: &OwnedTargetIsa,
+    kernels: &[(Arc<Kernel>, Options)],
+    own: Vec<usize>,
+) -> (Vec<(usize, Found)>, Vec<usize>) {
+    let shelf = kernels.first().and_then(|(_, options)| Shelf::new(isa, options.level));
+    let Some(shelf) = shelf else { return (Vec::new(), own) };
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
+    for i in own {
+        match shelf.find(&kernels[i].0, &kernels[i].1) {
+            Some(code) => found.push((i, code)),
+            None => rest.push(i),
+        }
+    }
+    (found, rest)
+}
+
+/// Places code that was found.
+fn place(found: &[(usize, Found)], symbols: &Symbols) -> Result<Option<Placed>> {
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let lost = || Error::internal("machine code that was found and lost");
+    let sources = found.iter().map(|(_, code)| code.source().ok_or_else(lost)).collect::<Result<Vec<_>>>()?;
+    link::place(&sources, symbols).map(Some)
+}
+
 /// The code of a longer line, used for a shorter one: its columns are the first ones of the longer, at the same
 /// addresses, and a call computes no others.
 fn shorter(longer: &Emitted, kernel: &Kernel) -> Option<Emitted> {
@@ -171,8 +207,12 @@ impl Code {
         par: &Par<'_>,
     ) -> Result<Code> {
         let whose = whose(kernels);
-        let own: Vec<usize> = (0..kernels.len()).filter(|&i| whose[i] == i).collect();
-        let shares = (own.len() / KERNELS_PER_THREAD).clamp(1, par.threads.max(1));
+        let (found, own) = split(isa, kernels, own(kernels));
+        let placed = place(&found, symbols)?;
+        let shares = match own.len() {
+            0 => 0,
+            n => (n / KERNELS_PER_THREAD).clamp(1, par.threads.max(1)),
+        };
         let done: Vec<Mutex<Option<Result<Share>>>> = (0..shares).map(|_| Mutex::new(None)).collect();
         par.for_each(shares, &|first| {
             let share = own.iter().skip(first).step_by(shares).map(|&i| (i, &kernels[i]));
@@ -185,9 +225,16 @@ impl Code {
             made.push(share.unwrap_or_else(|| Err(Error::internal("kernels that no thread compiled")))?);
         }
         // From here on `Code` owns the modules: whatever fails below frees them.
-        let mut code =
-            Code { modules: Vec::with_capacity(shares), kernels: Vec::with_capacity(kernels.len()), bytes: 0 };
         let mut emitted: Vec<Option<(Emitted, *const u8)>> = kernels.iter().map(|_| None).collect();
+        for (n, (i, code)) in found.iter().enumerate() {
+            emitted[*i] = placed.as_ref().and_then(|p| p.address(n)).map(|at| (code.info.clone(), at));
+        }
+        let mut code = Code {
+            modules: Vec::with_capacity(shares),
+            _placed: placed,
+            kernels: Vec::with_capacity(kernels.len()),
+            bytes: 0,
+        };
         for (first, (mut building, share)) in made.into_iter().enumerate() {
             let Some(module) = building.0.take() else {
                 return Err(Error::internal("a module was finalised twice"));
@@ -199,11 +246,11 @@ impl Code {
             code.modules.push(module);
         }
         for (i, (kernel, _)) in kernels.iter().enumerate() {
-            let found = emitted[whose[i]].as_ref();
-            let found = found.and_then(|(info, at)| {
+            let described = emitted[whose[i]].as_ref();
+            let described = described.and_then(|(info, at)| {
                 if whose[i] == i { Some((info.clone(), *at)) } else { shorter(info, kernel).map(|info| (info, *at)) }
             });
-            let Some((info, address)) = found else {
+            let Some((info, address)) = described else {
                 return Err(Error::internal("a kernel without code"));
             };
             code.bytes += info.code_bytes;
@@ -211,7 +258,9 @@ impl Code {
             // SAFETY: the address is that of a function that `cpu::emit` gave the signature of
             // `KernelFn`, in memory that this `Code` owns and whose `kernels()` borrow it. It was emitted for
             // this kernel, or for a longer line with the same index maps (`line`): called for the columns of this
-            // kernel only, it goes to the addresses that this kernel's verifier has bounded.
+            // kernel only, it goes to the addresses that this kernel's verifier has bounded. Code that was found lies in
+            // `_placed`; that it is such a function is the word of those whom the caller of the loader believes
+            // (`crate::codes`), and no other code is ever found.
             code.kernels.push(unsafe { KernelFn::new(address, info, sizes) });
         }
         Ok(code)
@@ -220,6 +269,11 @@ impl Code {
     /// The compiled kernels.
     pub fn kernels(&self) -> &[KernelFn] {
         &self.kernels
+    }
+
+    /// How many kernels run on code that was found instead of compiled.
+    pub fn found(&self) -> usize {
+        self.kernels.iter().filter(|k| k.info().reason == REASON).count()
     }
 
     /// Bytes of machine code.

@@ -9,6 +9,7 @@ pub(crate) mod crew;
 pub(crate) mod cuda;
 pub mod gemm;
 pub(crate) mod jit;
+pub(crate) mod link;
 pub(crate) mod map;
 pub(crate) mod mem;
 pub mod par;

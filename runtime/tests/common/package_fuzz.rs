@@ -35,7 +35,7 @@ pub fn entries(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Packs entries, with hashes in the manifest that fit.
-fn pack(mut entries: Vec<(String, Vec<u8>)>, rehash: bool) -> Vec<u8> {
+pub fn pack(mut entries: Vec<(String, Vec<u8>)>, rehash: bool) -> Vec<u8> {
     use sha2::Digest;
     if rehash
         && let Some((_, manifest)) = entries.iter().find(|(n, _)| n == "manifest.json")
@@ -309,6 +309,7 @@ impl Fuzzer {
                     (_, 0) => damage(data, random),
                     ("manifest.json", _) => mutate_json(data, random),
                     ("weights.safetensors", _) => mutate_weights(data, random),
+                    (code, _) if code.starts_with("code-") => damage(data, random),
                     _ => mutate_graph(data, random),
                 }
             }
@@ -328,7 +329,7 @@ impl Fuzzer {
 
     /// Loads the case.
     pub fn load(&mut self) -> Option<Package> {
-        let options = LoadOptions { trusted_keys: None, memory: Some(self.executor.memory()) };
+        let options = LoadOptions { memory: Some(self.executor.memory()), ..LoadOptions::default() };
         match Package::load_with(&self.path, &options) {
             Ok(package) => {
                 self.figures.loaded += 1;

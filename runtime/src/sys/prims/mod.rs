@@ -58,7 +58,14 @@ pub fn supported(isa: &str) -> bool {
         #[cfg(target_arch = "aarch64")]
         "neon" => true,
         #[cfg(target_arch = "x86_64")]
-        "avx2" => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        "avx2" => {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+        }
         #[cfg(target_arch = "x86_64")]
         "avx512" => {
             supported("avx2")
