@@ -15,6 +15,8 @@ import torsh
 from torsh import Dim, nn
 from torsh.nn import functional as F
 
+# Dozens of sizes, each compiled by itself: on the host. tests/cuda_device has packages on devices.
+pytestmark = pytest.mark.names_devices
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,21 +31,15 @@ def bits(x):
 def check(fn, args_at, sizes, path, dynamic, **options):
     """The package made at the first of the sizes gives what the compiled function gives at each of them."""
     torsh.export(fn, args_at(sizes[0]), path, dynamic=dynamic, **options)
-    program, compiled = load(path), torsh.compile(fn)
+    program, compiled = torsh.load(path), torsh.compile(fn)
     for size in sizes:
         args = args_at(size)
         assert bits(program(*args)) == bits(compiled(*args)), size
     return program
 
 
-def load(path):
-    """`torsh.load`, to the device under test."""
-    device = torsh.get_default_device()
-    return torsh.load(path, None if device.type == "cpu" else device)
-
-
 def rand(*shape):
-    return torsh.tensor(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
+    return torsh.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
 
 
 SIZES = [5, 1, 2, 3, 8, 31, 64, 100, 2]
@@ -65,7 +61,7 @@ def test_a_network_over_its_batch(tmp_path):
 def test_calls_outside_the_range_and_that_disagree(tmp_path):
     n = Dim("n", min=2, max=9)
     torsh.export(lambda x, y: x + y, (rand(3, 4), rand(3, 4)), tmp_path / "a.torsh", dynamic=({0: n}, {0: n}))
-    program = load(tmp_path / "a.torsh")
+    program = torsh.load(tmp_path / "a.torsh")
     for shape in [(1, 4), (10, 4), (0, 4)]:
         with pytest.raises(torsh.ShapeError, match=rf'"x" has size {shape[0]} in dim 0; n must be from 2 to 9'):
             program(torsh.ones(shape), torsh.ones(shape))
@@ -144,7 +140,7 @@ def test_a_training_step_over_its_batch(tmp_path):
     before = bits(model.state_dict())
     torsh.export(step, args(8), tmp_path / "s.torsh", dynamic=({0: batch}, {0: batch}))
     assert bits(model.state_dict()) == before, "an export changes nothing"
-    program, compiled = load(tmp_path / "s.torsh"), torsh.compile(step)
+    program, compiled = torsh.load(tmp_path / "s.torsh"), torsh.compile(step)
     for n in (8, 1, 3, 8, 64, 17):
         assert bits(program(*args(n))) == bits(compiled(*args(n))), n
     state = program.state_dict()
@@ -170,7 +166,7 @@ def test_gradients_at_each_size(tmp_path):
     layer, n = nn.Linear(4, 3), Dim("n", max=300)
     path = tmp_path / "g.torsh"
     torsh.export(lambda x: (layer(x) ** 2).mean(), (rand(5, 4),), path, dynamic=({0: n},), include_grad=True)
-    program = load(path)
+    program = torsh.load(path)
     for k in (5, 1, 2, 9, 77):
         x = rand(k, 4).requires_grad_()
         want = torsh.autograd.grad((layer(x) ** 2).mean(), [x, layer.weight, layer.bias])
@@ -192,7 +188,7 @@ def test_structures_names_and_strings(tmp_path):
     path = tmp_path / "a.torsh"
     dynamic = {"pair": ({0: "n"}, {"y": ("m", "n")}), "mask": {-2: "n"}}
     torsh.export(lambda pair, mask: f(pair, mask=mask), args(3, 5), path, dynamic=dynamic)
-    program = load(path)
+    program = torsh.load(path)
     assert [p.shape for p in program.inputs] == [(Dim("n"), 2), (Dim("m"), Dim("n")), (Dim("n"), 2)]
     for n, m in [(3, 5), (1, 1), (2, 9), (7, 7)]:
         assert bits(program(**args(n, m))) == bits(f(**args(n, m)))
@@ -212,7 +208,7 @@ def test_many_sizes_are_bounded(tmp_path):
     """More sizes than a program keeps, in turn."""
     n = Dim("n")
     torsh.export(lambda x: x.cumsum(0), (torsh.ones(3),), tmp_path / "a.torsh", dynamic=({0: n},))
-    program = load(tmp_path / "a.torsh")
+    program = torsh.load(tmp_path / "a.torsh")
     for _ in range(2):
         for k in range(1, 60):
             assert program(torsh.ones(k))[-1].item() == k
@@ -221,12 +217,12 @@ def test_many_sizes_are_bounded(tmp_path):
 def test_inside_compile_and_exported_again(tmp_path):
     n = Dim("n", max=50)
     torsh.export(lambda x: x.softmax(0), (rand(3),), tmp_path / "a.torsh", dynamic=({0: n},))
-    program = load(tmp_path / "a.torsh")
+    program = torsh.load(tmp_path / "a.torsh")
     outer = torsh.compile(lambda x: program(x) * 2, fullgraph=True)
     for k in (3, 4, 1):
         assert bits(outer(rand(k))) == bits(program(rand(k)) * 2)
     torsh.export(lambda x: program(x) * 2, (rand(3),), tmp_path / "b.torsh", dynamic=({0: n},))
-    assert bits(load(tmp_path / "b.torsh")(rand(7))) == bits(outer(rand(7)))
+    assert bits(torsh.load(tmp_path / "b.torsh")(rand(7))) == bits(outer(rand(7)))
 
 
 def test_the_same_function_gives_the_same_bytes(tmp_path):
@@ -239,7 +235,7 @@ def test_sizes_need_no_memory(tmp_path):
     """A range far beyond what memory holds is traced to its end all the same."""
     n = Dim("n", max=2**31)
     torsh.export(lambda x: x[:, :2] + 1, (rand(2, 1000),), tmp_path / "a.torsh", dynamic=({0: n},))
-    assert load(tmp_path / "a.torsh").inputs[0].shape[0].max == 2**31
+    assert torsh.load(tmp_path / "a.torsh").inputs[0].shape[0].max == 2**31
 
 
 # -- examples ----------------------------------------------------------------------------------------------
@@ -328,11 +324,11 @@ def _broadcast(x):
 
 
 def _table(x):
-    return x + torsh.tensor(np.ones(x.shape[0], dtype=np.float32))[:, None]
+    return x + torsh.from_numpy(np.ones(x.shape[0], dtype=np.float32))[:, None]
 
 
 def _noise(x):
-    return x + torsh.tensor(np.full(4, x.shape[0], dtype=np.float32))
+    return x + torsh.from_numpy(np.full(4, x.shape[0], dtype=np.float32))
 
 
 REFUSALS = {
@@ -386,7 +382,7 @@ def test_a_quotient_that_is_not_found_is_refused(tmp_path, factor, add, divisor)
         torsh.export(fn, (rand(20),), path, dynamic=({0: Dim("n", min=8, max=64)},))
     except torsh.ExportError:
         return
-    program = load(path)
+    program = torsh.load(path)
     assert all(program(rand(n)).shape == fn(rand(n)).shape for n in range(8, 65))
 
 
@@ -471,7 +467,7 @@ def test_the_command_and_the_schema(tmp_path):
     assert "good" in command("verify", path)
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((ROOT / "docs" / "package.schema.json").read_text())
-    manifest = load(path).manifest
+    manifest = torsh.load(path).manifest
     jsonschema.validate(manifest, schema)
     for edit in ({"version": 1}, {"dims": []}, {"dims": [{"name": "a b", "min": 1, "max": 2}]}):
         with pytest.raises(jsonschema.ValidationError):
@@ -479,7 +475,6 @@ def test_the_command_and_the_schema(tmp_path):
 
 
 @pytest.mark.compiled_only
-@pytest.mark.names_devices  # the Rust program runs on the host
 def test_torsh_run(tmp_path):
     """The Rust program gives the bits that Python gives, at each size, if it has been built."""
     binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))
@@ -503,7 +498,7 @@ def test_torsh_run(tmp_path):
         np.save(tmp_path / "y.npy", y.numpy())
         given = ("--input", f"x={tmp_path / 'x.npy'}", "--input", f"y={tmp_path / 'y.npy'}")
         run(path, *given, "--output", tmp_path / "loss.npy", "--repeat", 2)
-        program = load(path)
+        program = torsh.load(path)
         program(x, y)
         assert np.load(tmp_path / "loss.npy").tobytes() == program(x, y).numpy().tobytes()
     np.save(tmp_path / "y.npy", np.arange(5) % 3)

@@ -13,15 +13,12 @@ import torsh
 from torsh import Dim
 from torsh.nn import functional as F
 
-
-def load(path):
-    """`torsh.load`, to the device under test."""
-    device = torsh.get_default_device()
-    return torsh.load(path, None if device.type == "cpu" else device)
+# Dozens of sizes, each compiled by itself: on the host. tests/cuda_device has packages on devices.
+pytestmark = pytest.mark.names_devices
 
 
 def rand(*shape):
-    return torsh.tensor(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
+    return torsh.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
 
 
 def bits(x: torsh.Tensor) -> list:
@@ -133,7 +130,7 @@ def check(fn, low, path):
         with pytest.raises(torsh.ExportError, match=r"n=1|m=1"):
             export(1)
     export(low)
-    program, compiled = load(path), torsh.compile(fn)
+    program, compiled = torsh.load(path), torsh.compile(fn)
     torsh.manual_seed(0)
     for size in SIZES:
         if min(size) >= low:

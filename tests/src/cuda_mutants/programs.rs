@@ -449,6 +449,7 @@ pub fn programs() -> Vec<Entry> {
     let many = Options { processors: 17, ..Options::default() };
     let ends: &[Further] = &[
         negatives,
+        nans,
         peaks::<0, 1, 1>,
         peaks::<1, 2, 1>,
         last,
