@@ -82,7 +82,7 @@ cuda-sim:
 	ln -sf ../release/libtorsh_cublaslt_sim.so target/cuda-sim/libcublasLt.so.12
 
 # Kernels are compiled by the NVRTC of the wheel in requirements/test.txt, and run by the simulator.
-NVRTC = $(shell $(BIN)/python -c 'import glob, sys; print(*[f for d in sys.path for f in sorted(glob.glob(d + "/nvidia/*/lib/libnvrtc.so.*"))][:1])')
+NVRTC = $(shell $(BIN)/python tests/cuda/nvrtc.py -)
 # With two devices, for copies between them.
 SIM = TORSH_CUDA_SIM=$(abspath target/cuda-sim/libcuda.so.1) TORSH_CUDA_SIM_DEVICES=2
 # Of the workspace as a whole, like test-rust: a choice of packages would build every dependency again with other features.
@@ -98,7 +98,8 @@ test-cuda: cuda-sim $(STAMPS)/torsh $(STAMPS)/test
 
 test-cuda-full: test-cuda
 	$(SIM_RUST) --test cuda_ops -- --include-ignored
-	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) --test cuda_ops
+	TORSH_CUDA_SIM_ORDER=reversed TORSH_CUDA_SIM_RACES=1 $(SIM_RUST) --test cuda_ops -- --include-ignored
+	cargo test --release --locked --workspace --exclude torsh-python --test cuda_matrix -- --ignored
 	$(SIM) $(BIN)/python -m pytest -q -n 2 tests/python --device cuda
 else
 test-cuda test-cuda-full:

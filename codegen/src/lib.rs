@@ -5,6 +5,8 @@
 //! primitives that the function calls, under the names of [`cpu::prims`].
 //!
 //! [`cuda`] turns a whole program into one CUDA C++ source and a plan of launches.
+//! Both write some functions as source text, from one definition (`text`).
 
 pub mod cpu;
 pub mod cuda;
+mod text;

@@ -58,10 +58,12 @@ fn apply(
     device: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<PyTensor> {
     source::enter(py);
-    let device = device.filter(|d| !d.is_none()).map(|d| device::resolve(py, Some(d))).transpose()?;
     let op = ops::find(name).or_raise()?;
     let mut attrs = attributes(op, attrs.unwrap_or(&PyTuple::empty(py)))?;
     let nodes: Vec<_> = tensors.try_iter()?.map(|t| Ok(need_tensor(&t?, name)?.node())).collect::<PyResult<_>>()?;
+    let named = device.filter(|d| !d.is_none());
+    // What is made without operands is made on a device that is open, the default one too.
+    let device = (named.is_some() || nodes.is_empty()).then(|| device::resolve(py, named)).transpose()?;
     if let (Kind::View(View::Pad), Some(x)) = (op.kind, nodes.first()) {
         // The IR wants the border's value as the dtype represents it.
         for a in &mut attrs {

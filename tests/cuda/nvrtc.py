@@ -1,6 +1,7 @@
 """Compiles CUDA sources with NVRTC: `nvrtc.py LIBRARY SOURCE OUTPUT FLAG...`, PTX, or CUBIN if OUTPUT ends so.
 
-With `-` for LIBRARY it prints the path of the library that the `nvidia-cuda-nvrtc` wheel holds, if there is one.
+With `-` for LIBRARY it prints the path of the library of NVRTC's wheel, if there is one: the Makefile and all Rust
+tests ask here.
 """
 
 import ctypes
@@ -9,12 +10,13 @@ import os
 import sys
 
 
-def find():
-    """The wheel's library, or None."""
-    for folder in sys.path:
-        found = sorted(glob.glob(os.path.join(folder, "nvidia", "cu*", "lib", "libnvrtc.so.1?")))
+def find(folders=sys.path):
+    """The wheel's library, or None. Of several the oldest: requirements/test.txt asks for it, and the table of
+    registers (TABLE.md) is its."""
+    for folder in folders:
+        found = glob.glob(os.path.join(folder, "nvidia", "cu*", "lib", "libnvrtc.so.1?"))
         if found:
-            return found[-1]
+            return min(found, key=lambda path: (int(path.rpartition(".")[2]), path))
     return None
 
 

@@ -347,3 +347,36 @@ def test_a_forked_process_is_told_to_spawn():
         **SIM,
     )
     assert "forked" in text and "spawn" in text
+
+
+@needs_device
+@pytest.mark.parametrize("default", ["torsh.set_default_device('cuda')", "torsh.device('cuda').__enter__()"])
+def test_a_default_device_that_nothing_has_opened_yet(default):
+    made = python(
+        f"""
+        import torsh
+        {default}
+        x = torsh.arange(3)
+        y = x + 1
+        x += 1
+        print(x.device, y.device, torsh.linspace(0, 1, 2).mul_(2).device, y.tolist())
+        """,
+        **SIM,
+    )
+    assert made == "cuda:0 cuda:0 cuda:0 [1, 2, 3]\n"
+
+
+def test_of_several_nvrtcs_all_tests_take_one(tmp_path):
+    for name in ("cu13/lib/libnvrtc.so.13", "cuda_nvrtc/lib/libnvrtc.so.12", "cu13/lib/libnvrtc.alt.so.13"):
+        (tmp_path / "nvidia" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nvidia" / name).touch()
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    script = os.path.join(root, "tests", "cuda", "nvrtc.py")
+    found = subprocess.run(
+        [sys.executable, script, "-"], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == str(tmp_path / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12")
+    with open(os.path.join(root, "Makefile")) as makefile:
+        assert [line.strip() for line in makefile if line.startswith("NVRTC =")] == [
+            "NVRTC = $(shell $(BIN)/python tests/cuda/nvrtc.py -)"
+        ]

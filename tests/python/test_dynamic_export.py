@@ -16,6 +16,8 @@ import torsh
 from torsh import Dim, nn
 from torsh.nn import functional as F
 
+# Dozens of sizes, each compiled by itself: on the host. tests/cuda_device has packages on devices.
+pytestmark = pytest.mark.names_devices
 ROOT = Path(__file__).resolve().parents[2]
 
 

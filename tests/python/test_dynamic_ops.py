@@ -13,6 +13,9 @@ import torsh
 from torsh import Dim
 from torsh.nn import functional as F
 
+# Dozens of sizes, each compiled by itself: on the host. tests/cuda_device has packages on devices.
+pytestmark = pytest.mark.names_devices
+
 
 def rand(*shape):
     return torsh.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))

@@ -114,7 +114,7 @@ def test_demo_models(tmp_path):
     model = demo.classifier(demo.Size().hidden)
     opt = torsh.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     n = demo.Size().batch
-    batches = [(torsh.from_numpy(xs[i : i + n]), torsh.from_numpy(ys[i : i + n])) for i in (0, n, 2 * n)]
+    batches = [(torsh.tensor(xs[i : i + n]), torsh.tensor(ys[i : i + n])) for i in (0, n, 2 * n)]
     check_step(demo.make_step(model, opt), batches, tmp_path / "digits.torsh", model)
     letters = demo.CharModel(40, demo.Size().char_hidden)
     opt = torsh.optim.AdamW(letters.parameters(), lr=3e-3)
@@ -167,6 +167,7 @@ def _workloads():
 
 
 @pytest.mark.compiled_only
+@pytest.mark.names_devices  # of sizes for the host
 @pytest.mark.parametrize("workload", _workloads(), ids=lambda w: w.name)
 def test_workloads(workload, tmp_path):
     rng = np.random.default_rng(0)

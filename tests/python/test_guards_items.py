@@ -303,7 +303,7 @@ def numpy_array():
 @case
 def numpy_array_as_a_constant():
     a = np.array([2.0], dtype="float32")
-    return lambda x: x * torsh.from_numpy(a.copy()), lambda: a.__setitem__(0, 5.0)
+    return lambda x: x * torsh.from_numpy(a.copy()).to(x.device), lambda: a.__setitem__(0, 5.0)
 
 
 @case

@@ -61,7 +61,8 @@ def attempt(fn, args):
                 t.detach().tolist()
     except torsh.InternalError:
         raise
-    except (TypeError, ValueError, RuntimeError, IndexError, MemoryError, OverflowError, KeyError, NotImplementedError):
+    except (TypeError, ValueError, RuntimeError, IndexError, MemoryError, OverflowError, KeyError, NotImplementedError,
+            BufferError):  # fmt: skip
         pass
 
 

@@ -17,7 +17,7 @@ fn programs_pass_on_all_inputs() {
 #[test]
 fn some_mutants_die() {
     if nvrtc().is_some() {
-        let selection = Selection { each: 1, families: vec!["vector map".to_string()], dump: false };
+        let selection = Selection { each: 1, families: vec!["vector map".to_string()], kinds: Vec::new(), dump: false };
         let results = run(&selection).unwrap_or_else(|e| panic!("{e}"));
         assert!(results.mutants.len() > 10);
         let (text, share) = write(&results, &selection);

@@ -1,5 +1,5 @@
-//! The op matrix, random graphs and the corpus of found bugs through the CUDA code generator on the simulated device:
-//! a part of the matrix, another kind of fusion in turn. `TORSH_FUZZ_CASES` and `TORSH_FUZZ_SEED` choose random graphs.
+//! The op matrix, its gradients, random graphs and the corpus of found bugs through the CUDA code generator on the
+//! simulated device: a part of the matrix, another kind of fusion in turn; all gradients with `--run-ignored all`. `TORSH_FUZZ_CASES` and `TORSH_FUZZ_SEED` choose random graphs.
 
 use std::path::Path;
 use torsh_codegen::cuda::Options;
@@ -7,11 +7,14 @@ use torsh_ir::op::Op;
 use torsh_ir::{env, ops};
 use torsh_tests::cuda::check::Checker;
 use torsh_tests::filetest::files;
+use torsh_tests::fuzz::check::gradients as gradients_of;
 use torsh_tests::fuzz::{corpus, make::make};
 use torsh_tests::matrix::{case, layouts};
 
 /// One case of so many is checked.
 const EACH: usize = 13;
+/// One gradient of so many is checked.
+const EACH_GRADIENT: usize = 23;
 /// Random graphs without `TORSH_FUZZ_CASES`.
 const RANDOM: u64 = 40;
 
@@ -59,6 +62,56 @@ fn matrix_2() {
 #[test]
 fn matrix_3() {
     assert!(run(3, 4) > 100);
+}
+
+/// Checks the gradients of one case of `share`, beginning with number `first`.
+fn gradients(first: usize, share: usize) -> usize {
+    let mut checker = Checker::new(options());
+    let mut n = 0;
+    for def in ops::OPS {
+        for dtype in def.dtypes.iter().filter(|d| d.is_float()) {
+            for (i, sample) in (def.samples)().iter().enumerate() {
+                for layout in layouts(def, i) {
+                    n += 1;
+                    if n % share != first {
+                        continue;
+                    }
+                    let what = format!("gradients of {} of {dtype}, sample {i}, {layout:?}", def.name);
+                    let forward = case(Op(def), sample, dtype, *layout).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    if let Some(case) = gradients_of(&forward) {
+                        let case = case.unwrap_or_else(|e| panic!("{what}: {e}"));
+                        checker.add(&what, case, !(n / share).is_multiple_of(3));
+                    }
+                }
+            }
+        }
+    }
+    checker.finish()
+}
+
+#[test]
+fn a_share_of_the_gradients() {
+    assert!(gradients(7, EACH_GRADIENT) > 50);
+}
+#[test]
+#[ignore = "minutes of compilation: make test-cuda-full"]
+fn gradients_0() {
+    assert!(gradients(0, 4) > 300);
+}
+#[test]
+#[ignore = "minutes of compilation: make test-cuda-full"]
+fn gradients_1() {
+    assert!(gradients(1, 4) > 300);
+}
+#[test]
+#[ignore = "minutes of compilation: make test-cuda-full"]
+fn gradients_2() {
+    assert!(gradients(2, 4) > 300);
+}
+#[test]
+#[ignore = "minutes of compilation: make test-cuda-full"]
+fn gradients_3() {
+    assert!(gradients(3, 4) > 300);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! device, against the interpreter.
 //!
 //! `TORSH_CUDA_SIM` must name the simulator (`make test-cuda` builds and names it); without it the tests are skipped and
-//! say so. A share of the matrix runs by default, all of it with `--run-ignored all` (`make test-cuda-full`).
+//! say so. A share of the matrix runs by default, all of it in parts with `--run-ignored all` (`make test-cuda-full`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -68,13 +68,32 @@ fn a_share_of_the_matrix() {
     run(5, 53);
 }
 
-#[test]
-#[ignore = "minutes of compilation: make test-cuda-full"]
-fn matrix_0() {
-    run(0, 2);
+/// The whole matrix, in parts that can be run by themselves.
+macro_rules! parts {
+    ($share:literal: $($name:ident $first:literal,)*) => { $(
+        #[test]
+        #[ignore = "a minute of compilation: make test-cuda-full"]
+        fn $name() {
+            run($first, $share);
+        }
+    )* };
 }
-#[test]
-#[ignore = "minutes of compilation: make test-cuda-full"]
-fn matrix_1() {
-    run(1, 2);
+
+parts! { 16:
+    matrix_0 0,
+    matrix_1 1,
+    matrix_2 2,
+    matrix_3 3,
+    matrix_4 4,
+    matrix_5 5,
+    matrix_6 6,
+    matrix_7 7,
+    matrix_8 8,
+    matrix_9 9,
+    matrix_10 10,
+    matrix_11 11,
+    matrix_12 12,
+    matrix_13 13,
+    matrix_14 14,
+    matrix_15 15,
 }

@@ -89,7 +89,8 @@ pub(super) fn positions(
     };
     let key_bytes = bytes(key_type(dtype).1)?;
     let mut here = (g.scratch(key_bytes)?, g.scratch(bytes(4)?)?);
-    let mut there = (g.scratch(key_bytes)?, g.scratch(bytes(4)?)?);
+    // The last merge writes the result: one alone needs no second copy.
+    let mut there = if pieces > 2 { (g.scratch(key_bytes)?, g.scratch(bytes(4)?)?) } else { here.clone() };
     let blocks = [(count * pieces) as u64, 1, 1];
     g.launch(s.pieces(PIECE, false), blocks, 0, vec![x, here.0.clone(), here.1.clone()])?;
     let mut run = PIECE;

@@ -1,7 +1,7 @@
-//! Mutants of the CUDA code generator: `cuda_mutants [--each N] [--write] [--dump] [--save FILE] [--load FILE]
-//! [FAMILY..]`.
+//! Mutants of the CUDA code generator: `cuda_mutants [--each N] [--kind KIND] [--write] [--dump] [--save FILE]
+//! [--load FILE] [FAMILY..]`.
 //!
-//! Runs at most `N` of each kind in each family, prints the report, or writes `tests/cuda/MUTANTS.md` with `--write`;
+//! Runs at most `N` of each kind (or of kinds that are called so) in each family, prints the report, or writes `tests/cuda/MUTANTS.md` with `--write`;
 //! with `--dump` it only prints the sources. `--save` keeps the results, and `--load` takes them instead of a run. Ends with status 1 when fewer than 95 % are killed.
 
 use std::path::Path;
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> Result<bool, String> {
-    let mut selection = Selection { each: 8, families: Vec::new(), dump: false };
+    let mut selection = Selection { each: 8, families: Vec::new(), kinds: Vec::new(), dump: false };
     let (mut to_file, mut saved, mut loaded) = (false, None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -32,6 +32,7 @@ fn all() -> Result<bool, String> {
                 let n = args.next().ok_or("--each needs a number")?;
                 selection.each = n.parse().map_err(|_| format!("--each needs a number, not {n}"))?;
             }
+            "--kind" => selection.kinds.push(args.next().ok_or("--kind needs a name")?),
             "--dump" => selection.dump = true,
             "--save" => saved = Some(args.next().ok_or("--save needs a file")?),
             "--load" => loaded = Some(args.next().ok_or("--load needs a file")?),

@@ -41,6 +41,8 @@ pub struct Selection {
     pub each: usize,
     /// Parts of names of families; all without.
     pub families: Vec<String>,
+    /// Parts of names of kinds; all without.
+    pub kinds: Vec<String>,
     /// Print the sources instead.
     pub dump: bool,
 }
@@ -123,7 +125,8 @@ pub fn run(selection: &Selection) -> Result<Results, String> {
     for job in &jobs {
         *found.entry((job.family, job.kind)).or_insert(0) += 1;
     }
-    let jobs = sample(jobs, &found, selection.each);
+    let mut jobs = sample(jobs, &found, selection.each);
+    jobs.retain(|j| selection.kinds.is_empty() || selection.kinds.iter().any(|k| j.kind.contains(k.as_str())));
     eprintln!("{} of {} mutants", jobs.len(), found.values().sum::<usize>());
     let next = AtomicUsize::new(0);
     let done = Mutex::new(BTreeMap::new());

@@ -129,15 +129,29 @@ fn peaks<const ROUND: usize, const ROUNDS: usize, const DIM: usize>(inputs: &[Ho
     inputs
 }
 
-/// The largest number twice in each row, so that lanes which meet in an exchange hold one each, the lower lane the later.
+/// The largest number several times in each row: at the place of a lane that the first one meets in an exchange, or of
+/// the first lane of another warp, and where the first lane of all comes later, whatever the number of threads.
 fn twins<const ROUND: usize>(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    const EARLY: [usize; 7] = [16, 8, 4, 2, 1, 32, 64];
+    at_the_top(inputs, |row, _| {
+        let early = EARLY[(row + 2 * ROUND) % EARLY.len()];
+        let late = [32, 64, 128, 256, 512].into_iter().filter(|&at| at > early);
+        std::iter::once(early).chain(late).collect()
+    })
+}
+
+/// The largest number at the end of each row.
+fn last(inputs: &[HostTensor]) -> Vec<HostTensor> {
+    at_the_top(inputs, |_, len| vec![len - 1])
+}
+
+/// The same number, larger than all others, at the places of each row that are given for its number and length.
+fn at_the_top(inputs: &[HostTensor], places: impl Fn(usize, usize) -> Vec<usize>) -> Vec<HostTensor> {
     let mut inputs = each_float(inputs, |x| -1.0 - x.abs().min(9.0));
     if let Some(t) = inputs.first_mut().filter(|t| t.ty.dtype.is_float() && t.ty.shape.len() == 2) {
-        let len = t.ty.shape[1];
-        for (row, start) in (0..t.len()).step_by(len.max(1)).enumerate() {
-            // Rows of a block begin with its threads.
-            let threads = if len > 256 { 256 } else { 32 };
-            for at in [16 >> ((row + 2 * ROUND) % 5), threads].into_iter().filter(|&at| at < len) {
+        let len = t.ty.shape[1].max(1);
+        for (row, start) in (0..t.len()).step_by(len).enumerate() {
+            for at in places(row, len).into_iter().filter(|&at| at < len) {
                 t.set(start + at, Scalar::Float(7.5));
             }
         }
@@ -289,6 +303,8 @@ pub fn programs() -> Vec<Entry> {
         ties,
         twins::<0>,
         twins::<1>,
+        twins::<2>,
+        last,
         nans,
         peaks::<0, 4, 1>,
         peaks::<1, 4, 1>,
@@ -411,7 +427,9 @@ pub fn programs() -> Vec<Entry> {
     });
     l.add("mma, bf16", &tiny, &[], &[extremes], |s| {
         s.products(DType::BF16, [70, 67, 41]);
+        s.products(DType::BF16, [37, 35, 10]);
         s.products(DType::BF16, [72, 40, 136]);
+        s.products(DType::BF16, [72, 40, 24]);
     });
     l.add("mma, TF32", &Options { tf32: true, ..tiny.clone() }, &[], &[extremes], |s| {
         s.products(f, [70, 67, 41]);
@@ -427,11 +445,22 @@ pub fn programs() -> Vec<Entry> {
             vec![b.op("scatter", &[x[0], x[1], x[2]], &attrs())]
         });
     });
-    // 33 parts of a row: more than a warp has lanes.
+    // Of 34 parts of a row 33 have elements: more than a warp has lanes.
     let many = Options { processors: 17, ..Options::default() };
-    l.add("rows in many parts", &many, &["softmax", "argmax"], &[negatives, peaks::<0, 1, 1>, peaks::<1, 2, 1>], |s| {
-        s.rows(f, 1, 33 * 4096 + 3)
-    });
+    let ends: &[Further] = &[
+        negatives,
+        nans,
+        peaks::<0, 1, 1>,
+        peaks::<1, 2, 1>,
+        last,
+        twins::<0>,
+        twins::<4>,
+        twins::<1>,
+        twins::<5>,
+        twins::<2>,
+        twins::<6>,
+    ];
+    l.add("rows in many parts", &many, &["softmax", "argmax"], ends, |s| s.rows(f, 1, 33 * 17 * 256 - 5));
     l.add("attention", &tiny, &[], &[], |s| s.attention(69, 20));
     l.add("fills and copies", &small, &[], &[], |s| {
         s.add("fill and concat", f, &[(&[7, 13], None), (&[7, 5], None)], &|b, x| {

@@ -229,6 +229,51 @@ const REASONS: &[Reason] = &[
         "Two lanes never hold the same position, but for the one that both have taken, which is then the same result.",
     ),
     reason_for(
+        "rows in many parts",
+        "comparison off by one",
+        &["op < a1p", "op <= a1p"],
+        "Two lanes never hold the same position, but for the one that both have taken, which is then the same result.",
+    ),
+    reason_for(
+        "argmax",
+        "predicate dropped",
+        &["argmax 7x301", "if (true || (ok &&"],
+        "Each lane has one element; those beyond the end of the row have its last one, with its position.",
+    ),
+    reason_for(
+        "argmax",
+        "predicate dropped",
+        &["argmax 7x301", "o == o && o != a1 ? o > a1", "o == o || false && o != a1 ? o > a1"],
+        "Each lane has one element, so that of equal ones the lane that stores has the first already.",
+    ),
+    reason_for(
+        "rows in many parts",
+        "stride or tile off by one",
+        &["row * 34 + s + lane", "row * 35 + s + lane"],
+        "The only row is 0.",
+    ),
+    reason_for(
+        "",
+        "predicate dropped",
+        &["v0 == v0 && v0 != a1 ? v0 > a1", "v0 == v0 || false && v0 != a1 ? v0 > a1"],
+        "A lane meets its elements in order: of equal ones it has the first already, and the place of a row that is \
+         -inf all over is 0 where none was taken.",
+    ),
+    reason_for(
+        "helper functions",
+        "constant off by one",
+        &["t_fail", "(at << 16);", "(at << 17);"],
+        "Positions in these programs are small, so that the bit between them and the index is to spare; large ones \
+         are tried by `the_error_record_of_far_positions`.",
+    ),
+    reason_for(
+        "mma, bf16",
+        "cp.async wait or commit deleted",
+        &["t_wait_0();"],
+        "The groups under way after the last step copy nothing (their sizes are 0) and nobody reads what they fill: this \
+         wait is there so that no copy outlives its block.",
+    ),
+    reason_for(
         "split rows",
         "comparison off by one",
         &["op < a1p", "op <= a1p"],

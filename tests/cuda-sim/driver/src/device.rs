@@ -241,6 +241,23 @@ api! { Init;
         put(active, i32::from(lock().gpu(dev).context_refs > 0))
     }
 
+    fn cuCtxSynchronize() {
+        lock().forbid_in_capture("cuCtxSynchronize")
+    }
+
+    fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) {
+        put(least, 0)?;
+        put(greatest, -5)
+    }
+
+    fn cuCtxSetFlags(_flags: u32) { Ok(()) }
+
+    fn cuCtxSetLimit(_limit: i32, _value: usize) { Ok(()) }
+
+    fn cuCtxSetCacheConfig(_config: i32) { Ok(()) }
+}
+
+api! { Started;
     fn cuCtxGetCurrent(ctx: *mut u64) { put(ctx, CURRENT.get()) }
 
     fn cuCtxSetCurrent(ctx: u64) {
@@ -264,19 +281,4 @@ api! { Init;
     fn cuCtxGetDevice(dev: *mut i32) {
         put(dev, context_device(CURRENT.get())? as i32)
     }
-
-    fn cuCtxSynchronize() {
-        lock().forbid_in_capture("cuCtxSynchronize")
-    }
-
-    fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) {
-        put(least, 0)?;
-        put(greatest, -5)
-    }
-
-    fn cuCtxSetFlags(_flags: u32) { Ok(()) }
-
-    fn cuCtxSetLimit(_limit: i32, _value: usize) { Ok(()) }
-
-    fn cuCtxSetCacheConfig(_config: i32) { Ok(()) }
 }

@@ -10,6 +10,8 @@ use crate::state::lock;
 pub(crate) enum Needs {
     /// Nothing: works before `cuInit` and after a fault.
     Nothing,
+    /// `cuInit`: works after a fault, whose context may be left for another.
+    Started,
     /// `cuInit`, and no fault before.
     Init,
 }
@@ -23,13 +25,13 @@ pub(crate) fn guard(name: &'static str, needs: Needs, body: impl FnOnce() -> Res
             if let Some(code) = s.injected(name) {
                 return Err(code);
             }
-            if needs == Needs::Init {
-                if !s.initialised {
-                    return Err(code::NOT_INITIALIZED);
-                }
-                if let Some(code) = s.here().sticky {
-                    return Err(code);
-                }
+            if needs != Needs::Nothing && !s.initialised {
+                return Err(code::NOT_INITIALIZED);
+            }
+            if needs == Needs::Init
+                && let Some(code) = s.here().sticky
+            {
+                return Err(code);
             }
         }
         body()

@@ -297,12 +297,17 @@ impl State {
         Err(code)
     }
 
-    /// A fault of a kernel or a copy. All but refusals of the launch itself stay with the context.
+    /// A fault of a copy, which stays with the current context.
     pub fn fault<T>(&mut self, f: &Fault) -> Result<T, Code> {
+        self.fault_of(current(), f)
+    }
+
+    /// A fault of a device's kernel or copy. All but refusals of the launch itself stay with the device's context.
+    fn fault_of<T>(&mut self, device: usize, f: &Fault) -> Result<T, Code> {
         let code = code::of_fault(f.kind);
         self.complain(f.to_string());
         if !matches!(f.kind, FaultKind::Launch | FaultKind::SharedLimit) {
-            self.here().sticky = Some(code);
+            self.gpu(device).sticky = Some(code);
         }
         Err(code)
     }
@@ -358,7 +363,7 @@ pub(crate) fn execute(cmd: &Cmd) -> Result<(), Code> {
                     s.kernels.entry(f.name.clone()).or_default().add(&r);
                     Ok(())
                 }
-                Err(fault) => s.fault(&fault),
+                Err(fault) => s.fault_of(f.device, &fault),
             }
         }
         Cmd::HtoD { dst, src, bytes } => {
