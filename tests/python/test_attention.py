@@ -419,3 +419,42 @@ def test_an_explanation_says_why_small_attention_keeps_its_scores():
     (note,) = notes(32)
     assert "32x32 scores" in note and "from 4096 scores a head on, as of 64x64" in note and __file__ in note
     assert notes(64) == []
+
+
+def composed(q, k, v, causal):
+    s = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if causal:
+        s = s.masked_fill(~torsh.ones(s.shape[-2:], dtype=torsh.bool).tril(), -math.inf)
+    return s.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attend", [lambda *x: F.scaled_dot_product_attention(*x[:3], is_causal=x[3]), composed])
+def test_a_mean_of_large_values_is_finite(attend, causal):
+    # The weighted sum of the values overflows before it is divided by the sum of the weights.
+    q, k, v = normal(2, 80, 16), normal(2, 90, 16), normal(2, 90, 8)
+    v = np.sign(v) * np.float32(3e38)
+    got = torsh.compile(lambda q, k, v: attend(q, k, v, causal))(*map(torsh.tensor, (q, k, v))).numpy()
+    want = reference(q, k, v, causal=causal)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * 3e38)
+
+
+def test_rows_that_are_not_finite_leave_the_others_alone():
+    q, k, v, ct = normal(1, 80, 16), normal(1, 90, 16), normal(1, 90, 8), normal(1, 80, 8)
+
+    def run(q, k, v):
+        x = [torsh.tensor(a, requires_grad=True) for a in (q, k, v)]
+        y = F.scaled_dot_product_attention(*x, is_causal=True)
+        return y.detach().numpy(), *[g.numpy() for g in torsh.autograd.grad(y, x, torsh.tensor(ct))]
+
+    sound = run(q, k, v)
+    q[0, 40, 3], v[0, 70, 2] = np.nan, np.inf
+    out, dq, dk, dv = run(q, k, v)
+    # Key 70 is hidden from the queries before it, whatever is behind it in the same block.
+    rows = [i for i in range(70) if i != 40]
+    np.testing.assert_array_equal(out[0, rows], sound[0][0, rows])
+    np.testing.assert_array_equal(dq[0, rows], sound[1][0, rows])
+    assert np.isnan(out[0, 40]).all() and np.isnan(dq[0, 40]).all() and not np.isfinite(out[0, 70:, 2]).any()
+    # Keys behind query 40 are not seen by it.
+    assert np.isnan(dv[0, :41]).all() and np.isfinite(dv[0, 41:70]).all()
+    assert not np.isfinite(dk[0, :71]).any()

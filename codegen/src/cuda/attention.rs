@@ -5,9 +5,10 @@
 //! result every 16th column: so the 16 threads of a query are neighbours in a warp. The random stream of dropout and the
 //! treatment of rows without a key are those of `torsh_ir::ops::attention`.
 
+use super::attention_again::Of;
 use super::generate::{Gen, Source, buffer};
 use super::scalar::constant;
-use super::{LaunchArg, attention_grad};
+use super::{LaunchArg, attention_again, attention_grad};
 use std::fmt::Write;
 use torsh_ir::program::{Attend, BufId, Side};
 use torsh_ir::shape::Ints;
@@ -280,7 +281,7 @@ impl Call<'_> {
         // Weights of keys beyond the end are 0, and so are their values in the tile.
         self.onto(&mut out, "acc", (ri, wi, w), nk, ("ps", nk + 1, 1), ("vs", w | 1));
         out.push_str("    }\n");
-        self.finish(&mut out, (ri, wi));
+        self.finish(&mut out, (ri, wi))?;
         Ok(out)
     }
 
@@ -344,10 +345,11 @@ impl Call<'_> {
         out.push_str("        }\n    }\n");
     }
 
-    fn finish(&self, out: &mut String, (ri, wi): (usize, usize)) {
+    fn finish(&self, out: &mut String, (ri, wi): (usize, usize)) -> Result<()> {
         let a = self.a;
         let s = a.sizes();
         let none = if s.keys == 0 || (a.safe && a.mask) { "0.0f" } else { "__int_as_float(0x7fc00000)" };
+        out.push_str("    unsigned odds = 0u;\n");
         let _ = writeln!(out, "    #pragma unroll\n    for (int i = 0; i < {ri}; ++i) {{");
         out.push_str("        float total = sum[i];\n        #pragma unroll\n        for (int x = 8; x > 0; x >>= 1) total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, x));\n");
         let _ = writeln!(out, "        const int row = q0 + ty + i * {SIDE};");
@@ -358,8 +360,9 @@ impl Call<'_> {
         let _ = writeln!(out, "                const int col = tx + j * {SIDE};");
         let _ = writeln!(
             out,
-            "                if (col < {0}) out[at * {0}ll + col] = __fmul_rn(acc[i][j], inverse);\n            }}",
-            s.width
+            "                const float y = __fmul_rn(acc[i][j], inverse);\n                if (col < {0}) out[at * {0}ll + col] = y;\n                if (col < {0} && total != 0.0f && {1}) odds |= 1u << i;\n            }}",
+            s.width,
+            attention_again::odd("y")
         );
         if a.lse {
             let first = s.batch as u64 * s.queries as u64 * s.width as u64;
@@ -369,5 +372,6 @@ impl Call<'_> {
             );
         }
         out.push_str("        }\n    }\n");
+        self.again(out, (Of::Forward, "odds"), "q0", (ri, wi), (s.queries, s.width), 0)
     }
 }

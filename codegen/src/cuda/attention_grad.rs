@@ -7,6 +7,7 @@
 
 use super::LaunchArg;
 use super::attention::{Call, SIDE};
+use super::attention_again::{Of, odd};
 use super::generate::{Gen, Source};
 use super::scalar::constant;
 use std::fmt::Write;
@@ -189,6 +190,7 @@ impl Call<'_> {
         self.onto(&mut out, "acc", (ri, di, d), nk, ("ds", nk + 1, 1), ("ks", d | 1));
         out.push_str("    }\n");
         self.put(&mut out, "acc", "q0", (ri, di), (s.queries, d), 0, Some(&scale));
+        self.again(&mut out, (Of::Query, "odd_acc"), "q0", (ri, di), (s.queries, d), 0)?;
         Ok(out)
     }
 
@@ -217,14 +219,17 @@ impl Call<'_> {
         self.onto(&mut out, "dv", (ki, wi, w), nq, ("ps", 1, nk + 1), ("cs", w | 1));
         self.onto(&mut out, "dk", (ki, di, d), nq, ("ds", 1, nk + 1), ("qs", d | 1));
         out.push_str("    }\n");
-        let first = s.batch as u64 * s.queries as u64 * d as u64;
-        self.put(&mut out, "dk", "k0", (ki, di), (s.keys, d), first, None);
-        let first = first + s.batch as u64 * s.keys as u64 * d as u64;
-        self.put(&mut out, "dv", "k0", (ki, wi), (s.keys, w), first, None);
+        let dk = s.batch as u64 * s.queries as u64 * d as u64;
+        let dv = dk + s.batch as u64 * s.keys as u64 * d as u64;
+        self.put(&mut out, "dk", "k0", (ki, di), (s.keys, d), dk, None);
+        self.put(&mut out, "dv", "k0", (ki, wi), (s.keys, w), dv, None);
+        self.again(&mut out, (Of::Key, "odd_dk"), "k0", (ki, di), (s.keys, d), dk)?;
+        self.again(&mut out, (Of::Value, "odd_dv"), "k0", (ki, wi), (s.keys, w), dv)?;
         Ok(out)
     }
 
-    /// Stores an accumulator to the rows from `start` of the matrix that begins at `first` of the result.
+    /// Stores an accumulator to the rows from `start` of the matrix that begins at `first` of the result; declares the bits
+    /// `odd_<acc>` of rows that hold something that is not finite.
     #[allow(clippy::too_many_arguments, reason = "one store, each of whose parts differs among its three uses")]
     fn put(
         &self,
@@ -240,15 +245,19 @@ impl Call<'_> {
         let value = scale.map_or(value.clone(), |s| format!("__fmul_rn({value}, {s})"));
         let _ = writeln!(
             out,
-            "    #pragma unroll
+            "    unsigned odd_{acc} = 0u;
+    #pragma unroll
     for (int i = 0; i < {ri}; ++i) {{
         const int r = {start} + ty + i * {SIDE};
         #pragma unroll
         for (int j = 0; j < {ci}; ++j) {{
             const int c = tx + j * {SIDE};
-            if (r < {rows} && c < {cols}) out[{first}ll + ((long long)batch * {rows}ll + r) * {cols}ll + c] = {value};
+            const float y = {value};
+            if (r < {rows} && c < {cols}) out[{first}ll + ((long long)batch * {rows}ll + r) * {cols}ll + c] = y;
+            if ({odd}) odd_{acc} |= 1u << i;
         }}
-    }}"
+    }}",
+            odd = odd("y")
         );
     }
 }

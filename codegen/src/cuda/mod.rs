@@ -26,6 +26,7 @@
 
 mod access;
 mod attention;
+mod attention_again;
 mod attention_grad;
 mod copies;
 mod dot;
@@ -51,7 +52,7 @@ use torsh_ir::{DType, Error, Result};
 pub use generate::generate;
 
 /// Changes whenever the same program may give another source.
-pub const GENERATOR_VERSION: u32 = 1;
+pub const GENERATOR_VERSION: u32 = 2;
 
 /// Bytes of the error record.
 pub const ERROR_BYTES: usize = 32;

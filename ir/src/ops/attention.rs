@@ -314,60 +314,6 @@ pub(super) fn part<'b>(row: Val<'b>, at: usize, shape: &Shape) -> Val<'b> {
     row.slice_dim(0, at, at + shape.numel(), 1).reshape(shape)
 }
 
-/// One head in f64: the meaning of the one-pass ops.
-pub(super) struct Head {
-    /// Scores with scale and mask, row-major.
-    pub s: Vec<f64>,
-    /// Weights.
-    pub p: Vec<f64>,
-    /// What dropout multiplies each by; 0 drops it.
-    keep: Vec<f64>,
-    /// Per row.
-    pub lse: Vec<f64>,
-}
-
-impl Head {
-    /// What dropout makes of `x` at weight `i`: 0 where that is dropped, also of NaN.
-    pub fn drop(&self, i: usize, x: f64) -> f64 {
-        if self.keep[i] == 0.0 { 0.0 } else { x * self.keep[i] }
-    }
-}
-
-/// A function from row and column to a number.
-pub(super) type At<'a> = &'a dyn Fn(usize, usize) -> f64;
-
-impl Head {
-    /// Head `head` from `score(i, j)`, scaled and masked but for `causal`, and the random state.
-    pub fn new(sizes: Sizes, o: Options, head: usize, score: At<'_>, state: Option<[i64; 2]>) -> Head {
-        let (l, s) = (sizes.queries, sizes.keys);
-        let mut out =
-            Head { s: vec![0.0; l * s], p: vec![0.0; l * s], keep: vec![1.0; l * s], lse: vec![f64::NEG_INFINITY; l] };
-        for i in 0..l {
-            let row = &mut out.p[i * s..(i + 1) * s];
-            for (j, x) in row.iter_mut().enumerate() {
-                *x = if o.causal && j > i { f64::NEG_INFINITY } else { score(i, j) };
-            }
-            out.s[i * s..(i + 1) * s].copy_from_slice(row);
-            let top = row.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a || b.is_nan() { b } else { a });
-            if top == f64::NEG_INFINITY {
-                row.fill(if o.safe && o.mask { 0.0 } else { f64::NAN });
-                continue;
-            }
-            row.iter_mut().for_each(|x| *x = (*x - top).exp());
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|x| *x /= sum);
-            out.lse[i] = top + sum.ln();
-        }
-        if let Some([seed, offset]) = state {
-            for (i, k) in out.keep.iter_mut().enumerate() {
-                let counter = (offset as u64).wrapping_add((head * l * s + i) as u64);
-                *k = if o.keeps(crate::scalar::philox(seed as u64, counter)) { o.factor() } else { 0.0 };
-            }
-        }
-        out
-    }
-}
-
 /// Samples: odd sizes, several batch dims, masks, causal, dropout; `more` adds what an op takes besides.
 pub(super) fn samples(more: &dyn Fn(Sample, Sizes, &[usize]) -> Sample) -> Vec<Sample> {
     let mut out = Vec::new();

@@ -1,7 +1,8 @@
 //! `attention_backward`: the gradient of attention in one pass over the keys.
 
 use super::attention::{ATTRS, Options, Plain, Sizes, check, flat, out_shape, samples};
-use super::attention_forward::heads;
+use super::attention_forward::each_head;
+use super::attention_rows::Grad;
 use super::BASE;
 use crate::attr::Scalar;
 use crate::dtype::DType;
@@ -57,43 +58,27 @@ fn with_forward(mut sample: Sample, s: Sizes, batch: &[usize]) -> Sample {
 }
 
 fn eval(c: &EvalCall<'_>) -> Result<HostTensor> {
-    let (s, head) = heads(c, 2)?;
-    let o = Options::of(c.attrs);
-    let mut out = vec![0.0f64; c.ty.numel()];
-    let (k_at, v_at) = (s.batch * s.queries * s.depth, s.batch * (s.queries + s.keys) * s.depth);
-    let v_numel = s.batch * s.queries * s.width;
-    let at = |x: usize, i: usize| c.x[x].get(i).as_f64();
-    for b in 0..s.batch {
-        let h = head(b);
+    let mut out = vec![0.0f32; c.ty.numel()];
+    let at = |x: usize, i: usize| c.x[x].get(i).as_f64() as f32;
+    let (row, ct) = (c.x.len() - 2, c.x.len() - 1);
+    each_head(c, 2, &mut |s, head| {
+        let first = head.at * s.queries;
+        let g = Grad {
+            out: &|i, w| at(row, (first + i) * s.width + w),
+            lse: &|i| at(row, s.batch * s.queries * s.width + first + i),
+            ct: &|i, w| at(ct, (first + i) * s.width + w),
+        };
+        let (dq, rest) = out.split_at_mut(s.batch * s.queries * s.depth);
+        let (dk, dv) = rest.split_at_mut(s.batch * s.keys * s.depth);
         for i in 0..s.queries {
-            let ct = |w: usize| at(c.x.len() - 1, (b * s.queries + i) * s.width + w);
-            let lse = at(c.x.len() - 2, v_numel + b * s.queries + i);
-            let weight = |j: usize| match lse == f64::NEG_INFINITY && o.safe && o.mask {
-                true => 0.0,
-                false => (h.s[i * s.keys + j] - lse).exp(),
-            };
-            let p: Vec<f64> = (0..s.keys).map(weight).collect();
-            let dp: Vec<f64> = (0..s.keys)
-                .map(|j| {
-                    let v = (b * s.keys + j) * s.width;
-                    h.drop(i * s.keys + j, (0..s.width).map(|w| ct(w) * at(2, v + w)).sum())
-                })
-                .collect();
-            let out_at = (b * s.queries + i) * s.width;
-            let inner: f64 = (0..s.width).map(|w| ct(w) * at(c.x.len() - 2, out_at + w)).sum();
-            for j in 0..s.keys {
-                let ds = p[j] * (dp[j] - inner) * o.scale;
-                let (q, k) = ((b * s.queries + i) * s.depth, (b * s.keys + j) * s.depth);
-                for d in 0..s.depth {
-                    out[q + d] += ds * at(1, k + d);
-                    out[k_at + k + d] += ds * at(0, q + d);
-                }
-                let v = (b * s.keys + j) * s.width;
-                for w in 0..s.width {
-                    out[v_at + v + w] += h.drop(i * s.keys + j, p[j]) * ct(w);
-                }
-            }
+            head.grad_query(&g, i, &mut dq[(first + i) * s.depth..][..s.depth]);
         }
-    }
-    Ok(HostTensor::from_fn(c.ty.clone(), |i| Scalar::Float(out[i])))
+        let inner: Vec<f32> = (0..s.queries).map(|i| g.inner(s, i)).collect();
+        for j in 0..s.keys {
+            let at = head.at * s.keys + j;
+            let (dk, dv) = (&mut dk[at * s.depth..][..s.depth], &mut dv[at * s.width..][..s.width]);
+            head.grad_key(&g, j, &|i| inner[i], dk, dv);
+        }
+    })?;
+    Ok(HostTensor::from_fn(c.ty.clone(), |i| Scalar::Float(f64::from(out[i]))))
 }

@@ -1,6 +1,7 @@
 //! `attention_forward`: attention in one pass over the keys, with what the backward pass needs.
 
-use super::attention::{ATTRS, Head, Options, Plain, check, flat, out_shape, samples};
+use super::attention::{ATTRS, Options, Plain, Sizes, check, flat, out_shape, samples};
+use super::attention_rows::Head;
 use super::{BASE, attr};
 use crate::attr::{AttrKind, AttrSpec, AttrsExt, Scalar};
 use crate::dtype::DType;
@@ -43,52 +44,43 @@ pub static DEF: OpDef = OpDef {
 const FORWARD_ATTRS: [AttrSpec; 6] =
     [ATTRS[0], ATTRS[1], ATTRS[2], ATTRS[3], ATTRS[4], attr("lse", AttrKind::Bool)];
 
-/// The weights of each head in f64, from the operands of either one-pass op.
-pub(super) fn heads<'a>(c: &'a EvalCall<'_>, extra: usize) -> Result<(super::attention::Sizes, impl Fn(usize) -> Head + 'a)> {
+/// Calls `f` with each head of the operands of either one-pass op.
+pub(super) fn each_head(c: &EvalCall<'_>, extra: usize, f: &mut dyn FnMut(Sizes, &Head<'_>)) -> Result<()> {
     let types: Vec<Type> = c.x.iter().map(|t| t.ty.clone()).collect();
     let (s, o) = (check(&types, c.attrs, extra)?, Options::of(c.attrs));
-    let head = move |b: usize| {
-        let at = |x: &HostTensor, i: usize| x.get(i).as_f64();
-        let score = |i: usize, j: usize| {
-            let (q, k) = ((b * s.queries + i) * s.depth, (b * s.keys + j) * s.depth);
-            let product: f64 = (0..s.depth).map(|d| at(c.x[0], q + d) * at(c.x[1], k + d)).sum();
-            let scaled = product * o.scale;
-            if !o.mask {
-                return scaled;
-            }
-            match c.x[3].get((b * s.queries + i) * s.keys + j) {
-                Scalar::Bool(true) => scaled,
-                Scalar::Bool(false) => f64::NEG_INFINITY,
-                added => scaled + added.as_f64(),
-            }
+    let at = |x: usize, i: usize| c.x[x].get(i).as_f64() as f32;
+    let state = (o.dropout > 0.0).then(|| [0, 1].map(|i| c.x[o.operands() - 1].get(i).as_i64()));
+    for b in 0..s.batch {
+        let mask = |i: usize, j: usize| c.x[3].get((b * s.queries + i) * s.keys + j);
+        let head = Head {
+            sizes: s,
+            options: o,
+            at: b,
+            q: &|i, d| at(0, (b * s.queries + i) * s.depth + d),
+            k: &|j, d| at(1, (b * s.keys + j) * s.depth + d),
+            v: &|j, w| at(2, (b * s.keys + j) * s.width + w),
+            mask: if o.mask { Some(&mask) } else { None },
+            state,
         };
-        let state = (o.dropout > 0.0).then(|| {
-            let x = c.x[o.operands() - 1];
-            [x.get(0).as_i64(), x.get(1).as_i64()]
-        });
-        Head::new(s, o, b, &score, state)
-    };
-    Ok((s, head))
+        f(s, &head);
+    }
+    Ok(())
 }
 
 fn eval(c: &EvalCall<'_>) -> Result<HostTensor> {
-    let (s, head) = heads(c, 0)?;
     let mut out = HostTensor::zeros(c.ty.clone());
-    let lse_at = s.batch * s.queries * s.width;
-    for b in 0..s.batch {
-        let h = head(b);
+    each_head(c, 0, &mut |s, head| {
+        let mut row = vec![0.0; s.width];
         for i in 0..s.queries {
-            for w in 0..s.width {
-                let terms = (0..s.keys).map(|j| {
-                    let p = i * s.keys + j;
-                    h.drop(p, h.p[p]) * c.x[2].get((b * s.keys + j) * s.width + w).as_f64()
-                });
-                out.set((b * s.queries + i) * s.width + w, Scalar::Float(terms.sum()));
+            let lse = head.forward(i, &mut row);
+            let at = head.at * s.queries + i;
+            for (w, &x) in row.iter().enumerate() {
+                out.set(at * s.width + w, Scalar::Float(f64::from(x)));
             }
             if c.attrs.bool(5) {
-                out.set(lse_at + b * s.queries + i, Scalar::Float(h.lse[i]));
+                out.set(s.batch * s.queries * s.width + at, Scalar::Float(f64::from(lse)));
             }
         }
-    }
+    })?;
     Ok(out)
 }

@@ -23,6 +23,7 @@ macro_rules! registry {
 }
 
 pub mod attention;
+pub mod attention_rows;
 mod composite;
 mod gradients;
 mod pooling;

@@ -5,10 +5,11 @@
 //! head where there are enough heads; else parts for queries and parts for keys each compute `ds` themselves.
 
 use super::{
-    Block, Call, KEYS, Matrix, PART, Par, QUERIES, Tiles, WHOLE, for_each, pack_panels, pack_rows, padded, split, take,
-    threads_for,
+    Block, Call, KEYS, Matrix, PART, Par, QUERIES, Tiles, WHOLE, again, for_each, pack_panels, pack_rows, padded,
+    split, take, threads_for,
 };
 use crate::sys::attention::{PANEL, Product, ROWS};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use torsh_ir::program::Attend;
 use torsh_ir::{Error, Result};
@@ -104,34 +105,46 @@ pub(super) fn run(
         dq: split(dq, queries().map(|n| n * s.depth))?,
         dk: split(dk, keys().map(|n| n * s.depth))?,
         dv: split(dv, keys().map(|n| n * s.width))?,
+        odd: AtomicBool::new(false),
     };
     let (values, lse) = row.split_at(s.batch * s.queries * s.width);
     let par = Par { threads: cut.threads, run: par.run };
     for_each(parts.len(), tiles, &par, &|i, memory| {
         let mut part = Part::new(call, &ct, (values, lse), parts[i], cut, memory)?;
         part.run(&places)
-    })
+    })?;
+    let odd = places.odd.load(Ordering::Relaxed);
+    drop(places);
+    if odd {
+        return again::backward(call, &again::Given { values, lse, ct: &ct }, out, &par);
+    }
+    Ok(())
 }
 
 struct Places<'a> {
     dq: Vec<Mutex<&'a mut [f32]>>,
     dk: Vec<Mutex<&'a mut [f32]>>,
     dv: Vec<Mutex<&'a mut [f32]>>,
+    /// Some result is not finite.
+    odd: AtomicBool,
 }
 
-/// Copies `count` rows without padding, times `scale`, to rows `first..` of a place.
+/// Copies `count` rows without padding, times `scale`, to rows `first..` of a place; notes in `odd` what is not finite.
 fn unpack(
     places: &[Mutex<&mut [f32]>],
     place: usize,
     (first, count): (usize, usize),
     cols: usize,
     (from, scale): (&[f32], f32),
-    kernels: &crate::sys::attention::Kernels,
+    (kernels, odd): (&crate::sys::attention::Kernels, &AtomicBool),
 ) -> Result<()> {
     let mut to = places.get(place).ok_or_else(bug)?.lock().unwrap_or_else(PoisonError::into_inner);
     let to = to.get_mut(first * cols..(first + count) * cols).ok_or_else(bug)?;
     for (to, from) in to.chunks_exact_mut(cols).zip(from.chunks_exact(padded(cols))) {
         kernels.scaled(to, from, scale);
+    }
+    if !again::finite(to) {
+        odd.store(true, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -213,6 +226,7 @@ impl<'a> Part<'a> {
         let (call, a, wanted) = (self.call, self.call.a, self.wanted);
         let ((first, count), (key, keys)) = (wanted.queries, wanted.keys);
         let (k, v) = (call.k.start(&a.batch, wanted.b), call.v.start(&a.batch, wanted.b));
+        let to = (call.kernels, &places.odd);
         if wanted.dq.is_some() {
             self.dq.fill(0.0);
         }
@@ -247,12 +261,12 @@ impl<'a> Part<'a> {
                 }
             }
             if let Some(place) = wanted.dk {
-                unpack(&places.dk, place, (j - key, n), a.depth, (self.dk, 1.0), call.kernels)?;
-                unpack(&places.dv, place, (j - key, n), a.width, (self.dv, 1.0), call.kernels)?;
+                unpack(&places.dk, place, (j - key, n), a.depth, (self.dk, 1.0), to)?;
+                unpack(&places.dv, place, (j - key, n), a.width, (self.dv, 1.0), to)?;
             }
         }
         match wanted.dq {
-            Some(place) => unpack(&places.dq, place, (0, count), a.depth, (self.dq, self.scale()), call.kernels),
+            Some(place) => unpack(&places.dq, place, (0, count), a.depth, (self.dq, self.scale()), to),
             None => Ok(()),
         }
     }

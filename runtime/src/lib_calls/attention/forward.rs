@@ -2,7 +2,7 @@
 //! FlashAttention-2, 2023).
 
 use super::{
-    Block, Call, KEYS, PART, Par, QUERIES, Tiles, beyond, for_each, pack_panels, pack_rows, padded, split, take,
+    Block, Call, KEYS, PART, Par, QUERIES, Tiles, again, beyond, for_each, pack_panels, pack_rows, padded, split, take,
     threads_for,
 };
 use crate::sys::attention::{LANES, PANEL, Product, ROWS};
@@ -54,8 +54,7 @@ pub(super) fn run(call: &Call<'_>, out: &mut [f32], tiles: &Tiles<'_>, par: &Par
         let mut lse = lse.get(part).map(|l| l.lock().unwrap_or_else(PoisonError::into_inner));
         let mut p = Part::new(call, (b, first, length(part)), rows, memory)?;
         p.run()?;
-        p.finish(&mut values, lse.as_deref_mut().map(|l| &mut **l));
-        Ok(())
+        p.finish(&mut values, lse.as_deref_mut().map(|l| &mut **l))
     })
 }
 
@@ -191,7 +190,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    fn finish(&self, values: &mut [f32], mut lse: Option<&mut [f32]>) {
+    fn finish(&self, values: &mut [f32], mut lse: Option<&mut [f32]>) -> Result<()> {
         let a = self.call.a;
         for r in 0..self.count {
             let mut lanes = [0.0; LANES];
@@ -212,10 +211,16 @@ impl<'a> Part<'a> {
                 _ => 1.0 / sum,
             };
             let from = &self.out[r * padded(a.width)..];
-            self.call.kernels.scaled(&mut values[r * a.width..(r + 1) * a.width], from, inverse);
+            let row = &mut values[r * a.width..(r + 1) * a.width];
+            self.call.kernels.scaled(row, from, inverse);
+            let mut log = if none { f32::NEG_INFINITY } else { self.top[r] + sum.ln() };
+            if !none && !again::finite(row) {
+                log = again::forward(self.call, self.b, self.first + r, row)?;
+            }
             if let Some(lse) = lse.as_deref_mut() {
-                lse[r] = if none { f32::NEG_INFINITY } else { self.top[r] + sum.ln() };
+                lse[r] = log;
             }
         }
+        Ok(())
     }
 }

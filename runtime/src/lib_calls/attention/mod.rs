@@ -4,6 +4,7 @@
 //! that any strides do. Every element is computed by the same chain of operations however the work is cut, so
 //! results do not depend on the number of threads.
 
+mod again;
 mod backward;
 mod forward;
 #[cfg(test)]

@@ -177,37 +177,93 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn both_passes_are_what_the_interpreter_says_on_every_level_and_number_of_threads() {
-    for case in cases() {
-        let (a, mut inputs) = attend(&case);
-        let forward = LibCall::Attention(Box::new(a.clone()));
-        let want = interpret(&forward, &inputs);
-        let row = HostTensor::from_fn(result(&forward), |i| Scalar::Float(want[i]));
-        let mut backward = Attend { lse: false, ..a };
-        let none = Ints::from_slice(&[0, 0]);
-        backward.sides.push(Side { offset: 0, batch: none, row: 0, col: 1 });
-        let (ct, n) = side(&case, case.sizes[0], case.sizes[3], 2);
-        backward.sides.push(ct);
-        let backward = LibCall::AttentionGrad(Box::new(backward));
-        let forward_inputs = inputs.clone();
-        inputs.extend([row, numbers(n, 17)]);
-        for (call, inputs) in [(&forward, &forward_inputs), (&backward, &inputs)] {
-            let want = interpret(call, inputs);
-            let mut fused: Option<Vec<f32>> = None;
-            for level in LEVELS.into_iter().filter(|l| supported(l)) {
-                let what = format!("{level} {case:?} {}", matches!(call, LibCall::Attention(_)));
-                let alone = compute(call, inputs, level, &SERIAL);
-                close(&alone, &want, &what);
-                let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&alone), bits(&compute(call, inputs, level, &THREADS)), "{what} on threads");
-                if level != "portable" {
-                    let first = fused.get_or_insert_with(|| alone.clone());
-                    assert_eq!(bits(first), bits(&alone), "{what}: levels with FMA differ");
-                }
+/// Both passes against the interpreter; `spoil` changes the inputs, and of the backward pass also the row of the forward
+/// pass and the cotangent, which come last.
+fn agree(case: &Case, spoil: &dyn Fn(&mut [HostTensor])) {
+    let (a, mut inputs) = attend(case);
+    spoil(&mut inputs);
+    let forward = LibCall::Attention(Box::new(a.clone()));
+    let want = interpret(&forward, &inputs);
+    let row = HostTensor::from_fn(result(&forward), |i| Scalar::Float(want[i]));
+    let mut backward = Attend { lse: false, ..a };
+    let none = Ints::from_slice(&[0, 0]);
+    backward.sides.push(Side { offset: 0, batch: none, row: 0, col: 1 });
+    let (ct, n) = side(case, case.sizes[0], case.sizes[3], 2);
+    backward.sides.push(ct);
+    let backward = LibCall::AttentionGrad(Box::new(backward));
+    let forward_inputs = inputs.clone();
+    inputs.extend([row, numbers(n, 17)]);
+    spoil(&mut inputs);
+    for (call, inputs) in [(&forward, &forward_inputs), (&backward, &inputs)] {
+        let want = interpret(call, inputs);
+        let mut fused: Option<Vec<f32>> = None;
+        for level in LEVELS.into_iter().filter(|l| supported(l)) {
+            let what = format!("{level} {case:?} {}", matches!(call, LibCall::Attention(_)));
+            let alone = compute(call, inputs, level, &SERIAL);
+            close(&alone, &want, &what);
+            let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&alone), bits(&compute(call, inputs, level, &THREADS)), "{what} on threads");
+            if level != "portable" {
+                let first = fused.get_or_insert_with(|| alone.clone());
+                assert_eq!(bits(first), bits(&alone), "{what}: levels with FMA differ");
             }
         }
     }
+}
+
+#[test]
+fn both_passes_are_what_the_interpreter_says_on_every_level_and_number_of_threads() {
+    for case in cases() {
+        agree(&case, &|_| {});
+    }
+}
+
+/// Sets every `step`th element from `first` on.
+fn set(x: &mut HostTensor, first: usize, step: usize, values: &[f64]) {
+    for (n, i) in (first..x.len()).step_by(step).enumerate() {
+        x.set(i, Scalar::Float(values[n % values.len()]));
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_or_overflow_on_the_way_are_what_the_interpreter_says() {
+    let (inf, huge) = (f64::INFINITY, 3e38);
+    let base = Case { heads: [1, 2], sizes: [70, 67, 5, 9], mask: Mask::None, causal: false, dropout: 0.0, safe: true };
+    let causal = Case { causal: true, ..base };
+    let spoils: [&dyn Fn(&mut [HostTensor]); 7] = [
+        // The sum of values overflows, their mean does not.
+        &|x| set(&mut x[2], 3, 2, &[huge]),
+        &|x| set(&mut x[2], 100, 211, &[inf, -huge, f64::NAN]),
+        &|x| set(&mut x[1], 17, 301, &[inf, -inf]),
+        &|x| set(&mut x[0], 40, 97, &[inf, f64::NAN, huge, -huge]),
+        &|x| set(&mut x[0], 5, 40, &[huge]),
+        // Weights by logarithms that are not those of the scores, and cotangents.
+        &|x| {
+            if let [_, _, _, .., row, _] = x {
+                set(row, 11, 53, &[-200.0, inf, -inf, huge])
+            }
+        },
+        &|x| {
+            if let [_, _, _, .., ct] = x {
+                set(ct, 7, 83, &[huge, inf, f64::NAN])
+            }
+        },
+    ];
+    for spoil in spoils {
+        for case in [base, causal, Case { dropout: 0.4, ..causal }] {
+            agree(&case, spoil);
+        }
+    }
+}
+
+#[test]
+fn a_mean_of_large_values_is_finite() {
+    let case =
+        Case { heads: [1, 1], sizes: [20, 300, 4, 8], mask: Mask::None, causal: false, dropout: 0.0, safe: false };
+    let (a, mut inputs) = attend(&case);
+    inputs[2] = HostTensor::from_fn(inputs[2].ty.clone(), |_| Scalar::Float(3e38));
+    let out = compute(&LibCall::Attention(Box::new(a)), &inputs, "portable", &SERIAL);
+    assert!(out.iter().take(20 * 8).all(|x| (x / 3e38 - 1.0).abs() < 1e-5), "{out:?}");
 }
 
 #[test]
