@@ -260,7 +260,8 @@ fn check_fixes(code: &[u8], fixes: &[(u32, u32)], names: usize) -> std::result::
             return Err("a reference that is out of order, outside of its code, or not over zeros");
         }
         let own = (to & !OWN) as usize;
-        let leads = if to & OWN == 0 { (to as usize) < names } else { own < code.len() && own.is_multiple_of(PIECE_ALIGN) };
+        let leads =
+            if to & OWN == 0 { (to as usize) < names } else { own < code.len() && own.is_multiple_of(PIECE_ALIGN) };
         if !leads {
             return Err("a reference that leads nowhere");
         }
