@@ -253,12 +253,12 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
         // A number beside 16-bit floats keeps 32 bits, and the result is rounded once.
         let wide = keeps_number(name, dtype, a, b);
         let inner = if wide { DType::F32 } else { dtype };
-        let second = match b {
-            // A power of a wrapped exponent would be another power.
-            Arg::Scalar(s) if name == "pow" => full_exact(*s, inner, &shape, device)?,
-            _ => prepare(b, inner, &shape, device)?,
+        // A number that wrapped would be another one; one that is compared has the wider dtype already.
+        let operand = |arg: &Arg| match arg {
+            Arg::Scalar(s) => full_exact(*s, inner, &shape, device),
+            Arg::Tensor(_) => prepare(arg, inner, &shape, device),
         };
-        let operands = [prepare(a, inner, &shape, device)?, second];
+        let operands = [operand(a)?, operand(b)?];
         let value = apply(op, &operands, Attrs::new())?;
         if wide { cast(&value, dtype) } else { Ok(value) }
     };

@@ -3,6 +3,7 @@
 
 use crate::limits::Limits;
 use std::collections::HashSet;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
@@ -57,8 +58,14 @@ pub fn warn(text: String) {
     static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     if said.get_or_insert_default().insert(text.clone()) {
-        eprintln!("torsh: warning: {text}");
+        say(&format!("warning: {text}"));
     }
+}
+
+/// Writes a line to stderr. One that is closed or full loses the line: there is nowhere else to say so, and no reason
+/// to give up the computation (`eprintln` would panic).
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "torsh: {text}");
 }
 
 /// Warns, once, about every variable of our prefix that the table lacks. The getters do it by themselves.
@@ -231,11 +238,6 @@ pub fn log() -> Log {
     *READ.get_or_init(|| {
         read(LOG, "words of time, steps and notes, separated by commas,", parse_log).unwrap_or_default()
     })
-}
-
-/// Writes what [`log`] asks for.
-pub fn say(text: &str) {
-    eprintln!("torsh: {text}");
 }
 
 /// [`ISA`].

@@ -68,7 +68,7 @@ fn dump_to(dir: PathBuf) -> Dump {
         let path = dir.join(format!("{n:05}-{pass}.txt"));
         let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, text));
         if let Err(e) = written {
-            eprintln!("torsh: warning: TORSH_DUMP cannot write {}: {e}", path.display());
+            env::warn(format!("TORSH_DUMP cannot write {}: {e}", path.display()));
         }
     })
 }

@@ -62,3 +62,14 @@ def test_refusals():
         torsh.from_dlpack(np.ones(1), copy=False)
     with pytest.raises(TypeError, match="Tensor"):
         dlpack.to_dlpack(np.ones(1))
+
+
+def test_tensors_that_require_grad_are_not_exported():
+    x = torsh.ones(2, requires_grad=True)
+    for t in (x, x * 2, torsh.nn.Linear(2, 2).weight):
+        for export in (np.from_dlpack, torsh.from_dlpack, dlpack.to_dlpack, lambda t: t.__dlpack__()):
+            with pytest.raises(BufferError, match="require gradient"):
+                export(t)
+    with torsh.no_grad(), pytest.raises(BufferError, match="require gradient"):
+        np.from_dlpack(x)
+    assert np.from_dlpack((x * 2).detach()).tolist() == [2.0, 2.0]

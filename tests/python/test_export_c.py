@@ -240,6 +240,13 @@ def test_attention_within_the_tolerance_of_the_op(tmp_path, causal):
 
 
 @needs_cc
+def test_attention_over_large_values_is_finite(tmp_path):
+    q, k, v = rand(1, 2, 70, 16), rand(1, 2, 80, 16, seed=1), rand(1, 2, 80, 8, seed=2).sign() * 3e38
+    got = compare(tmp_path, F.scaled_dot_product_attention, (q, k, v), tolerance=1e-3)
+    assert np.isfinite(got[0]).all()
+
+
+@needs_cc
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
 def test_training_step(tmp_path, optimizer):
     def make():
@@ -493,6 +500,48 @@ def test_names_of_arguments_do_not_meet_those_of_the_source(tmp_path):
 
     small = [rand(3, 3, seed=s) for s in range(7)]
     compare(tmp_path, f, (*small, torsh.tensor([1.0, 0.0])))
+
+
+def check_header(folder, name):
+    """Compiles the header alone, as C and, where there is a compiler, as C++."""
+    for compiler, languages in (
+        ("cc", ["c -std=c99", "c -std=gnu17"]),
+        ("g++", ["c++ -std=c++11", "c++ -std=gnu++20"]),
+    ):
+        for language in languages if shutil.which(compiler) else []:
+            command = [compiler, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", *language.split(), "-"]
+            source = f'#include <limits.h>\n#include <math.h>\n#include <stdio.h>\n#include "{name}.h"\n'
+            done = subprocess.run(command, cwd=folder, input=source, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+NAMES = (
+    "SIZE_MAX INT8_MAX NAN INFINITY NULL EOF I t T_CHECK co_await and_eq thread_local wchar_t decltype stdin linux W"
+)
+
+
+@needs_cc
+def test_names_of_arguments_are_neither_macros_nor_keywords(tmp_path):
+    names = NAMES.split()
+    scope = {}
+    exec(f"def f({', '.join(names)}):\n    return {' + '.join(names)}", scope)
+    compare(tmp_path, scope["f"], tuple(rand(3, seed=s) for s in range(len(names))))
+    check_header(tmp_path, "model")
+
+
+@needs_cc
+@pytest.mark.parametrize("name", ["SIZE_MAX", "NULL", "M_PI", "torsh", "x_", "T2"])
+def test_names_of_libraries(tmp_path, name):
+    # A module has state, whose constants begin with the library's name, too.
+    compare(tmp_path, mlp(), (rand(2, 20),), name=name)
+    check_header(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["t", "T", "t_m", "t_s1", "T_STATES"])
+def test_names_of_libraries_are_not_those_within_the_source(tmp_path, name):
+    with pytest.raises(torsh.ExportError, match="begin with no t_"):
+        torsh.export(lambda x: x + 1, (rand(3),), tmp_path / name, format="c")
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_cc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,14 @@ def test_values_need_no_numpy():
 def test_lazy_modules_are_there(name):
     attribute = {"torsh.serialization": "torsh.save", "torsh._compile": "torsh.compile"}.get(name, name)
     assert name in loaded(f"import torsh; {attribute}")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize("setting", [{"TORSH_BOGUS": "1"}, {"TORSH_THREADS": "-3"}, {"TORSH_LOG": "time,steps"}])
+def test_warnings_that_cannot_be_written_are_lost(setting):
+    run = f"import sys; sys.path[:] = {sys.path!r}; import torsh; print((torsh.ones(2) + 1).tolist())"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", run], env={**os.environ, **setting}, stdout=subprocess.PIPE, stderr=full, text=True
+        )
+    assert (done.returncode, done.stdout) == (0, "[2.0, 2.0]\n")

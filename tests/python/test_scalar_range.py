@@ -1,5 +1,5 @@
-"""Python numbers that an integer dtype does not hold: refused where they would be stored, wrapped in arithmetic (as in
-PyTorch), and compared as they are."""
+"""Python numbers that an integer dtype does not hold: refused where they would be stored and in arithmetic (as in
+NumPy; PyTorch wraps), and compared as they are."""
 
 from __future__ import annotations
 
@@ -55,9 +55,51 @@ def test_the_ends_of_each_dtype_fit(dtype):
     assert x.tolist() == [info.min, info.max]
 
 
-def test_arithmetic_wraps():
-    assert (U + 300).tolist() == [49, 38] and (U * 300).tolist() == [220, 248]
-    assert (U - 1).tolist() == [4, 249] and (torsh.tensor([5], dtype=torsh.int8) + 128).tolist() == [-123]
+@pytest.mark.parametrize("value", [256, 300, -1])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v: U + v,
+        lambda v: v + U,
+        lambda v: U - v,
+        lambda v: v - U,
+        lambda v: U * v,
+        lambda v: U // v,
+        lambda v: v % U,
+        lambda v: U & v,
+        lambda v: U | v,
+        lambda v: U << v,
+        lambda v: U**v,
+        lambda v: torsh.remainder(U, v),
+        lambda v: torsh.add(U, U, alpha=v),
+        lambda v: torsh.sub(U, U, alpha=v),
+        lambda v: torsh.add(U, v, alpha=1),
+        lambda v: torsh.add(U, 1, alpha=v),
+        lambda v: U.clone().add_(v),
+        lambda v: U.clone().mul_(v),
+        lambda v: torsh.addcmul(U, U, U, value=v),
+    ],
+)
+def test_numbers_in_arithmetic_must_fit(call, value):
+    for f in (call, torsh.compile(call)):
+        with pytest.raises(RuntimeError, match="(cannot be converted to type uint8|negative integer powers)"):
+            f(value)
+    assert U.tolist() == [5, 250]
+
+
+def test_results_of_arithmetic_wrap():
+    assert (U + 10).tolist() == [15, 4] and (U * 2).tolist() == [10, 244] and (U - 6).tolist() == [255, 244]
+    assert (torsh.tensor([5], dtype=torsh.int8) + 127).tolist() == [-124]
+    # A number of a higher kind decides on the dtype, and so does a tensor.
+    assert (U * 300.0).dtype == torsh.float32 and (torsh.tensor([True]) * 300).tolist() == [300]
+    assert (U + torsh.tensor([300])).tolist() == [305, 550]
+    assert (torsh.tensor([1]) + 2**40).tolist() == [2**40 + 1]
+
+
+def test_bounds_saturate():
+    for bound in (7, torsh.tensor([7, 7], dtype=torsh.uint8)):
+        assert torsh.clamp(U, min=-1, max=bound).tolist() == [5, 7]
+        assert torsh.clamp(U, min=bound, max=300).tolist() == [7, 250]
 
 
 def test_comparisons_do_not_wrap():

@@ -51,10 +51,10 @@ def clamp(input, min=None, max=None) -> Tensor:
         if not is_float(x):
             lo, hi = (_saturated(v, x) for v in (lo, hi))
         return _C.apply("clamp", (x,), (lo, hi))
-    if lo is not None:
-        x = _C.binary("maximum", x, lo)
-    if hi is not None:
-        x = _C.binary("minimum", x, hi)
+    for name, bound in (("maximum", lo), ("minimum", hi)):
+        if isinstance(bound, int) and not is_float(x) and x.dtype != _C.bool:
+            bound = _saturated(bound, x)
+        x = x if bound is None else _C.binary(name, x, bound)
     return x
 
 

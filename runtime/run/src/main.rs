@@ -3,6 +3,7 @@
 mod npy;
 
 use lexopt::prelude::*;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -53,17 +54,22 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            eprintln!("torsh-run: {e}\n\n{HELP}");
+            complain(&format!("{e}\n\n{HELP}"));
             return ExitCode::from(2);
         }
     };
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("torsh-run: {e}");
+            complain(&e.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to stderr; the exit status says the same where nobody reads it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "torsh-run: {text}");
 }
 
 /// What the command line asks for.

@@ -71,12 +71,6 @@ const KEYWORDS: &[&str] = &[
     "typeof",
     "union",
     "unsigned",
-    "NULL",
-    "NAN",
-    "INFINITY",
-    "INT64_C",
-    "UINT64_MAX",
-    "INT64_MIN",
     "memcpy",
     "memmove",
     "uintptr_t",
@@ -89,6 +83,37 @@ const KEYWORDS: &[&str] = &[
     "uint32_t",
     "uint64_t",
     "size_t",
+    "and_eq",
+    "bitand",
+    "bitor",
+    "char8_t",
+    "char16_t",
+    "char32_t",
+    "co_await",
+    "co_return",
+    "co_yield",
+    "compl",
+    "concept",
+    "const_cast",
+    "consteval",
+    "constinit",
+    "decltype",
+    "dynamic_cast",
+    "noexcept",
+    "not_eq",
+    "or_eq",
+    "reinterpret_cast",
+    "requires",
+    "static_assert",
+    "static_cast",
+    "thread_local",
+    "typeof_unqual",
+    "wchar_t",
+    "xor_eq",
+    "i386",
+    "stdin",
+    "stdout",
+    "stderr",
     "using",
     "virtual",
     "void",
@@ -118,6 +143,13 @@ pub(super) struct Names {
 /// A name made of letters, digits and underscores that is none of those taken.
 fn unique(name: &str, library: &str, taken: &mut HashSet<String>) -> String {
     let mut word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    // Names of macros, all of them in capitals but for those that are keywords here; single letters are none, but for that
+    // of <complex.h>.
+    let any = |w: &str, of: fn(&char) -> bool| w.chars().any(|c| of(&c));
+    let capitals = any(&word, char::is_ascii_uppercase) && !any(&word, char::is_ascii_lowercase);
+    if capitals && (word.len() > 1 || word == "I") {
+        word.push_str("_x");
+    }
     // The source's own names begin with `t_` and the library's name.
     let own = |w: &str| w.strip_prefix(library).is_some_and(|rest| rest.starts_with('_'));
     let begins = |c: char| c.is_ascii_alphabetic();
@@ -149,6 +181,12 @@ impl Names {
             return Err(refused(format!(
                 "the library's name {library:?} must be an identifier of C: a letter, then letters, digits and \
                  underscores, at most {MAX_NAME}, and no keyword"
+            )));
+        }
+        let lower = library.to_ascii_lowercase();
+        if lower == "t" || lower.starts_with("t_") {
+            return Err(refused(format!(
+                "the library's name {library:?} must be no t and begin with no t_: such are the names within the source"
             )));
         }
         let mut taken = HashSet::from(["context".to_string()]);
@@ -353,6 +391,9 @@ mod tests {
         assert_eq!(name("0.weight"), "x_0_weight_3");
         assert_eq!(name("context"), "context_2");
         assert_eq!(name("int"), "int_2");
+        assert_eq!(name("SIZE_MAX"), "SIZE_MAX_x");
+        assert_eq!((name("I"), name("W")), ("I_x".to_string(), "W".to_string()));
+        assert_eq!(name("co_await"), "co_await_2");
         assert_eq!(name("t_m"), "x_t_m");
         assert_eq!(name("model_run"), "x_model_run");
         assert_eq!(name("a_bytes"), "a_bytes_x");
