@@ -178,9 +178,12 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Changes inputs.
+type Spoil<'a> = dyn Fn(&mut [HostTensor]) + 'a;
+
 /// Both passes against the interpreter; `spoil` changes the inputs, and of the backward pass also the row of the forward
 /// pass and the cotangent, which come last.
-fn agree(case: &Case, spoil: &dyn Fn(&mut [HostTensor])) {
+fn agree(case: &Case, spoil: &Spoil<'_>) {
     let (a, mut inputs) = attend(case);
     spoil(&mut inputs);
     let forward = LibCall::Attention(Box::new(a.clone()));
@@ -236,7 +239,7 @@ fn numbers_that_are_not_finite_or_overflow_on_the_way_are_what_the_interpreter_s
     let (inf, huge) = (f64::INFINITY, 3e38);
     let base = Case { heads: [1, 2], sizes: [70, 67, 5, 9], mask: Mask::None, causal: false, dropout: 0.0, safe: true };
     let causal = Case { causal: true, ..base };
-    let spoils: [&dyn Fn(&mut [HostTensor]); 7] = [
+    let spoils: [&Spoil<'_>; 7] = [
         // The sum of values overflows, their mean does not.
         &|x| set(&mut x[2], 3, 2, &[huge]),
         &|x| set(&mut x[2], 100, 211, &[inf, -huge, f64::NAN]),
