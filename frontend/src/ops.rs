@@ -131,6 +131,18 @@ pub fn full_exact(value: Scalar, dtype: DType, shape: &Shape, device: Device) ->
     full(value, dtype, shape, device)
 }
 
+/// A negative number beside unsigned integers, by the one that is the same modulo their range: sums, products and bits do not
+/// tell them apart.
+fn in_period(name: &str, value: Scalar, dtype: DType) -> Scalar {
+    let alike = matches!(name, "add" | "sub" | "mul" | "bitwise_and" | "bitwise_or" | "bitwise_xor");
+    match (value, dtype.int_range()) {
+        (Scalar::Int(i), Some((0, hi))) if alike && dtype != DType::Bool && i < 0 && i >= -hi - 1 => {
+            Scalar::Int(i + hi + 1)
+        }
+        _ => value,
+    }
+}
+
 /// A 0-d int64 zero whose computation fails with `message` unless `ok`, a 0-d bool, turns out true: added to a result,
 /// it makes the result depend on a check of values that are not there yet.
 pub fn check(ok: &Tensor, message: &str) -> Result<Tensor> {
@@ -255,7 +267,7 @@ pub fn binary(name: &str, a: &Arg, b: &Arg) -> Result<Tensor> {
         let inner = if wide { DType::F32 } else { dtype };
         // A number that wrapped would be another one; one that is compared has the wider dtype already.
         let operand = |arg: &Arg| match arg {
-            Arg::Scalar(s) => full_exact(*s, inner, &shape, device),
+            Arg::Scalar(s) => full_exact(in_period(name, *s, inner), inner, &shape, device),
             Arg::Tensor(_) => prepare(arg, inner, &shape, device),
         };
         let operands = [operand(a)?, operand(b)?];

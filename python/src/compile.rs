@@ -608,10 +608,11 @@ impl CompiledFunction {
             });
         }
         let mut stand_ins = stand_ins.into_iter();
+        let own = (args, kwargs);
         let args = rebuild(args_spec, args.as_any(), &mut stand_ins)?;
         let kwargs = rebuild(kwargs_spec, kwargs.as_any(), &mut stand_ins)?;
         let helper = py.import("torsh._guards")?;
-        let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs))?;
+        let found = helper.call_method1("run_traced", (self.function.bind(py), args, kwargs, own))?;
         let result = found.get_item(0)?;
         let guards = Guards::parse(&found.get_item(1)?)?;
         let refused: Option<String> = found.get_item(2)?.extract()?;

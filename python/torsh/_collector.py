@@ -146,7 +146,9 @@ class Collector(Attributes):
                 self._container(underlying(value.registry), True, depth)
             return
         if isinstance(value, CACHE) and of_user(value.__wrapped__):
-            self.caches[id(value)] = (value, value.cache_info().hits)
+            self.caches[id(value)] = (Cached(value), value.cache_info().hits)
+            for held in _results_in(value):
+                self.reach(held, True, depth + 1)
         inner, live = parts(value)
         for call, now in live:
             # What a weak reference or a context variable holds.
@@ -366,8 +368,10 @@ class Collector(Attributes):
     def _kept_outside(self) -> None:
         """Results that a cache gave without a call, and the modules that an import has found."""
         for cache, hits in self.caches.values():
-            if cache.cache_info().hits != hits:
-                self.add("call", Cached(cache), "", True)
+            # Objects that the trace has put there are found there by the next call.
+            filled = not cache() and any(not isinstance(x, (*PLAIN, _C.Tensor)) for x in _results_in(cache.value))
+            if filled or cache.value.cache_info().hits != hits:
+                self.add("call", cache, "", True)
         for name in self.imported:
             if name in sys.modules:
                 self.add("item", sys.modules, name, sys.modules[name])
@@ -422,6 +426,12 @@ def _references(guard) -> int:
 
 _LOOKING = 0
 _LOOKING = _references(("", object())) - 1
+
+
+def _results_in(cache) -> list:
+    """What a cache holds. Of a bounded one Python shows nothing: its results are taken for constants."""
+    tables = [t for t in gc.get_referents(cache) if type(t) is dict and t is not vars(cache)]
+    return [x for table in tables for x in table.values() if type(x).__name__ != "_lru_list_elem"]
 
 
 def of_optimizer(out, optimizer) -> None:

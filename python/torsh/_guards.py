@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torsh import _C
+from torsh._arguments import Given
 from torsh._collector import Collector, of_optimizer
 from torsh._containers import CONTAINERS
 from torsh._objects import (
@@ -44,9 +45,14 @@ _MESSAGES = ("linecache.py", "warnings.py", "tokenize.py", "traceback.py", f"log
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 
 
-def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str | None, Callable | None]:
-    """Runs `fn`. Gives its result, what it read (`(kind, holder, name, value)` for each guard), why a program will not
-    do, and what makes the result of the tensors in it that stand for it, where there is such a thing."""
+def run_traced(
+    fn: Callable, args: tuple, kwargs: dict, own: tuple | None = None
+) -> tuple[Any, list, str | None, Callable | None]:
+    """Runs `fn` on copies of `own`, the caller's args and kwargs.
+
+    Gives its result, what it read (`(kind, holder, name, value)` for each guard), why a program will not do, and what
+    makes the result of the tensors in it that stand for it, where there is such a thing.
+    """
     found = Collector(fn)
     found.careful(lambda: [found.argument(value) for value in (*args, *kwargs.values())])
     # What the function is bound to is no argument of a call, but is read like a global.
@@ -67,6 +73,8 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
         if found.refused is not None:
             found.refused += _place(frame)
 
+    given = Given((args, kwargs), own) if own is not None else None
+    changed = None
     sys.setprofile(note)
     try:
         result = fn(*args, **kwargs)
@@ -75,9 +83,14 @@ def run_traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[Any, list, str 
         sys.setprofile(previous if previous is None or callable(previous) else None)
         if previous is not None and not callable(previous):
             previous.enable()
+        if given is not None:
+            changed = given.settle()
+            del given
     guards, why = found.finish()
     if why is not None:
         return result, guards, f"reads {why}, which cannot be checked at each call", None
+    if changed is not None:
+        return result, guards, changed, None
     box = [result]
     del result
     try:

@@ -15,6 +15,7 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 
 from torsh import _C
+from torsh._collector import subject_of
 from torsh._containers import Look, is_buffer
 from torsh._objects import PLAIN, foreign, has_dict, is_module, name_of_class, own_dict
 from torsh._rebuild import written
@@ -28,6 +29,8 @@ _MAX_OBJECTS = 65536
 SHELLS = (OrderedDict, defaultdict, dict, list, deque, set, object)
 _CONTAINERS = (list, dict, set, deque)
 _MUTABLE = (types.FunctionType, types.CoroutineType, types.AsyncGeneratorType)
+# Methods of objects that change and show nothing of what they hold: locks, digests, files.
+_CHANGING = ("acquire", "update", "write", "seek", "send", "append", "clear")
 _SCALARS = (*PLAIN, complex, bytes, type, types.ModuleType, types.BuiltinFunctionType, enum.Enum)
 
 
@@ -63,13 +66,20 @@ def plan(box: list, guards: list) -> tuple | None:
     if not nodes:
         return None
     kept = _held_elsewhere(nodes, _held_by(guards))
+    # What the function read of objects that it makes anew says nothing about the next call.
+    own = {id(x) for i, n in nodes.items() if i not in kept for x in (n.value, *_dict_of(n.value))}
+    guards[:] = [guard for guard in guards if id(subject_of(guard)) not in own]
     # Natively made ones are copies always, of arguments too.
     made = {i: n for i, n in nodes.items() if i not in kept or type(n.value) in (list, dict) or n.base is tuple}
     for node in list(made.values()):
         _check(node, made)
-    if all(_native(node) for node in made.values()):
+    if all(_native(node) for node in made.values()) and not _shares_tensors(nodes):
         return None
     return written(box[0], made)
+
+
+def _dict_of(value) -> tuple:
+    return (own_dict(value),) if has_dict(value) else ()
 
 
 def _collect(box: list) -> dict[int, Node]:
@@ -88,6 +98,12 @@ def _collect(box: list) -> dict[int, Node]:
         node = nodes[id(value)] = Node(value, depth)
         stack.extend((part, depth + 1) for part in node.edges())
     return nodes
+
+
+def _shares_tensors(nodes: dict[int, Node]) -> bool:
+    """Whether a tensor is held twice: it is one tensor in the result of each call, too."""
+    held = [id(x) for node in nodes.values() for x in node.edges() if isinstance(x, _C.Tensor)]
+    return len(held) != len(set(held))
 
 
 def _base(value):
@@ -123,7 +139,7 @@ def _read(node: Node) -> None:
     node.state = dict(own_dict(value)) if has_dict(value) else {}
     for cls in type(value).__mro__:
         for slot in vars(cls).values():
-            if type(slot) is types.MemberDescriptorType and (cls is defaultdict or not foreign(cls)):
+            if type(slot) is types.MemberDescriptorType:
                 try:
                     node.state[slot] = slot.__get__(value)
                 except AttributeError:
@@ -197,7 +213,7 @@ def _can_change(value, depth: int = 0) -> bool:
         return False
     if isinstance(value, (*_CONTAINERS, *_MUTABLE)) or hasattr(type(value), "__next__") or is_buffer(value):
         return True
-    if has_dict(value) or not foreign(type(value)) or depth > _MAX_DEPTH:
+    if has_dict(value) or not foreign(type(value)) or depth > _MAX_DEPTH or any(hasattr(value, x) for x in _CHANGING):
         return True
     return any(_can_change(x, depth + 1) for x in gc.get_referents(value))
 

@@ -1,9 +1,10 @@
 //! Machine code of kernels that a file brought, for those who believe the file: its form, and where it is looked for.
 //!
 //! Code is known by what it was made from: a digest of the generator (its sources, Cranelift, the target and its
-//! flags, the level) and of the kernel with its options. A kernel whose digest is met again would be compiled to the same
-//! bytes, so that code is used for whatever program has that kernel; any other kernel is compiled. What was believed is
-//! held by the package that brought it and forgotten with it; programs that were loaded keep copies of their own.
+//! flags, the level) and of the kernel with its options. A kernel whose digest is met again would be compiled to code
+//! with the same results, so that code is used for whatever program has that kernel; any other kernel is compiled. What was
+//! believed is held by the package that brought it and looked at no more when that is gone; programs that were compiled
+//! with it, which sessions keep for equal graphs, have copies of their own.
 //!
 //! What says that the code does what the digest stands for is the word of whoever is believed, nothing else: a
 //! reader can check form and ranges, and does.
@@ -62,8 +63,8 @@ pub(crate) fn generator(isa: &OwnedTargetIsa, level: Option<Level>) -> Key {
     hash.finalize().into()
 }
 
-/// The digest of a kernel's code. The sizes of caches are no part of it: they weigh costs, and every schedule gives the
-/// same bits.
+/// The digest of a kernel's code. The sizes of caches are no part of it: they weigh costs and say how far ahead is
+/// fetched, and the bits are the same in any case.
 pub(crate) fn key(generator: &Key, kernel: &Kernel, options: &Options) -> Key {
     let mut feed = Feed(Sha256::new());
     feed.0.update(generator);

@@ -104,7 +104,7 @@ pub(super) fn read(code: &Code, bytes: Vec<u8>, believed: bool) -> Result<(CodeU
     }
     let isa = machine::cranelift_isa(&code.level)?;
     if !codes::is_from(&bytes, &codes::generator(&isa, Level::parse(&code.level))) {
-        return Ok((unused(Some("another version of torsh wrote it".into())), None));
+        return Ok((unused(Some("another version of torsh, or one for another system, wrote it".into())), None));
     }
     let codes = Arc::new(codes::decode(bytes).map_err(|why| bad(&code.entry, why))?);
     Ok((CodeUse { kernels: codes.len(), ..unused(None) }, Some(codes)))
