@@ -18,6 +18,9 @@ class Given:
         # By the id of a copy: it and what it stands for. Lists and dicts with what they held.
         self._own: dict[int, tuple] = {}
         self._before: list[tuple] = []
+        # Other lists and dicts that were put into them, by id, and those that are still to be looked through.
+        self._new: dict[int, list | dict] = {}
+        self._todo: list[list | dict] = []
         stack = list(zip(copies, own, strict=True))
         while stack:
             copy, given = stack.pop()
@@ -51,6 +54,12 @@ class Given:
                 now = {self._owned(key): self._owned(x) for key, x in copy.items()}
                 given.clear()
                 given.update(now)
+        while self._todo:
+            new = self._todo.pop()
+            if isinstance(new, list):
+                new[:] = [self._owned(x) for x in new]
+            else:
+                new.update({key: self._owned(x) for key, x in new.items()})
         return changed
 
     def _owned(self, value):
@@ -58,12 +67,12 @@ class Given:
         known = self._own.get(id(value))
         if known is not None:
             return known[1]
-        if type(value) is tuple and any(self._owned(x) is not x for x in value):
-            return tuple(self._owned(x) for x in value)
-        if type(value) is list:
-            value[:] = [self._owned(x) for x in value]
-        elif type(value) is dict:
-            value.update({key: self._owned(x) for key, x in value.items()})
+        if type(value) is tuple:
+            parts = tuple(self._owned(x) for x in value)
+            return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
+        if type(value) in (list, dict) and id(value) not in self._new:
+            self._new[id(value)] = value
+            self._todo.append(value)
         return value
 
 

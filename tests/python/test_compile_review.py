@@ -59,6 +59,25 @@ def test_arguments_that_are_put_elsewhere_are_the_callers_own():
     assert box["inner"] is inner and inner[0] is x and inner[1] == 3
 
 
+def test_what_is_stored_may_be_nested_deeply_and_hold_itself():
+    def f(x, box):
+        ring, deep = [x], [x]
+        ring.append(ring)
+        for _ in range(3000):
+            deep = [deep]
+        box.extend((ring, {"deep": deep, "box": box}))
+        return x + 1
+
+    x, box = T([1.0]), []
+    runs(f, [(x, box)])
+    ring, rest = box
+    assert ring[0] is x and ring[1] is ring and rest["box"] is box
+    deep = rest["deep"]
+    while len(deep) == 1 and isinstance(deep[0], list):
+        deep = deep[0]
+    assert deep[0] is x
+
+
 def test_items_are_taken_out_sorted_and_removed():
     def f(x, batch, order):
         order.sort()
