@@ -13,6 +13,10 @@ use torsh_runtime::package::{
 };
 use torsh_runtime::{Config, CpuExecutor};
 
+#[path = "common/folder.rs"]
+mod folder;
+use folder::Folder;
+
 #[path = "common/package_fuzz.rs"]
 mod package_fuzz;
 use package_fuzz::{Figures, Fuzzer, entries};
@@ -74,26 +78,6 @@ fn contents() -> Contents {
     let state = executor().upload(total.ty(), total.bytes().unwrap()).unwrap();
     let parse = |t| text::parse(t).unwrap();
     Contents { manifest, forward: parse(COUNTER), vjp: Some(parse(COUNTER_VJP)), state: vec![state], code: vec![] }
-}
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("torsh-package-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn x(values: [f32; 3]) -> Value {
@@ -370,7 +354,7 @@ fn what_no_reader_takes_is_not_written() {
         case(&mut c);
         let e = write(&path, c, None).expect_err(&format!("case {i}"));
         assert_eq!(e.kind(), ErrorKind::Export, "case {i}: {e}");
-        assert!(std::fs::read_dir(&folder.0).unwrap().next().is_none(), "case {i} left a file");
+        assert!(std::fs::read_dir(folder.file("")).unwrap().next().is_none(), "case {i} left a file");
     }
 }
 

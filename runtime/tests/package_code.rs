@@ -1,13 +1,17 @@
 //! Machine code in packages: used where it is believed and fits, else the graph is compiled; always the same bits.
 #![cfg(target_arch = "x86_64")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use torsh_ir::exec::Executor;
 use torsh_ir::{ErrorKind, text};
 use torsh_runtime::package::manifest::{Port, PortKind, Program, Role, Slot, State, Tree};
 use torsh_runtime::package::{Contents, LoadOptions, Manifest, Package, SecretKey, Value, write};
 use torsh_runtime::{Config, CpuExecutor};
+
+#[path = "common/folder.rs"]
+mod folder;
+use folder::Folder;
 
 #[path = "common/package_fuzz.rs"]
 #[allow(dead_code, reason = "shared between test files")]
@@ -84,26 +88,6 @@ fn contents(levels: &[&str]) -> Contents {
     let state = executor.upload(state.ty(), state.bytes().unwrap()).unwrap();
     let code = levels.iter().map(|l| l.to_string()).collect();
     Contents { manifest, forward: text::parse(GRAPH).unwrap(), vjp: None, state: vec![state], code }
-}
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("torsh-code-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn key() -> SecretKey {
