@@ -31,20 +31,23 @@ def compile(fn=None, *, fullgraph: bool = False, dynamic: bool | None = None, na
 
     Each call makes the containers and objects of its result anew (lists, dicts, sets, deques, dataclasses, other
     objects of classes: their attributes are set, their constructors do not run again); what is held twice in a result
-    is one object there. What was there before the call is returned itself. A function that returns something else that
-    it has made (a function, an array, a module, an object of a class written in C or with `__del__`) runs without
-    compilation.
+    is one object there. What was there before the call is returned itself, but for plain lists, tuples and dicts, which
+    are copies; a view beside its base is a copy, too. A function that returns something else that it has made (a
+    function, an array, a module, a lock, an object of a class written in C or with `__del__`) runs without compilation,
+    and so does one that changes a list or dict that it is given.
 
     Not looked at are: functions of torsh itself that are replaced; other code put into `fn` itself; state that only C
     code sees, other than what is named above (a `decimal` context); `id`, `hash` and the text of objects that show
     their address; stack frames; what a thread changes while `fn` is traced; attributes that C code reads of an object
     that `fn` does not otherwise reach; a module's `__dict__` where it is written past `setattr`; attributes that only
-    later arguments have where `fn` reads them by a variable name. Effects on Python that are none of the above
+    later arguments have where `fn` reads them by a variable name; what changes in the results that a bounded
+    `functools.lru_cache` holds. Effects on Python that are none of the above
     (messages, an object stored in an attribute) happen when `fn` is traced and not again.
 
     Args:
         fn: a function or a `torsh.nn.Module`; without it, a decorator is returned.
-        fullgraph: make a read of a tensor's value inside `fn` a `TraceError` instead of running `fn` piecewise.
+        fullgraph: make a read of a tensor's value inside `fn` a `TraceError` instead of running `fn` piecewise, and
+            whatever else would make it run without compilation.
         dynamic: accepted for PyTorch's sake; every shape has its own program.
         name: shown by `explain()`.
 

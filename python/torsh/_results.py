@@ -2,7 +2,7 @@
 
 A program gives tensors; tuples, lists and dicts of them are made natively where each is held once. `plan` finds how a
 result with more than that is made: sets, deques, other dicts, objects of classes, containers that are held twice. What
-was there before, or is held somewhere else too, is returned as it is.
+was there before, or is held somewhere else too, is returned as it is, plain lists, tuples and dicts excepted.
 """
 
 from __future__ import annotations
