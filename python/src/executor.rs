@@ -53,7 +53,7 @@ pub fn init(py: Python<'_>) -> Result<()> {
 
 /// Folders called `nvidia` on Python's search path, as it is now: that is where NVIDIA's wheels put their libraries.
 /// Whether they are there is asked when a device is opened, at which point Python may not be.
-fn wheels(py: Python<'_>) -> PyResult<Vec<PathBuf>> {
+pub fn wheels(py: Python<'_>) -> PyResult<Vec<PathBuf>> {
     let path = py.import("sys")?.getattr("path")?;
     // Python passes over what is no text, and so does this.
     let folders = path.try_iter()?.filter_map(|entry| entry.ok()?.extract::<PathBuf>().ok());

@@ -18,7 +18,7 @@ use torsh_frontend::{Tensor, inline, mode, ops, trace};
 use torsh_ir::exec::{Buffer, BufferRef, Device};
 use torsh_ir::text::Template;
 use torsh_ir::{Error, ErrorKind, Graph, Shape, Type, text};
-use torsh_runtime::package::{self, Contents, LoadOptions, Manifest, Package, SecretKey};
+use torsh_runtime::package::{self, Contents, CudaTargets, LoadOptions, Manifest, Package, SecretKey};
 
 /// A function as it was traced for a package.
 #[pyclass(name = "ExportTrace", module = "torsh._C", frozen)]
@@ -277,9 +277,9 @@ pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec
 }
 
 /// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
-/// without, there is machine code for each level of `code`.
+/// without, there is machine code for each level of `code` and for each CUDA target of `cuda`.
 #[pyfunction]
-#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new()))]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new(), cuda = Vec::new()))]
 #[expect(clippy::too_many_arguments, reason = "what a package is made of, and where it goes")]
 fn write_package(
     py: Python<'_>,
@@ -291,6 +291,7 @@ fn write_package(
     key: Option<&[u8]>,
     templates: Option<(String, Option<String>)>,
     code: Vec<String>,
+    cuda: Vec<String>,
 ) -> PyResult<u64> {
     let manifest: Manifest = serde_json::from_str(manifest)
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
@@ -306,6 +307,7 @@ fn write_package(
         vjp: vjp.map(|v| v.export.graph.clone()),
         state: buffers,
         code,
+        cuda: CudaTargets { names: cuda, folders: executor::wheels(py)? },
     };
     outside(py, || package::write(&path, contents, key.as_ref()))
 }
@@ -380,7 +382,7 @@ impl PyPackage {
     fn signer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.package.signer().map(|k| PyBytes::new(py, k))
     }
-    /// Machine code in the file: of each level the kernels that it has, or why it is not used.
+    /// Machine code in the file: of each level and CUDA architecture the kernels that it has, or why it is not used.
     #[getter]
     fn code(&self) -> Vec<(String, usize, Option<String>)> {
         self.package.code().iter().map(|c| (c.level.clone(), c.kernels, c.unused.clone())).collect()

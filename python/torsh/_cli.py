@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=["torsh", "c"], default="torsh", help="a package, or a C header and libraries")
     sub.add_argument(
         "--target", action="append",
-        help="of a package: a level to add machine code for, portable, avx2 or avx512 (may be given several times); of "
-        "a C library: native, x86_64 or aarch64",
+        help="of a package: what to add machine code for, a level (portable, avx2, avx512) or a CUDA architecture "
+        "(sm_90; cuda for the present device); may be given several times. Of a C library: native, x86_64 or aarch64",
     )  # fmt: skip
     sub.add_argument("--weights", choices=["inside", "file"], default="inside", help="where a C library has its state")
 
@@ -280,9 +280,16 @@ def _inspect(args) -> None:
         for p in m[what]:
             kind = p.get("kind", p.get("role"))
             print(f"{what.rstrip('s')} {p['name']}: {p['dtype']} {sizes(p['shape'])} ({kind})")
-    for code, about in zip(program.code, m.get("code", ()), strict=True):
+    for code, about in zip(program.code, (*m.get("code", ()), *m.get("cuda", ())), strict=True):
         used = f"used, {code.kernels} kernels" if code.unused is None else f"not used: {code.unused}"
-        print(f"code {about['arch']} {code.level} ({' '.join(about['features']) or 'no features'}): {used}")
+        if "features" in about:
+            what = f"{about['arch']} {code.level} ({' '.join(about['features']) or 'no features'})"
+        else:
+            # Whether it is that of a device shows where there is one.
+            used = used.replace("used, ", "believed, ") if code.unused is None else used
+            made = f"{len(about['kernels'])} kernels, {about['generator']}, NVRTC {about['nvrtc']}"
+            what = f"cuda {code.level} ({made})"
+        print(f"code {what}: {used}")
     for e in m["entries"]:
         print(f"entry {e['name']}: {e['bytes']} bytes, sha256 {e['sha256']}")
     print(f"gradients: {'yes' if m['vjp'] else 'no'}; nodes: {program.graph.count(' = ')}")
@@ -309,7 +316,8 @@ def _verify(args) -> int:
             print(f"{path}: refused: {error}")
             continue
         signer = f", signed by {program.signer.hex()}" if program.signer else ""
-        print(f"{path}: good{signer}")
+        code = "".join(f", code for {c.level}{'' if c.unused is None else ' (not used)'}" for c in program.code)
+        print(f"{path}: good{signer}{code}")
     return 1 if bad else 0
 
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import json
 import os
+import re
 import struct
 
 from torsh import _C, _dynamic, _export_c
@@ -63,8 +64,10 @@ def export(
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
-            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too;
-            sizes must be fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too.
+            CUDA architectures, "sm_80" and its like, do so for CUDA devices, "cuda" for the present one; NVRTC must be
+            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. Sizes must be
+            fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
             this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
@@ -78,7 +81,7 @@ def export(
         format: "torsh" (a package) or "c" (a library).
         weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
+    Raises: ExportError for what a package or library cannot hold, for want of NVRTC and of a C compiler, TraceError where the
     function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
@@ -98,7 +101,7 @@ def export(
         targets = ("native",)
     elif weights != "inside":
         raise ValueError(f'export(): weights={weights!r} is for format="c"')
-    levels = _check_options(targets, dynamic, metadata, name, license)
+    levels, cuda = _check_options(targets, dynamic, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
         args, kwargs = (), dict(example_args)
@@ -126,22 +129,27 @@ def export(
     )  # fmt: skip
     if format == "c":
         return _export_c.write(path, manifest, forward, state, target, weights)
-    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels)
+    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels, cuda)
 
 
 _LEVELS = ("portable", "avx2", "avx512")
+_CUDA = re.compile(r"(sm|compute)_[0-9]{2,3}|cuda(:[0-9]+)?")
 
 
-def _check_options(targets, dynamic, metadata, name, license) -> list[str]:
-    """Checks options, and lists the levels of machine code."""
+def _check_options(targets, dynamic, metadata, name, license) -> tuple[list[str], list[str]]:
+    """Checks options, and lists the levels and the CUDA targets of machine code."""
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     levels = [level for level in _LEVELS if level in wanted]
-    if not wanted or any(t not in ("native", *_LEVELS) for t in wanted):
+    cuda = [t for t in wanted if isinstance(t, str) and _CUDA.fullmatch(t)]
+    if not wanted or any(t not in ("native", *_LEVELS, *cuda) for t in wanted):
         raise ExportError(
-            f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)}; "
-            '"native" stands for the machine that loads it, which compiles the graph'
+            f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)} and for "
+            'CUDA architectures such as "sm_90", or "cuda", that of the present device; "native" stands for the machine '
+            "that loads it, which compiles the graph"
         )
-    if levels and dynamic is not None and dynamic is not False:
+    # The present device has a number.
+    cuda = [str(_C.resolve_device(t)) if t.startswith("cuda") else t for t in cuda]
+    if (levels or cuda) and dynamic is not None and dynamic is not False:
         raise ExportError("export(): sizes that vary are compiled where they are met; machine code is for fixed ones")
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
@@ -150,7 +158,7 @@ def _check_options(targets, dynamic, metadata, name, license) -> list[str]:
         isinstance(metadata, dict) and all(isinstance(x, str) for pair in metadata.items() for x in pair)
     ):
         raise TypeError("export(): metadata must map str to str")
-    return levels
+    return levels, cuda
 
 
 def _own_name(fn) -> str:

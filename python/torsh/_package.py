@@ -22,8 +22,9 @@ output, text such as `2*batch+1`."""
 
 
 Code = namedtuple("Code", ("level", "kernels", "unused"))
-Code.__doc__ = """Machine code in a package: its instruction set level, the kernels that it has code of, and why it is
-not used, or None where it is: then kernels of the program are looked for there before they are compiled."""
+Code.__doc__ = """Machine code in a package: its instruction set level or CUDA architecture, the kernels that it has code of,
+and why it is not used, or None where it is: then kernels of the program are looked for there before they are compiled,
+those for CUDA by devices that run the architecture."""
 
 
 class Program:
@@ -94,7 +95,7 @@ class Program:
 
     @property
     def code(self) -> tuple[Code, ...]:
-        """Machine code in the file, by level, and whether it is used."""
+        """Machine code in the file, by level and CUDA architecture, and whether it is used."""
         return tuple(Code(*c) for c in self._package.code)
 
     @property

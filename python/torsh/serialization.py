@@ -146,7 +146,8 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None, 
 
     Machine code in a package is used only if `trusted_keys` or `sha256` is given and it fits this machine and this
     version of torsh: whoever made the file is believed then as much as the author of any library. Else the graph is
-    compiled, and nothing of the file is executed. The program's `code` says which.
+    compiled, and nothing of the file is executed. The program's `code` says which. With kernels for a CUDA device in a
+    package that is believed, `map_location="cuda"` needs no NVRTC.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file, or one of another hash. DeviceError for a
     `map_location` that is not there.
@@ -158,12 +159,12 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None, 
                 "its tensors were"
             )
         map_location = _C.resolve_device(map_location)
-        _C.open_device(map_location)
     if weights_only is not True:
         raise ValueError("load(): torsh never unpickles; weights_only can only be True")
     if hasattr(f, "read"):
         if trusted_keys is not None or sha256 is not None:
             raise ValueError("load(): trusted_keys and sha256 go with the path of a package")
+        _open(map_location)
         return _read(f, map_location, getattr(f, "name", "the file"))
     from torsh import _package
 
@@ -172,8 +173,15 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None, 
         if not os.path.exists(f):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(f))
         return _package.load(f, trusted_keys, map_location, sha256)
+    _open(map_location)
     with open(f, "rb") as file:
         return _read(file, map_location, os.fspath(f))
+
+
+def _open(device) -> None:
+    """Opens a device before a file is read. With a package it is the other way round: it may have what the device needs."""
+    if device is not None:
+        _C.open_device(device)
 
 
 def _read(file, device, where) -> Any:

@@ -9,7 +9,8 @@ use torsh_runtime::package::dims::{Dim, Size};
 use torsh_runtime::package::layout::Facts;
 use torsh_runtime::package::manifest::{Literal, Port, PortKind, Program, Role, Slot, State, Tree};
 use torsh_runtime::package::{
-    Contents, LoadOptions, Manifest, Package, SecretKey, Value, archive, layout, unhex, write, write_template,
+    Contents, CudaTargets, LoadOptions, Manifest, Package, SecretKey, Value, archive, layout, unhex, write,
+    write_template,
 };
 use torsh_runtime::{Config, CpuExecutor};
 
@@ -72,12 +73,14 @@ fn contents() -> Contents {
         forward: program("graph.txt", &[Slot::Input(0), Slot::State(0)], &[Slot::Output(0), Slot::State(0)]),
         vjp: Some(program("vjp.txt", &[Slot::Output(0)], &[Slot::Input(0), Slot::State(0)])),
         code: vec![],
+        cuda: vec![],
         entries: vec![],
     };
     let total = Value::from_slice(executor(), &[3], &[10.0f32, 20.0, 30.0]).unwrap();
     let state = executor().upload(total.ty(), total.bytes().unwrap()).unwrap();
     let parse = |t| text::parse(t).unwrap();
-    Contents { manifest, forward: parse(COUNTER), vjp: Some(parse(COUNTER_VJP)), state: vec![state], code: vec![] }
+    let (forward, vjp) = (parse(COUNTER), Some(parse(COUNTER_VJP)));
+    Contents { manifest, forward, vjp, state: vec![state], code: vec![], cuda: CudaTargets::default() }
 }
 
 fn x(values: [f32; 3]) -> Value {

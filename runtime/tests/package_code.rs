@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use torsh_ir::exec::Executor;
 use torsh_ir::{ErrorKind, text};
 use torsh_runtime::package::manifest::{Port, PortKind, Program, Role, Slot, State, Tree};
-use torsh_runtime::package::{Contents, LoadOptions, Manifest, Package, SecretKey, Value, write};
+use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Manifest, Package, SecretKey, Value, write};
 use torsh_runtime::{Config, CpuExecutor};
 
 #[path = "common/folder.rs"]
@@ -82,12 +82,14 @@ fn contents(levels: &[&str]) -> Contents {
         },
         vjp: None,
         code: vec![],
+        cuda: vec![],
         entries: vec![],
     };
     let state = input(&executor, 0.01);
     let state = executor.upload(state.ty(), state.bytes().unwrap()).unwrap();
     let code = levels.iter().map(|l| l.to_string()).collect();
-    Contents { manifest, forward: text::parse(GRAPH).unwrap(), vjp: None, state: vec![state], code }
+    let forward = text::parse(GRAPH).unwrap();
+    Contents { manifest, forward, vjp: None, state: vec![state], code, cuda: CudaTargets::default() }
 }
 
 fn key() -> SecretKey {

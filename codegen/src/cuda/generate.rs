@@ -2,8 +2,8 @@
 
 use super::access::Sharing;
 use super::{
-    ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, attention, copies, dot, helpers,
-    index, map, row, scan, sort,
+    ERROR_BYTES, IndexCheck, KernelInfo, Launch, LaunchArg, Module, Options, StepPlan, attention, copies, dot, index,
+    map, parts, row, scan, sort,
 };
 use std::collections::HashMap;
 use torsh_ir::program::{BufDecl, BufId, LibCall, Program, StepOp};
@@ -35,7 +35,6 @@ pub(super) struct Gen<'a> {
     pub program: &'a Program,
     pub options: &'a Options,
     kernels: Vec<KernelInfo>,
-    texts: Vec<String>,
     known: HashMap<String, usize>,
     scratch: usize,
     scratch_now: usize,
@@ -57,7 +56,6 @@ pub fn generate(program: &Program, options: &Options) -> Result<Module> {
         program,
         options,
         kernels: Vec::new(),
-        texts: Vec::new(),
         known: HashMap::new(),
         scratch: 0,
         scratch_now: 0,
@@ -75,8 +73,7 @@ pub fn generate(program: &Program, options: &Options) -> Result<Module> {
         })?;
         steps.push(std::mem::take(&mut g.plan));
     }
-    let body = g.texts.concat();
-    let source = helpers::of(&body) + &body;
+    let source = parts::source(g.kernels.iter());
     let Gen { kernels, scratch, checks, .. } = g;
     let module = Module { source, kernels, steps, scratch_bytes: scratch, checks };
     for launch in module.steps.iter().flat_map(|s| &s.launches) {
@@ -186,7 +183,6 @@ impl Gen<'_> {
         let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let stem: String = source.stem.chars().map(word).take(48).collect();
         let name = format!("k{n}_{stem}");
-        self.texts.push(format!("extern \"C\" __global__ void __launch_bounds__({bounds}) {name}{text}"));
         self.kernels.push(KernelInfo {
             name,
             block: source.block,
@@ -194,6 +190,8 @@ impl Gen<'_> {
             dynamic_shared: 0,
             covers: self.covers.clone(),
             params: args.iter().map(LaunchArg::size).collect(),
+            bounds,
+            text,
         });
         self.known.insert(key, n);
         n

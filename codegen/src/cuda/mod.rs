@@ -39,6 +39,7 @@ mod helpers;
 mod index;
 mod map;
 mod math;
+mod parts;
 mod row;
 mod row_code;
 mod scalar;
@@ -127,6 +128,10 @@ pub struct KernelInfo {
     pub covers: String,
     /// Sizes of its parameters in bytes, in order.
     pub params: Vec<u32>,
+    /// Its launch bounds, in C.
+    pub bounds: String,
+    /// Its parameters and body, in C.
+    pub text: String,
 }
 
 /// An argument of a launch.

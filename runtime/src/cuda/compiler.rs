@@ -33,15 +33,14 @@ impl Compiler {
         Compiler { sm, ptx, places, nvrtc: Mutex::default(), cubins: Cubins::new() }
     }
 
+    /// Whether images are PTX.
+    pub fn takes_ptx(&self) -> bool {
+        self.ptx
+    }
+
     /// The image of a source.
     pub fn image(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
-        let text = format!(
-            "torsh {} generator {GENERATOR_VERSION} {} sm_{}\n{}\n{source}",
-            env!("CARGO_PKG_VERSION"),
-            if self.ptx { "ptx" } else { "cubin" },
-            self.sm,
-            options.join(" ")
-        );
+        let text = self.text(source, options);
         let compiler = self.identity();
         let key = Key { text: &text, compiler: compiler.as_deref() };
         if let Some(image) = self.cubins.as_ref().and_then(|c| c.get(&key)) {
@@ -52,6 +51,24 @@ impl Compiler {
             cubins.put(&key, &image);
         }
         Ok(image)
+    }
+
+    /// The image of a source, if it is in the cache on disk.
+    pub fn cached(&self, source: &str, options: &[String]) -> Option<Vec<u8>> {
+        let text = self.text(source, options);
+        let compiler = self.identity();
+        self.cubins.as_ref()?.get(&Key { text: &text, compiler: compiler.as_deref() })
+    }
+
+    /// Everything that an image depends on, but for the compiler.
+    fn text(&self, source: &str, options: &[String]) -> String {
+        format!(
+            "torsh {} generator {GENERATOR_VERSION} {} sm_{}\n{}\n{source}",
+            env!("CARGO_PKG_VERSION"),
+            if self.ptx { "ptx" } else { "cubin" },
+            self.sm,
+            options.join(" ")
+        )
     }
 
     /// Which compiler is installed, as far as that shows without loading it: its file, size and time.
@@ -81,33 +98,41 @@ impl Compiler {
         {
             return Ok((nvrtc.clone(), arch));
         }
-        let mut tried = Vec::new();
-        for name in &self.places {
-            match Nvrtc::open(name) {
-                Ok(nvrtc) => match best_arch(nvrtc.archs(), self.sm) {
-                    Some(arch) => {
-                        let nvrtc = Arc::new(nvrtc);
-                        *loaded = Some(nvrtc.clone());
-                        return Ok((nvrtc, arch));
-                    }
-                    None => {
-                        let (major, minor) = nvrtc.version();
-                        tried.push(format!(
-                            "{} (NVRTC {major}.{minor}) has no code for sm_{}, only for {:?}",
-                            name.to_string_lossy(),
-                            self.sm,
-                            nvrtc.archs()
-                        ));
-                    }
-                },
-                Err(e) => tried.push(e),
-            }
-        }
-        Err(Error::device(format!(
-            "kernels cannot be compiled for the GPU: no fitting NVRTC was found ({}); `pip install torsh-compiler[cuda]` brings one, or TORSH_NVRTC names its path",
-            tried.join("; ")
-        )))
+        let (nvrtc, arch) = open(&self.places, self.sm, |archs| best_arch(archs, self.sm))
+            .map_err(|why| Error::device(format!("kernels cannot be compiled for the GPU: {why}")))?;
+        let nvrtc = Arc::new(nvrtc);
+        *loaded = Some(nvrtc.clone());
+        Ok((nvrtc, arch))
     }
+}
+
+/// The first NVRTC that has an architecture that `choose` takes for `sm`, and that architecture; else what was tried.
+pub(super) fn open(
+    places: &[OsString],
+    sm: u32,
+    choose: impl Fn(&[u32]) -> Option<u32>,
+) -> std::result::Result<(Nvrtc, u32), String> {
+    let mut tried = Vec::new();
+    for name in places {
+        match Nvrtc::open(name) {
+            Ok(nvrtc) => match choose(nvrtc.archs()) {
+                Some(arch) => return Ok((nvrtc, arch)),
+                None => {
+                    let (major, minor) = nvrtc.version();
+                    tried.push(format!(
+                        "{} (NVRTC {major}.{minor}) has no code for sm_{sm}, only for {:?}",
+                        name.to_string_lossy(),
+                        nvrtc.archs()
+                    ));
+                }
+            },
+            Err(e) => tried.push(e),
+        }
+    }
+    Err(format!(
+        "no fitting NVRTC was found ({}); `pip install torsh-compiler[cuda]` brings one, or TORSH_NVRTC names its path",
+        tried.join("; ")
+    ))
 }
 
 /// The architecture whose machine code a device runs: of the same major version, and no newer.

@@ -103,6 +103,16 @@ pub(super) fn properties(handle: &DeviceHandle) -> Result<DeviceProperties> {
     })
 }
 
+/// What code is generated with for a device.
+pub(super) fn options(found: &DeviceProperties) -> Options {
+    Options {
+        sm: found.capability.0 * 10 + found.capability.1,
+        processors: found.multiprocessors,
+        shared_bytes: found.shared_memory_per_block_optin.max(found.shared_memory_per_block),
+        ..Options::default()
+    }
+}
+
 /// Compiles programs with NVRTC and runs them on one CUDA device.
 pub struct CudaExecutor {
     shared: Arc<Shared>,
@@ -128,12 +138,7 @@ impl CudaExecutor {
         let limit = env::max_memory().unwrap_or(u64::MAX).min(free - free / 16);
         let driver = handle.driver();
         let max_version = driver.version().map(|v| v / 1000);
-        let options = Options {
-            sm,
-            processors: properties.multiprocessors,
-            shared_bytes: properties.shared_memory_per_block_optin.max(properties.shared_memory_per_block),
-            ..Options::default()
-        };
+        let options = options(&properties);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let shared = Arc::new(Shared {
             device,

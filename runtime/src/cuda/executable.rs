@@ -8,10 +8,12 @@ use super::arena::{Loan, Purpose};
 use super::buffer::CudaBuffer;
 use super::device::Shared;
 use super::graphs::{Graphs, Met};
+use super::images::REASON;
+use super::kernels::{self, Kernels};
 use super::matmul::LibraryProduct;
 use crate::executable::{first_writes, writes};
 use crate::executor::interrupted;
-use crate::sys::cuda::driver::{Arg, Expected, Function, Module, Stream};
+use crate::sys::cuda::driver::{Arg, Stream};
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -59,8 +61,7 @@ pub(crate) struct CudaExecutable {
 /// The code of a program.
 struct Code {
     plan: Plan,
-    functions: Vec<Function>,
-    bytes: usize,
+    kernels: Kernels,
     last_fallible: Option<usize>,
     graphs: Option<Mutex<Graphs>>,
 }
@@ -108,10 +109,16 @@ impl CudaExecutable {
             constant_bytes,
             seconds: 0.0,
         };
-        let (kernels, bytes) = exe.code().map(|c| (c.functions.len(), c.bytes))?;
+        exe.code()?;
         exe.seconds = start.elapsed().as_secs_f64();
         if env::log().time {
-            env::say(&format!("generated {kernels} CUDA kernels, {bytes} bytes, in {:.2} ms", exe.seconds * 1e3));
+            let Kernels { functions, bytes, found } = &exe.code()?.kernels;
+            let found = match found.iter().filter(|found| **found).count() {
+                0 => String::new(),
+                found => format!(", {found} of them from a package"),
+            };
+            let (n, ms) = (functions.len(), exe.seconds * 1e3);
+            env::say(&format!("generated {n} CUDA kernels{found}, {bytes} bytes, in {ms:.2} ms"));
         }
         Ok(exe)
     }
@@ -128,7 +135,7 @@ impl CudaExecutable {
             return Ok(code);
         }
         let code = Code::new(&self.shared, &self.program, tf32)?;
-        self.shared.arena.count_code(code.bytes as i64);
+        self.shared.arena.count_code(code.kernels.bytes as i64);
         Ok(slot.get_or_init(|| code))
     }
 
@@ -159,7 +166,7 @@ impl CudaExecutable {
 impl Drop for CudaExecutable {
     fn drop(&mut self) {
         for code in self.codes.iter().filter_map(OnceLock::get) {
-            self.shared.arena.count_code(-(code.bytes as i64));
+            self.shared.arena.count_code(-(code.kernels.bytes as i64));
         }
     }
 }
@@ -168,26 +175,11 @@ impl Code {
     fn new(shared: &Shared, program: &Program, tf32: bool) -> Result<Code> {
         let options = Options { tf32, ..shared.options.clone() };
         let plan = generate(program, &options)?;
-        let (mut functions, mut bytes) = (Vec::with_capacity(plan.kernels.len()), 0);
-        if !plan.kernels.is_empty() {
-            let image = shared.compiler.image(&plan.source, &options.compiler_flags())?;
-            let module = Module::new(&shared.context, &image)?;
-            bytes = image.len();
-            for kernel in &plan.kernels {
-                let expected = Expected {
-                    name: &kernel.name,
-                    params: &kernel.params,
-                    block: kernel.block,
-                    static_shared: kernel.static_shared,
-                    dynamic_shared: kernel.dynamic_shared,
-                };
-                functions.push(module.function(&expected, options.shared_bytes)?);
-            }
-        }
+        let kernels = kernels::load(shared, &options, &plan)?;
         let last_fallible = plan.steps.iter().rposition(|s| s.may_fail);
         let launches: usize = plan.steps.iter().map(|s| s.launches.len()).sum();
         let graphs = shared.graphs && last_fallible.is_none() && launches >= MIN_LAUNCHES;
-        Ok(Code { plan, functions, bytes, last_fallible, graphs: graphs.then(Mutex::default) })
+        Ok(Code { plan, kernels, last_fallible, graphs: graphs.then(Mutex::default) })
     }
 
     fn parts(&self, program: &Program) -> Result<Parts> {
@@ -207,7 +199,7 @@ impl Executable for CudaExecutable {
     }
 
     fn code_bytes(&self) -> usize {
-        self.codes.iter().filter_map(OnceLock::get).map(|c| c.bytes).sum::<usize>() + self.constant_bytes
+        self.codes.iter().filter_map(OnceLock::get).map(|c| c.kernels.bytes).sum::<usize>() + self.constant_bytes
     }
 
     fn codegen_seconds(&self) -> f64 {
@@ -220,9 +212,14 @@ impl Executable for CudaExecutable {
 
     fn details(&self) -> Vec<StepDetail> {
         let Ok(code) = self.code() else { return Vec::new() };
+        let found = |launch: &Launch| code.kernels.found.get(launch.kernel) == Some(&true);
         let detail = |(unit, step): (usize, &torsh_codegen::cuda::StepPlan)| StepDetail {
             schedule: if step.library.is_some() { "library" } else { "cuda" },
-            reason: if step.library.is_some() { "cublasLt where it is installed" } else { "one or more launches" },
+            reason: match step.library {
+                Some(_) => "cublasLt where it is installed",
+                None if !step.launches.is_empty() && step.launches.iter().all(found) => REASON,
+                None => "one or more launches",
+            },
             threads: 1,
             unit,
             together: "step",
@@ -514,7 +511,7 @@ impl<'a> Run<'a> {
 
     fn launch(&self, launch: &Launch, stream: &Stream) -> Result<()> {
         let function =
-            self.code.functions.get(launch.kernel).ok_or_else(|| Error::internal("a launch of no kernel"))?;
+            self.code.kernels.functions.get(launch.kernel).ok_or_else(|| Error::internal("a launch of no kernel"))?;
         let mut args: SmallVec<[Arg; 24]> = SmallVec::new();
         for arg in &launch.args {
             args.push(match *arg {

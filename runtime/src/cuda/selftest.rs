@@ -3,11 +3,15 @@
 
 use super::arena::Purpose;
 use super::device::Shared;
-use crate::sys::cuda::driver::{Arg, Expected, Module};
+use super::kernels;
+use crate::sys::cuda::driver::{Arg, Expected};
 use torsh_codegen::cuda::Options;
 use torsh_ir::{Error, Result};
 
-const SOURCE: &str = r#"
+/// Its kernel.
+pub(super) const NAME: &str = "torsh_self_test";
+
+pub(super) const SOURCE: &str = r#"
 extern "C" __global__ void __launch_bounds__(256) torsh_self_test(
     const unsigned* __restrict__ x, unsigned* __restrict__ sums, float* __restrict__ f, double* __restrict__ d, unsigned n) {
   __shared__ unsigned part[8];
@@ -61,12 +65,9 @@ fn expected(x: &[u32]) -> [Vec<u8>; 3] {
 
 /// Runs the test.
 pub(super) fn run(shared: &Shared, options: &Options) -> Result<()> {
-    let image = shared.compiler.image(SOURCE, &options.compiler_flags())?;
-    let module = Module::new(&shared.context, &image)?;
     let params = [8, 8, 8, 8, 4];
-    let kernel =
-        Expected { name: "torsh_self_test", params: &params, block: [256, 1, 1], static_shared: 32, dynamic_shared: 0 };
-    let kernel = module.function(&kernel, options.shared_bytes)?;
+    let kernel = Expected { name: NAME, params: &params, block: [256, 1, 1], static_shared: 32, dynamic_shared: 0 };
+    let kernel = kernels::only(shared, options, SOURCE, &kernel)?;
     let stream = &shared.default_stream;
     let x = inputs();
     let wanted = expected(&x);

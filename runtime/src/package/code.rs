@@ -16,15 +16,19 @@ use std::env::consts::ARCH;
 use std::sync::Arc;
 use torsh_codegen::cpu::{self, Level, Options};
 use torsh_ir::exec::{Device, Target};
+use torsh_ir::program::Program;
 use torsh_ir::{Error, ErrorKind, Graph, Result};
 use torsh_passes::pipeline;
+
+/// Why an entry is left alone that nobody is known to believe.
+pub(super) const NOBODY: &str = "nobody vouches for it: the caller gave neither trusted keys nor the file's hash";
 
 /// What became of an entry of machine code.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CodeUse {
     /// Name of the entry.
     pub entry: String,
-    /// Instruction set level.
+    /// Instruction set level; of kernels for CUDA devices the architecture.
     pub level: String,
     /// Kernels that it has code of, where it was read.
     pub kernels: usize,
@@ -32,10 +36,10 @@ pub struct CodeUse {
     pub unused: Option<String>,
 }
 
-/// Machine code of these graphs, for each of these levels in turn, and what the manifest says of it.
+/// Machine code of these programs, for each of these levels in turn, and what the manifest says of it.
 ///
 /// Errors: `Export` for a level that is none of this architecture, or an architecture without such code.
-pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<(Code, Vec<u8>)>> {
+pub(super) fn entries(levels: &[String], programs: &[Program]) -> Result<Vec<(Code, Vec<u8>)>> {
     let refused = |why: String| Error::new(ErrorKind::Export, why);
     if levels.is_empty() {
         return Ok(Vec::new());
@@ -49,15 +53,6 @@ pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph])
             "there is no instruction set level {level:?}; expected one of {}",
             known.join(", ")
         )));
-    }
-    // Programs are the same at every level; kernels are not.
-    let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
-    let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
-    let mut programs = Vec::new();
-    for (&graph, program) in graphs.iter().zip(described.into_iter().flatten()) {
-        let options =
-            pipeline::Options { target: target.clone(), donate: donations(graph, program), ..Default::default() };
-        programs.push(pipeline::compile(graph, &options)?);
     }
     let mut made = Vec::new();
     for level in known.into_iter().filter(|l| levels.iter().any(|wanted| wanted == l)) {
@@ -80,10 +75,23 @@ pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph])
     Ok(made)
 }
 
+/// The programs that these graphs become: the same for every level and device; kernels are not.
+pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<Program>> {
+    let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
+    let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
+    let mut programs = Vec::new();
+    for (&graph, program) in graphs.iter().zip(described.into_iter().flatten()) {
+        let options =
+            pipeline::Options { target: target.clone(), donate: donations(graph, program), ..Default::default() };
+        programs.push(pipeline::compile(graph, &options)?);
+    }
+    Ok(programs)
+}
+
 /// Why code must not run here, if it must not.
 fn unfit(code: &Code, believed: bool) -> Option<String> {
     if !believed {
-        return Some("nobody vouches for it: the caller gave neither trusted keys nor the file's hash".into());
+        return Some(NOBODY.into());
     }
     if code.arch != ARCH {
         return Some(format!("it is for {}, and this machine is {ARCH}", code.arch));

@@ -6,7 +6,8 @@ use torsh_ir::{Error, ErrorKind};
 pub const VERSION: u32 = 1;
 /// Version that is written for a package with dims, which readers of the older version refuse by number.
 pub const VERSION_WITH_DIMS: u32 = 2;
-/// Version that is written for a package with machine code, likewise; also the newest that is read.
+/// Version that is written for a package with machine code, of the CPU or of CUDA devices, likewise; also the newest that
+/// is read.
 pub const VERSION_WITH_CODE: u32 = 3;
 /// Oldest version that is read.
 pub const OLDEST_VERSION: u32 = 1;
@@ -40,6 +41,14 @@ pub const MAX_SIGNATURE_BYTES: u64 = 4 << 10;
 pub const MAX_GRAPH_BYTES: u64 = 256 << 20;
 /// Bytes of an entry of machine code.
 pub const MAX_CODE_BYTES: u64 = 64 << 20;
+/// Entries of kernels for CUDA devices.
+pub const MAX_CUDA: usize = 6;
+/// Kernels that such an entry has.
+pub const MAX_CUDA_KERNELS: usize = 1 << 16;
+/// Images that such an entry has.
+pub const MAX_CUDA_IMAGES: usize = 1 << 12;
+/// Bytes of the name of a kernel in its image.
+pub const MAX_SYMBOL: usize = 128;
 /// Features of a processor that an entry of machine code names.
 pub const MAX_FEATURES: usize = 32;
 /// Bytes of the header of the weights.
@@ -56,6 +65,11 @@ pub const MAX_NAME: usize = 1024;
 /// The entry of machine code for an architecture and level.
 pub fn code_entry(arch: &str, level: &str) -> String {
     format!("code-{arch}-{level}.bin")
+}
+
+/// The entry of kernels for a CUDA architecture.
+pub fn cuda_entry(target: &str) -> String {
+    format!("cuda-{target}.bin")
 }
 
 /// An error of the reader: which entry, and why.

@@ -2,6 +2,7 @@
 
 use super::archive::{self, Item, read_at};
 use super::code::{self, CodeUse};
+use super::cubin;
 use super::dims::Templates;
 use super::format::{
     CODE_LEVELS, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE,
@@ -11,6 +12,7 @@ use super::manifest::{Manifest, Program, Types};
 use super::sign::{self, PublicKey, hex};
 use super::weights;
 use crate::codes::{self, Codes};
+use crate::cuda::images::{self, Images};
 use crate::memory::{CpuBuffer, Pool};
 use crate::sys::map::Mapping;
 use sha2::{Digest, Sha256};
@@ -59,6 +61,7 @@ pub struct Package {
     code: Vec<CodeUse>,
     // Known to every program that is loaded while the package is here.
     _codes: Vec<Arc<Codes>>,
+    _images: Vec<Arc<Images>>,
     bytes: u64,
 }
 
@@ -104,7 +107,7 @@ impl Package {
     pub fn signer(&self) -> Option<&PublicKey> {
         self.signer.as_ref()
     }
-    /// The machine code of the file, and what became of it.
+    /// The machine code of the file, that for CUDA devices behind that for CPUs, and what became of it.
     pub fn code(&self) -> &[CodeUse] {
         &self.code
     }
@@ -175,7 +178,7 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
         return Err(bad(&item.name, "the manifest does not know this entry"));
     }
-    in_order(&items)?;
+    in_order(&items, &manifest)?;
     for entry in &manifest.entries {
         let item = need(&entry.name)?;
         if item.data.end - item.data.start != entry.bytes {
@@ -192,6 +195,14 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         let (became, found) = code::read(about, bytes, believed)?;
         uses.push(became);
         codes.extend(found);
+    }
+    let mut images = Vec::new();
+    for about in &manifest.cuda {
+        let bytes = small(&file, need(&about.entry)?, MAX_CODE_BYTES)?;
+        check_hash(&about.entry, &bytes, &manifest)?;
+        let (became, found) = cubin::read(about, bytes, believed)?;
+        uses.push(became);
+        images.extend(found);
     }
     let item = need(WEIGHTS)?;
     weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(&file, item.data.start, bytes))?;
@@ -217,6 +228,7 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     drop(wanted);
     say(path, &uses);
     codes.iter().for_each(codes::believe);
+    images.iter().for_each(images::believe);
     Ok(Package {
         manifest,
         types,
@@ -228,6 +240,7 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         signer,
         code: uses,
         _codes: codes,
+        _images: images,
         bytes: meta.len(),
     })
 }
@@ -294,10 +307,11 @@ fn check_crc(name: &str, bytes: &[u8], wanted: u32) -> Result<()> {
 }
 
 /// Checks that entries stand in the order of the format.
-fn in_order(items: &[Item]) -> Result<()> {
+fn in_order(items: &[Item], manifest: &Manifest) -> Result<()> {
     let code = CODE_LEVELS.iter().map(|level| code_entry("x86_64", level));
+    let cuda = manifest.cuda.iter().map(|cuda| cuda.entry.clone());
     let first = [MANIFEST, SIGNATURE, GRAPH, VJP].map(str::to_string).into_iter();
-    let order: Vec<String> = first.chain(code).chain([WEIGHTS.to_string()]).collect();
+    let order: Vec<String> = first.chain(code).chain(cuda).chain([WEIGHTS.to_string()]).collect();
     let place = |item: &Item| order.iter().position(|name| *name == item.name);
     match items.windows(2).find(|pair| place(&pair[0]) >= place(&pair[1])) {
         Some(pair) => Err(bad(&pair[1].name, format!("it stands behind {}, where it has no place", pair[0].name))),

@@ -3,6 +3,7 @@
 //! `docs/package.schema.json` is its JSON schema. Unknown fields, repeated keys and numbers out of range are refused;
 //! what is checked beyond the schema stands at [`Manifest::check`].
 
+use super::cubin::{self, Cuda};
 use super::dims::{Dim, Size};
 use super::format::{
     CODE_LEVELS, FORMAT, GRAPH, MANIFEST, MAX_FEATURES, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION,
@@ -54,6 +55,9 @@ pub struct Manifest {
     /// Machine code; absent where there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub code: Vec<Code>,
+    /// Kernels for CUDA devices; absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuda: Vec<Cuda>,
     /// Every other entry but the signature.
     pub entries: Vec<Entry>,
 }
@@ -300,14 +304,14 @@ impl Manifest {
     pub fn check(&self) -> Result<Types> {
         let within = limits::get();
         let mut types = Types::default();
-        let version = match (self.dims.len(), self.code.len()) {
+        let version = match (self.dims.len(), self.code.len() + self.cuda.len()) {
             (0, 0) => VERSION,
             (_, 0) => VERSION_WITH_DIMS,
             (0, _) => VERSION_WITH_CODE,
             (_, _) => return Err(bad(MANIFEST, "a package with dims cannot have machine code")),
         };
         if self.version != version {
-            let (dims, code) = (self.dims.len(), self.code.len());
+            let (dims, code) = (self.dims.len(), self.code.len() + self.cuda.len());
             return Err(bad(
                 MANIFEST,
                 format!(
@@ -361,6 +365,7 @@ impl Manifest {
         self.check_trees()?;
         self.check_programs()?;
         self.check_code()?;
+        cubin::check(&self.cuda)?;
         self.check_entries()?;
         Ok(types)
     }
@@ -473,7 +478,7 @@ impl Manifest {
             let known = match entry.name.as_str() {
                 GRAPH | WEIGHTS => true,
                 VJP => self.vjp.is_some(),
-                name => self.code.iter().any(|code| code.entry == name),
+                name => self.code.iter().any(|c| c.entry == name) || self.cuda.iter().any(|c| c.entry == name),
             };
             if !known || !seen.insert(entry.name.as_str()) {
                 let shown: String = entry.name.chars().take(64).collect();
@@ -484,7 +489,7 @@ impl Manifest {
                 return Err(bad(MANIFEST, format!("the hash of {} is not 64 hexadecimal digits", entry.name)));
             }
         }
-        if seen.len() != 2 + usize::from(self.vjp.is_some()) + self.code.len() {
+        if seen.len() != 2 + usize::from(self.vjp.is_some()) + self.code.len() + self.cuda.len() {
             return Err(bad(MANIFEST, "an entry is missing from the list of entries"));
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! Packages: programs in files, which run without the code that made them, and which nobody has to trust.
 //!
 //! A `.torsh` file is a zip archive of stored, 64-byte-aligned entries: `manifest.json`, `signature.json` (if signed),
-//! `graph.txt`, `vjp.txt` (if gradients were asked for), machine code (if levels were named) and `weights.safetensors`. The
+//! `graph.txt`, `vjp.txt` (if gradients were asked for), machine code and kernels for CUDA devices (if levels and architectures
+//! were named) and `weights.safetensors`. The
 //! graph is compiled where it is loaded, with the instruction set that is there; code that fits is taken instead where
 //! the caller says whom to believe ([`LoadOptions`]). `docs/packages.md` describes the format.
 //! In a package with dims, sizes vary within ranges: its graphs are templates, filled in at the sizes of a call.
@@ -30,6 +31,7 @@
 
 pub mod archive;
 mod code;
+pub mod cubin;
 pub mod dims;
 pub mod format;
 pub mod layout;
@@ -44,6 +46,7 @@ mod weights;
 pub(crate) mod write;
 
 pub use code::CodeUse;
+pub use cubin::CudaTargets;
 pub use dims::{Instance, Templates};
 pub use load::{LoadOptions, Memory, Package};
 pub use manifest::Manifest;

@@ -1,6 +1,7 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
 use super::code;
+use super::cubin::{self, CudaTargets};
 use super::dims::Templates;
 use super::format::{
     FORMAT, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION_WITH_CODE, VJP,
@@ -29,6 +30,8 @@ pub struct Contents {
     pub state: Vec<BufferRef>,
     /// Instruction set levels that the file has machine code for.
     pub code: Vec<String>,
+    /// CUDA devices that the file has kernels for.
+    pub cuda: CudaTargets,
 }
 
 fn io(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Error {
@@ -73,7 +76,8 @@ pub fn write_template(
     graphs.extend(vjp.clone().map(|text| (VJP, text)));
     let made = Templates::new(&manifest, &types, forward, vjp).and_then(|t| t.at(&manifest.smallest()));
     let made = made.map_err(|e| refused(e.message()))?;
-    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code: Vec::new() };
+    let (forward, vjp) = (made.forward.clone(), made.vjp.clone());
+    let contents = Contents { manifest, forward, vjp, state, code: Vec::new(), cuda: CudaTargets::default() };
     assemble(path, contents, graphs, types, key)
 }
 
@@ -85,7 +89,7 @@ fn assemble(
     types: Types,
     key: Option<&SecretKey>,
 ) -> Result<u64> {
-    let Contents { mut manifest, forward, vjp, state, code } = contents;
+    let Contents { mut manifest, forward, vjp, state, code, cuda } = contents;
     let programs = [Some((&manifest.forward, &forward)), manifest.vjp.as_ref().zip(vjp.as_ref())];
     for (program, graph) in programs.into_iter().flatten() {
         manifest.check_graph(program, graph, &types).map_err(|e| refused(e.message()))?;
@@ -95,9 +99,13 @@ fn assemble(
     }
     let types = types.state;
     let compiled: Vec<&Graph> = [Some(&forward), vjp.as_ref()].into_iter().flatten().collect();
-    let code = code::entries(&code, &manifest, &compiled)?;
+    let wanted = !code.is_empty() || !cuda.names.is_empty();
+    let programs = if wanted { code::programs(&manifest, &compiled)? } else { Vec::new() };
+    let code = code::entries(&code, &programs)?;
     manifest.code = code.iter().map(|(about, _)| about.clone()).collect();
-    if !code.is_empty() {
+    let cuda = cubin::entries(&cuda, &programs)?;
+    manifest.cuda = cuda.iter().map(|(about, _)| about.clone()).collect();
+    if wanted {
         manifest.version = VERSION_WITH_CODE;
     }
     for (name, graph) in &graphs {
@@ -125,10 +133,12 @@ fn assemble(
         bytes += data.len() as u64;
     }
     let texts = graphs.iter().map(|(name, graph)| (*name, graph.as_bytes()));
-    let read: Vec<(&str, &[u8])> =
-        texts.chain(code.iter().map(|(about, bytes)| (about.entry.as_str(), bytes.as_slice()))).collect();
-    if let Some((about, bytes)) = code.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
-        return Err(refused(format!("{} would have {} bytes; the most is {MAX_CODE_BYTES}", about.entry, bytes.len())));
+    let code = code.iter().map(|(about, bytes)| (&about.entry, bytes));
+    let cuda = cuda.iter().map(|(about, bytes)| (&about.entry, bytes));
+    let code: Vec<(&str, &[u8])> = code.chain(cuda).map(|(entry, bytes)| (entry.as_str(), bytes.as_slice())).collect();
+    let read: Vec<(&str, &[u8])> = texts.chain(code.iter().copied()).collect();
+    if let Some((entry, bytes)) = code.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
+        return Err(refused(format!("{entry} would have {} bytes; the most is {MAX_CODE_BYTES}", bytes.len())));
     }
     manifest.entries = read
         .iter()
