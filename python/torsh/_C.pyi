@@ -80,7 +80,7 @@ class Package:
         """Size of the file."""
     @property
     def code(self) -> str:
-        """Machine code in the file: of each level the kernels that it has, or why it is not used."""
+        """Machine code in the file: of each level and CUDA architecture the kernels that it has, or why it is not used."""
     @property
     def graph(self) -> str:
         """The graph as text; with dims, its template."""
@@ -1637,7 +1637,7 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
-def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None, code: Any = ...) -> Any:
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None, code: Any = ..., cuda: Any = ...) -> Any:
     """Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
-    without, there is machine code for each level of `code`.
+    without, there is machine code for each level of `code` and for each CUDA target of `cuda`.
     """

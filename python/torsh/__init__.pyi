@@ -499,8 +499,10 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
-            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too;
-            sizes must be fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too.
+            CUDA architectures, "sm_80" and its like, do so for CUDA devices, "cuda" for the present one; NVRTC must be
+            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. Sizes must be
+            fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
             this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
@@ -514,8 +516,8 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
         format: "torsh" (a package) or "c" (a library).
         weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package or library cannot hold and for want of a C compiler, TraceError where the
-    function needs a tensor's value, OSError for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold, for want of NVRTC and of a C compiler, TraceError
+    where the function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
@@ -760,7 +762,8 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
 
     Machine code in a package is used only if `trusted_keys` or `sha256` is given and it fits this machine and this
     version of torsh: whoever made the file is believed then as much as the author of any library. Else the graph is
-    compiled, and nothing of the file is executed. The program's `code` says which.
+    compiled, and nothing of the file is executed. The program's `code` says which. With kernels for a CUDA device in a
+    package that is believed, `map_location="cuda"` needs no NVRTC.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file, or one of another hash. DeviceError for a
     `map_location` that is not there.

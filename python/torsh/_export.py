@@ -81,8 +81,8 @@ def export(
         format: "torsh" (a package) or "c" (a library).
         weights: where a C library has the state: "inside" itself, or in a "file" `model.weights` that its caller maps.
 
-    Raises: ExportError for what a package or library cannot hold, for want of NVRTC and of a C compiler, TraceError where the
-    function needs a tensor's value, OSError for a key file that cannot be read.
+    Raises: ExportError for what a package or library cannot hold, for want of NVRTC and of a C compiler, TraceError
+    where the function needs a tensor's value, OSError for a key file that cannot be read.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "double.torsh")
@@ -143,9 +143,9 @@ def _check_options(targets, dynamic, metadata, name, license) -> tuple[list[str]
     cuda = [t for t in wanted if isinstance(t, str) and _CUDA.fullmatch(t)]
     if not wanted or any(t not in ("native", *_LEVELS, *cuda) for t in wanted):
         raise ExportError(
-            f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)} and for "
-            'CUDA architectures such as "sm_90", or "cuda", that of the present device; "native" stands for the machine '
-            "that loads it, which compiles the graph"
+            f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)} and "
+            'for CUDA architectures such as "sm_90", or "cuda", that of the present device; "native" stands for the '
+            "machine that loads it, which compiles the graph"
         )
     # The present device has a number.
     cuda = [str(_C.resolve_device(t)) if t.startswith("cuda") else t for t in cuda]

@@ -22,9 +22,9 @@ output, text such as `2*batch+1`."""
 
 
 Code = namedtuple("Code", ("level", "kernels", "unused"))
-Code.__doc__ = """Machine code in a package: its instruction set level or CUDA architecture, the kernels that it has code of,
-and why it is not used, or None where it is: then kernels of the program are looked for there before they are compiled,
-those for CUDA by devices that run the architecture."""
+Code.__doc__ = """Machine code in a package: its instruction set level or CUDA architecture, the kernels that it has
+code of, and why it is not used, or None where it is: then kernels of the program are looked for there before they are
+compiled, those for CUDA by devices that run the architecture."""
 
 
 class Program:

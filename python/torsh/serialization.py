@@ -179,7 +179,7 @@ def load(f, map_location=None, *, weights_only: bool = True, trusted_keys=None, 
 
 
 def _open(device) -> None:
-    """Opens a device before a file is read. With a package it is the other way round: it may have what the device needs."""
+    """Opens a device before a file is read. A package is read first: it may have what the device needs."""
     if device is not None:
         _C.open_device(device)
 

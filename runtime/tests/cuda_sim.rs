@@ -17,7 +17,7 @@ use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{ErrorKind, Result, Scalar, env};
 use torsh_runtime::cuda::{CudaProvider, Simulator, simulator};
-use torsh_runtime::package::{Manifest, Package, Value, write_template};
+use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Manifest, Package, Value, write, write_template};
 use torsh_runtime::{Config, CpuExecutor};
 
 /// The simulator is one per process.
@@ -559,6 +559,59 @@ fn packages_run_on_a_device() {
         losses.push(floats(&step.run(&[x.clone(), y.clone()]).unwrap()[0])[0]);
     }
     assert!(losses[19] < losses[0], "{losses:?}");
+}
+
+/// The kernels of a package, forward and gradients, from the package itself: without its hash, they are compiled.
+#[test]
+fn packages_bring_kernels_for_a_device() {
+    use sha2::Digest;
+    let Some((_one, _sim)) = sim() else { return };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/packages/0.1.0/gradients.torsh");
+    let plain = Package::load(golden).unwrap();
+    let path = std::env::temp_dir().join(format!("torsh-kernels-{}.torsh", std::process::id()));
+    let contents = Contents {
+        manifest: plain.manifest().clone(),
+        forward: plain.forward().clone(),
+        vjp: plain.vjp().cloned(),
+        state: (0..plain.types().state.len()).map(|i| plain.state(i).unwrap()).collect(),
+        code: vec![],
+        cuda: CudaTargets { names: vec!["cuda:0".into(), "sm_80".into()], folders: folders() },
+    };
+    write(&path, contents, None).unwrap();
+    let sha256 = Some(sha2::Sha256::digest(std::fs::read(&path).unwrap()).into());
+    let trusting = Package::load_with(&path, &LoadOptions { sha256, ..LoadOptions::default() }).unwrap();
+    assert!(trusting.code().len() == 2 && trusting.code().iter().all(|c| c.unused.is_none() && c.kernels > 2));
+    // The device is opened with what the package has.
+    let executor = open().unwrap();
+    let results = |package: &Package| {
+        let mut model = package.instantiate(&*executor).unwrap();
+        let details = [model.executable().details(), model.vjp_executable().unwrap().details()].concat();
+        let launched = details.iter().filter(|d| d.reason.contains("launches") || d.reason.contains("package"));
+        let found = launched.clone().filter(|d| d.reason == "machine code of the package").count();
+        let ones = |types: &[Type]| -> Vec<Value> {
+            let one = |ty: &Type| {
+                let bytes: Vec<u8> = (0..ty.nbytes() / 4).flat_map(|i| (i as f32 * 0.1).to_le_bytes()).collect();
+                Value::new(ty.clone(), executor.upload(ty, &bytes).unwrap())
+            };
+            types.iter().map(one).collect()
+        };
+        let types = package.types().clone();
+        let inputs = ones(&types.inputs);
+        let cotangents: Vec<Type> = model.cotangents().into_iter().map(|o| types.outputs[o].clone()).collect();
+        let mut values = model.run(&inputs).unwrap();
+        values.extend(model.vjp(&inputs, &ones(&cotangents)).unwrap().into_iter().map(|(_, value)| value));
+        let bits: Vec<Vec<u8>> = values.iter().map(|v| v.download(&*executor).unwrap()).collect();
+        (bits, found, launched.count())
+    };
+    let (bits, found, launched) = results(&trusting);
+    assert!(found == launched && found > 2, "{found} of {launched}");
+    drop(trusting);
+    // Other tests of this process may have made the device known before: what was believed is forgotten with its package.
+    let untrusting = Package::load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let compiled = results(&untrusting);
+    assert_eq!((&compiled.0, compiled.1), (&bits, 0));
+    assert_eq!(compiled.0, results(&plain).0);
 }
 
 /// A package with a dim and state that is updated: `total += sum(x, 0); return x * total`, over `n` rows.

@@ -399,6 +399,31 @@ fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The package with kernels for a CUDA device that nobody made.
+fn add_kernels(path: &Path) {
+    let mut parts = entries(&std::fs::read(path).unwrap());
+    let mut image = b"\x7fELF\x02\x01".to_vec();
+    image.resize(200, 0);
+    image[18] = 190;
+    let mut entry = b"torshCU\n\x01\0\0\0\x01\0\0\0".to_vec();
+    entry.extend((image.len() as u64).to_le_bytes());
+    entry.resize(64, 0);
+    entry.extend(image);
+    let name = "cuda-sm_90.bin";
+    let mut manifest: serde_json::Value = serde_json::from_slice(&parts[0].1).unwrap();
+    manifest["version"] = 3.into();
+    manifest["cuda"] = serde_json::json!([{
+        "entry": name, "target": "sm_90", "generator": "a test", "nvrtc": "12.9",
+        "kernels": [{"key": "ab".repeat(32), "image": 0, "symbol": "k0_exp"}],
+    }]);
+    let listed = serde_json::json!({"name": name, "bytes": 0, "sha256": ""});
+    manifest["entries"].as_array_mut().unwrap().push(listed);
+    parts[0].1 = serde_json::to_vec(&manifest).unwrap();
+    parts.insert(parts.len() - 1, (name.to_string(), entry));
+    std::fs::write(path, package_fuzz::pack(parts, true)).unwrap();
+    assert_eq!(Package::load(path).unwrap().code().last().unwrap().level, "sm_90");
+}
+
 /// Valid packages with damage in their bytes, in the fields of their entries and in entries under hashes that fit. Each is
 /// refused with a `Package` error, or passes and then compiles and runs or says why not. Nothing panics.
 /// `make fuzz-packages` goes on for as long as it is told to.
@@ -413,6 +438,7 @@ fn damaged_packages_are_refused_or_run() {
     let coded = folder.file("coded.torsh");
     let levels = if cfg!(target_arch = "x86_64") { vec!["portable".to_string(), "avx2".to_string()] } else { vec![] };
     write(&coded, Contents { code: levels, ..contents() }, None).unwrap();
+    add_kernels(&coded);
     let seeds = [path.clone(), sized, coded, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|p| std::fs::read(p).unwrap()).collect();
     let mut fuzzer = Fuzzer::new(seeds, env::fuzz_seed(), executor(), path);

@@ -166,17 +166,46 @@ CODE = {"entry": "code-x86_64-avx2.bin", "arch": "x86_64", "level": "avx2", "fea
 
 
 def coded(
-    code=None, data=b"x", version=3, listed=True, order=("graph.txt", CODE["entry"], "weights.safetensors")
-) -> bytes:
+    code=None, data=b"x", version=3, listed=True, order=("graph.txt", CODE["entry"], "weights.safetensors"),
+    entry=CODE["entry"], **fields,
+) -> bytes:  # fmt: skip
     """A package with machine code: what the manifest says of it, and the entry."""
-    m = {**manifest(), "version": version, "code": [CODE] if code is None else code}
-    files = {"graph.txt": GRAPH.encode(), CODE["entry"]: data, "weights.safetensors": weights()}
+    m = {**manifest(), "version": version, **(fields or {"code": [CODE] if code is None else code})}
+    files = {"graph.txt": GRAPH.encode(), entry: data, "weights.safetensors": weights()}
     m["entries"] = [
         {"name": n, "bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()}
         for n, b in files.items()
-        if listed or not n.startswith("code")
+        if listed or n != entry
     ]
     return build({"manifest.json": json.dumps(m).encode(), **{n: files[n] for n in order}})
+
+
+SOURCE = Path(__file__).resolve().parents[2] / "codegen" / "src" / "cuda" / "mod.rs"
+GENERATOR = re.search(r"GENERATOR_VERSION: u32 = (\d+);", SOURCE.read_text())[1]
+KERNEL = {"key": "ab" * 32, "image": 0, "symbol": "k0_exp"}
+CUDA = {
+    "entry": "cuda-sm_90.bin", "target": "sm_90", "generator": f"torsh {torsh.__version__} generator {GENERATOR}",
+    "nvrtc": "12.9", "kernels": [KERNEL],
+}  # fmt: skip
+ELF = b"\x7fELF\2\1" + bytes(12) + struct.pack("<H", 190) + bytes(100)
+
+
+def images(*data: bytes) -> bytes:
+    """An entry of kernels for CUDA devices."""
+    out = b"torshCU\n" + struct.pack("<II", 1, len(data)) + b"".join(struct.pack("<Q", len(d)) for d in data)
+    for d in data:
+        out += bytes(-len(out) % ALIGN) + d
+    return out
+
+
+def kernels(cuda=None, data=None, order=("graph.txt", CUDA["entry"], "weights.safetensors"), **how) -> bytes:
+    """A package with kernels for CUDA devices: what the manifest says of them, and the entry."""
+    data = images(ELF) if data is None else data
+    return coded(data=data, order=order, entry=CUDA["entry"], cuda=[CUDA] if cuda is None else cuda, **how)
+
+
+def kernel(**edit) -> bytes:
+    return kernels([{**CUDA, "kernels": [{**KERNEL, **edit}]}])
 
 
 def deep(depth: int) -> dict:
@@ -290,6 +319,36 @@ CASES = {
     "many features": (coded([{**CODE, "features": [f"{i:03}" for i in range(33)]}]), "not words in order"),
     "code that is no list": (coded({"entry": 1}), "not a manifest"),
     "a field of code": (coded([{**CODE, "run": 1}]), "unknown field"),
+    # kernels for CUDA devices
+    "kernels in version 1": (kernels(version=1), "1 levels of machine code"),
+    "kernels that are not listed": (kernels(listed=False), "an entry is missing from the list"),
+    "kernels that the manifest does not know": (second(CUDA["entry"]), "does not know this entry"),
+    "kernels that are missing": (kernels(order=("graph.txt", "weights.safetensors")), "bin: the entry is missing"),
+    "kernels in another place": (kernels(order=(CUDA["entry"], "graph.txt", "weights.safetensors")), "stands behind"),
+    "kernels behind the weights": (kernels(order=("graph.txt", "weights.safetensors", CUDA["entry"])), "stands behind"),
+    "kernels of an old architecture": (kernels([{**CUDA, "target": "sm_75"}]), "a CUDA architecture that is unknown"),
+    "kernels of no architecture": (kernels([{**CUDA, "target": "sm_9\x1b"}]), "a CUDA architecture that is unknown"),
+    "kernels of an architecture twice": (kernels([CUDA, CUDA]), "stands twice"),
+    "kernels of many architectures": (kernels([CUDA] * 7), "too many CUDA architectures"),
+    "kernels under the name of the graph": (kernels([{**CUDA, "entry": "graph.txt"}]), "an entry of another name"),
+    "kernels by nobody": (kernels([{**CUDA, "generator": ""}]), "is no version"),
+    "kernels by what moves the cursor": (kernels([{**CUDA, "generator": "\x1b[2J"}]), "is no version"),
+    "kernels of an NVRTC without a number": (kernels([{**CUDA, "nvrtc": "new"}]), "is no version"),
+    "no kernels": (kernels([{**CUDA, "kernels": []}]), "an entry of no kernels"),
+    "too many kernels": (
+        kernels([{**CUDA, "kernels": [{**KERNEL, "key": f"{i:064x}"} for i in range(65537)]}]), "of too many",
+    ),
+    "kernels in disorder": (kernels([{**CUDA, "kernels": [KERNEL, KERNEL]}]), "not in order"),
+    "a key in upper case": (kernel(key="AB" * 32), "is none"),
+    "a key that is short": (kernel(key="ab"), "is none"),
+    "an image beyond all": (kernel(image=4096), "is none"),
+    "a negative image": (kernel(image=-1), "not a manifest"),
+    "a symbol that is none": (kernel(symbol="k 0"), "is none"),
+    "an empty symbol": (kernel(symbol=""), "is none"),
+    "kernels that are no list": (kernels({"entry": 1}), "not a manifest"),
+    "a field of kernels": (kernels([{**CUDA, "run": 1}]), "unknown field"),
+    "a field of a kernel": (kernel(run=1), "unknown field"),
+    "kernels and dims": (kernels(dims=[{"name": "n", "min": 2, "max": 9}]), "cannot have machine code"),
     "an input that is an output": (edited((["forward", "inputs", 1], {"output": 0})), "cannot be an output"),
     "a written constant": (
         edited((["state", 0, "role"], "constant"), (["forward", "outputs"], [{"output": 0}, {"state": 0}])),
@@ -469,6 +528,43 @@ def test_code_that_nobody_wrote_is_left_alone(tmp_path, data):
         why = "nobody vouches" if sha256 is None else "another version of torsh|this machine"
         assert code.kernels == 0 and re.search(why, code.unused)
         assert program(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize("data", [b"", b"x", images(ELF)[:-1], images(b"\xcc" * 4096), images(ELF), images(ELF, ELF)])
+def test_kernels_that_nobody_vouches_for_are_left_alone(tmp_path, data):
+    path = tmp_path / "kernels.torsh"
+    other = [{**CUDA, "generator": "torsh 0.0.0 generator 1"}]
+    for cuda, believed, why in [(None, False, "nobody vouches"), (other, True, "another version of torsh")]:
+        path.write_bytes(kernels(cuda, data))
+        program = torsh.load(path, sha256=hashlib.sha256(path.read_bytes()).digest() if believed else None)
+        (code,) = program.code
+        assert (code.level, code.kernels) == ("sm_90", 0) and why in code.unused
+        assert program(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "another form"), (b"torshMC\n" + images(ELF)[8:], "another form"), (images(ELF)[:-1], "ends too early"),
+        (images(ELF) + b"\0", "bytes behind the last image"), (images(), "no images"), (images(b"text"), "neither"),
+        (images(ELF[:60]), "neither"), (images(b"\x7fELF\2\1" + bytes(100)), "neither"),
+        (images(ELF, ELF), "an image without a kernel"),
+        (b"torshCU\n" + struct.pack("<IIQ", 1, 1, 2**64 - 1), "ends too early"),
+        (b"torshCU\n" + struct.pack("<II", 1, 2**32 - 1), "no images, too many"),
+        (images(ELF)[:30] + b"\1" + images(ELF)[31:], "padding that is not zero"),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_kernels_that_are_believed_and_malformed_are_refused(tmp_path, data, why):
+    path = tmp_path / "kernels.torsh"
+    path.write_bytes(kernels(data=data))
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    assert torsh.load(path).code[0].unused is not None
+    with pytest.raises(torsh.PackageError, match=f"cuda-sm_90.bin: .*{why}"):
+        torsh.load(path, sha256=digest)
+    path.write_bytes(kernels())
+    (code,) = torsh.load(path, sha256=hashlib.sha256(path.read_bytes()).digest()).code
+    assert (code.kernels, code.unused) == (1, None)
 
 
 def test_the_builder_makes_packages(tmp_path):
