@@ -79,7 +79,15 @@ def trace(exporter, manifest: dict, numbers: dict) -> Joint:
         wanted[:] = [of for (of, _), g in zip(found, grads, strict=True) if g is not None]
         return [_C.clone(x.detach()) for x in (*outs, *grads) if x is not None]
 
-    graph = _C.trace_export(both, (exporter.args, exporter.kwargs, cotangents), {}, True, False)
+    try:
+        graph = _C.trace_export(both, (exporter.args, exporter.kwargs, cotangents), {}, True, False)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        raise ExportError(
+            f"export(): include_grad=True, but the function cannot be differentiated: {error}. A training step, which "
+            "runs backward itself, is exported without include_grad"
+        ) from error
     place = {len(exporter.leaves_of((exporter.args, exporter.kwargs))) + n: i for n, i in enumerate(seeds)}
     program = exporter._program("graph.txt", graph, numbers, place)
     program["inputs"] = [{"cotangent": seeds.index(s["output"])} if "output" in s else s for s in program["inputs"]]

@@ -226,6 +226,15 @@ def test_state_of_the_function_is_updated_once(tmp_path):
 def test_gradients_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(torsh.ExportError, match="requires grad"):
         torsh.export(lambda x: x * 2, (rand(3),), tmp_path / "model", format="c", include_grad=True)
+    layer = nn.Linear(3, 2)
+
+    def step(x):
+        loss = layer(x).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(torsh.ExportError, match="training step.*without include_grad"):
+        torsh.export(step, (rand(3),), tmp_path / "model", format="c", include_grad=True)
     assert list(tmp_path.iterdir()) == []
 
 
