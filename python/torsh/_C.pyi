@@ -1495,8 +1495,10 @@ def binary_(name: Any, x: Any, other: Any) -> Any:
     """In-place form of `binary`; returns `x`."""
 def bump_module_epoch() -> Any:
     """Moves the epoch on."""
-def c_library(manifest: Any, forward: Any, state: Any, name: Any, target: Any, weights_in_file: Any) -> Any:
-    """Header, C source, object file and weights of a library, by these names, with the bytes of a context's arena."""
+def c_library(manifest: Any, forward: Any, state: Any, name: Any, target: Any, weights_in_file: Any, seeds: Any, gradients: Any) -> Any:
+    """Header, C source, object file and weights of a library, by these names, with the bytes of a context's arena. `seeds`
+    are the states of random numbers among the state, `gradients` the manifest and the trace of a second program.
+    """
 def cache_info() -> Any:
     """Figures of the cache of lazy executables."""
 def can_cast(*args: Any, **kwargs: Any) -> Any:

@@ -489,8 +489,8 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
 
     With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
     no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
-    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
-    `license` nor `sign`.
+    that the environment variable CC names, else `cc`. It takes one target and neither `dynamic`, `metadata`, `license`
+    nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -508,7 +508,8 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
             and must do the same at each, but for sizes. Without it, sizes are those of the example.
-        include_grad: also export the gradients, so that the loaded program takes part in autograd.
+        include_grad: also export the gradients, so that the loaded program takes part in autograd. A C library has a
+            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.

@@ -15,7 +15,7 @@ import os
 import re
 import struct
 
-from torsh import _C, _dynamic, _export_c
+from torsh import _C, _dynamic, _export_c, _export_joint
 from torsh._compile import Compiled, CompiledModule
 from torsh._export_names import Names, unchanged
 from torsh._fn.random import _generators, generator_of
@@ -54,8 +54,8 @@ def export(
 
     With `format="c"` the path `folder/model` stands for `model.h`, `libmodel.a` and `libmodel.so`: a library that needs
     no Python and no torsh and allocates nothing once a context is made (docs/c.md). It is made with the C compiler
-    that the environment variable CC names, else `cc`. It takes one target and neither `include_grad`, `metadata`,
-    `license` nor `sign`.
+    that the environment variable CC names, else `cc`. It takes one target and neither `dynamic`, `metadata`, `license`
+    nor `sign`.
 
     Args:
         fn: a function or a `torsh.nn.Module`, compiled or not.
@@ -73,7 +73,8 @@ def export(
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
             and must do the same at each, but for sizes. Without it, sizes are those of the example.
-        include_grad: also export the gradients, so that the loaded program takes part in autograd.
+        include_grad: also export the gradients, so that the loaded program takes part in autograd. A C library has a
+            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
@@ -97,7 +98,7 @@ def export(
     if format not in ("torsh", "c"):
         raise ValueError(f'export(): format must be "torsh" or "c", got {format!r}')
     if format == "c":
-        target = _export_c.check(targets, weights, dynamic, include_grad, sign, metadata, license)
+        target = _export_c.check(targets, weights, dynamic, sign, metadata, license)
         targets = ("native",)
     elif weights != "inside":
         raise ValueError(f'export(): weights={weights!r} is for format="c"')
@@ -112,7 +113,7 @@ def export(
     if not callable(fn):
         raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
     plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
-    exporter, templates = _Exporter(plain, args, kwargs, include_grad), None
+    exporter, templates = _Exporter(plain, args, kwargs, include_grad, joint=format == "c"), None
     with unchanged(plain):
         if dynamic is None or dynamic is False:
             manifest, forward, vjp, state = exporter.run()
@@ -128,7 +129,9 @@ def export(
         license=license, metadata=dict(metadata or {}), entries=[],
     )  # fmt: skip
     if format == "c":
-        return _export_c.write(path, manifest, forward, state, target, weights)
+        return _export_c.write(
+            path, manifest, forward, state, target, weights, exporter.seeds(), exporter.with_gradients
+        )
     return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels, cuda)
 
 
@@ -167,11 +170,15 @@ def _own_name(fn) -> str:
 
 
 class _Exporter:
-    def __init__(self, fn, args: tuple, kwargs: dict, grad: bool, made: bool = False):
+    def __init__(self, fn, args: tuple, kwargs: dict, grad: bool, made: bool = False, joint: bool = False):
         # `made`: the arguments are the exporter's own, and the trace is one of several that are compared.
-        self.fn, self.grad, self.made = fn, grad, made
+        # `joint`: gradients are given by a program that also does what the function does (see _export_joint).
+        self.fn, self.grad, self.made, self.joint = fn, grad, made, joint
+        self.with_gradients: tuple | None = None
         if grad and not made:
-            args, kwargs = _map((args, kwargs), _variable)
+            # In C whoever wants the gradient of an argument says so by its example.
+            own = (lambda x: _variable(x) if x.requires_grad else x.detach()) if joint else _variable
+            args, kwargs = _map((args, kwargs), own)
         self.args, self.kwargs = args, kwargs
         self.state: list[dict] = []
         self.tensors: list[Tensor] = []
@@ -211,11 +218,26 @@ class _Exporter:
             "forward": self._program("graph.txt", forward, numbers),
             "vjp": None,
         }
-        vjp = self._vjp(manifest, numbers, leaves) if self.grad else None
-        self._sort_state([manifest["forward"], manifest["vjp"]])
+        joint = _export_joint.trace(self, manifest, numbers) if self.grad and self.joint else None
+        vjp = self._vjp(manifest, numbers, leaves) if self.grad and not joint else None
+        self._sort_state([manifest["forward"], joint.program if joint else manifest["vjp"]])
         _unique(self.state)
         manifest["state"] = self.state
+        if joint:
+            self.with_gradients = joint.manifest(manifest, _unique), joint.graph
         return manifest, forward, vjp, self.tensors
+
+    @staticmethod
+    def leaves_of(x) -> list:
+        """Tensors and floats of arguments or a result, in order."""
+        leaves: list = []
+        _tree(x, leaves, "", "argument")
+        return [value for _, value in leaves]
+
+    def seeds(self) -> list[int]:
+        """The state of default generators among the state."""
+        states = {_C.memory_id(generator._state) for generator in _generators.values()}
+        return [i for i, t in enumerate(self.tensors) if _C.memory_id(t) in states]
 
     def _seed_devices(self, leaves: list) -> None:
         """Makes the random state of every device that the function may use: one that is made in the trace would be a

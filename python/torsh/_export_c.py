@@ -23,12 +23,12 @@ ExportError = _C.ExportError
 # program; nothing below changes a result, but for the flags that floating point operations raise.
 FLAGS = [
     "-std=gnu99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fPIC",
-    "-fvisibility=hidden", "-ffunction-sections",
+    "-fvisibility=hidden", "-ffunction-sections", "-fno-asynchronous-unwind-tables",
 ]  # fmt: skip
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
-def check(targets, weights, dynamic, include_grad, sign, metadata, license) -> str:
+def check(targets, weights, dynamic, sign, metadata, license) -> str:
     """Checks the options of an export to C; returns the target."""
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     if len(wanted) != 1 or wanted[0] not in ("native", "x86_64", "aarch64"):
@@ -37,24 +37,28 @@ def check(targets, weights, dynamic, include_grad, sign, metadata, license) -> s
         )
     if weights not in ("inside", "file"):
         raise ValueError(f'export(format="c"): weights must be "inside" or "file", got {weights!r}')
-    if dynamic:
+    if dynamic is not None and dynamic is not False:
         raise ExportError(
-            'export(format="c"): sizes that vary (dynamic) are not supported; they are those of the example'
+            'export(format="c"): the sizes of a library are constants of its header, those of the example, so that '
+            "dynamic has no place here. Export one library for each size, under names of their own (model_b1, "
+            'model_b8); they may be linked into one program. With format="torsh" a package takes sizes that vary: '
+            "torsh.load and torsh-run read it"
         )
-    if include_grad:
-        raise ExportError('export(format="c"): a library has no gradients; export the training step itself')
     for what, value in (("sign", sign), ("metadata", metadata), ("license", license)):
         if value is not None:
             raise ExportError(f'export(format="c"): {what} has no place in a library')
     return wanted[0]
 
 
-def write(path, manifest: dict, forward, state: list, target: str, weights: str) -> int:
-    """Makes and writes the files of a library; returns their size in bytes."""
+def write(path, manifest: dict, forward, state: list, target: str, weights: str, seeds: list, gradients) -> int:
+    """Makes and writes the files of a library; returns their size in bytes. `seeds` are the states of random numbers
+    among the state, `gradients` the manifest and the trace of a second program, if there is one."""
     path = Path(os.fsdecode(path))
     name, folder = path.name, path.parent
     # Everything that can be refused, before a compiler is looked for.
-    made = _C.c_library(json.dumps(manifest), forward, state, name, target, weights == "file")
+    # What the exporter has said of the program since its trace is said of both.
+    second = (json.dumps({**manifest, **gradients[0]}), gradients[1]) if gradients else None
+    made = _C.c_library(json.dumps(manifest), forward, state, name, target, weights == "file", seeds, second)
     if not folder.is_dir():
         raise FileNotFoundError(f"export(): there is no folder {str(folder)!r}")
     compiler, archiver = _tools(made["target"])
@@ -69,8 +73,11 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str)
         _run([*archiver, "rcsD", f"lib{name}.a", *objects], work)
         # The compiler makes functions of several levels visible, whatever it is told.
         (work / "names").write_text(f"{{ global: {name}_[a-z]*; local: *; }};\n")
+        # Small: without names that nobody can call, and code beside constants instead of each on pages of its own.
         shared = [
             "-shared",
+            "-s",
+            "-Wl,-z,noseparate-code",
             "-Wl,--gc-sections",
             "-Wl,--version-script=names",
             f"-Wl,-soname,lib{name}.so",

@@ -7,6 +7,7 @@ Tests marked `names_devices` choose their devices themselves and keep the CPU as
 from __future__ import annotations
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -59,3 +60,12 @@ def run(request):
     if request.param == "lazy":
         return lambda fn, *args: fn(*args)
     return lambda fn, *args: torsh.compile(fn)(*args)
+
+
+@pytest.fixture(params=["gcc", "clang"])
+def compiler(request, monkeypatch):
+    """The C compiler that makes the libraries of a test; skips where it is missing."""
+    if not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    monkeypatch.setenv("CC", request.param)
+    return request.param

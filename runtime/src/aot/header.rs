@@ -1,6 +1,6 @@
 //! Names of a library, and its header.
 
-use super::{HEAD, Home, Layout, refused};
+use super::{Entry, HEAD, Home, Layout, refused};
 use crate::package::manifest::Manifest;
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -261,12 +261,32 @@ fn constants(out: &mut String, begin: &str, name: &str, ty: &Type) {
     let _ = writeln!(out, "#define {begin}_BYTES {}", ty.nbytes());
 }
 
-/// The parameters of `run`, after the context.
-pub(super) fn parameters(layout: &Layout<'_>) -> Vec<String> {
+/// The parameters of a function that runs a program, after the context.
+pub(super) fn parameters(layout: &Layout<'_>, entry: &Entry<'_>) -> Vec<String> {
     let (names, types) = (&layout.names, &layout.types);
     let inputs = names.inputs.iter().zip(&types.inputs).map(|(n, ty)| format!("const {} *{n}", c_type(ty.dtype)));
     let outputs = names.outputs.iter().zip(&types.outputs).map(|(n, ty)| format!("{} *{n}", c_type(ty.dtype)));
-    inputs.chain(outputs).collect()
+    inputs.take(entry.ports.0).chain(outputs.take(entry.ports.1)).collect()
+}
+
+/// The declarations of the functions that run programs.
+fn runs(layout: &Layout<'_>) -> String {
+    let (n, big) = (&layout.names.library, layout.names.capitals());
+    let mut out = String::new();
+    for entry in &layout.entries {
+        let doc = match entry.function {
+            "run" => "/* Runs the program once. State that it updates is in the context. */".to_string(),
+            _ => format!(
+                "/* The same with gradients: of the arguments into memory of the caller, of the parameters into the state\n * \
+                 `NAME.grad`, which the next call replaces. Each output of floats has its cotangent, what its elements count\n \
+                 * in the sum whose gradient this is; a null pointer stands for 1 where there is one element. Parameters\n * \
+                 change by {n}_state_write, or in place by {n}_state_data. */"
+            ),
+        };
+        let run: String = parameters(layout, entry).iter().map(|p| format!(",\n    {p}")).collect();
+        let _ = writeln!(out, "{doc}\n{big}_API int {n}_{}({n}_context *context{run});\n", entry.function);
+    }
+    out
 }
 
 /// The header.
@@ -274,7 +294,7 @@ pub(super) fn header(layout: &Layout<'_>) -> String {
     let Layout { names, types, request, .. } = layout;
     let (n, big) = (&names.library, names.capitals());
     let mut out = String::new();
-    let run: String = parameters(layout).iter().map(|p| format!(",\n    {p}")).collect();
+    let runs = runs(layout);
     let weights = if request.weights_in_file { ", const void *weights, size_t weights_bytes" } else { "" };
     let weights_doc = if request.weights_in_file {
         format!(
@@ -350,10 +370,7 @@ typedef struct {n}_context {{
  * with a null pointer the library takes memory itself, once.{weights_doc} */
 {big}_API int {n}_init({n}_context *context, void *arena, size_t bytes{weights});
 
-/* Runs the program once. State that it updates is in the context. */
-{big}_API int {n}_run({n}_context *context{run});
-
-/* Gives back what init has taken. */
+{runs}/* Gives back what init has taken. */
 {big}_API void {n}_free({n}_context *context);
 
 /* The text of an error code; never null. */
@@ -363,9 +380,16 @@ typedef struct {n}_context {{
 {big}_API int {n}_state_find(const char *name);
 /* The name of a tensor of the state; null if there is none. */
 {big}_API const char *{n}_state_name(int state);
+/* Its bytes; 0 if there is none. */
+{big}_API size_t {n}_state_bytes(int state);
 /* Copies a tensor of the state from or to the caller's memory. Constants can be read only. */
 {big}_API int {n}_state_read(const {n}_context *context, int state, void *to, size_t bytes);
 {big}_API int {n}_state_write({n}_context *context, int state, const void *from, size_t bytes);
+/* A tensor of the state where it is in the context, until free; null for constants and where there is none. */
+{big}_API void *{n}_state_data({n}_context *context, int state);
+
+/* Begins the random numbers of torsh.manual_seed(seed){random} */
+{big}_API int {n}_seed({n}_context *context, uint64_t seed);
 
 #ifdef __cplusplus
 }}
@@ -374,6 +398,11 @@ typedef struct {n}_context {{
 #endif
 ",
         target = request.target.name(),
+        random = if request.seeds.is_empty() {
+            format!(". This program draws none: the result is {big}_ERROR_STATE.")
+        } else {
+            "; those of a new context go on from where Python's were at the export.".to_string()
+        },
     );
     out
 }

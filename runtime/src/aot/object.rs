@@ -70,21 +70,21 @@ pub(super) struct Object {
     pub bytes: Vec<u8>,
     /// The distinct kernels.
     pub kernels: Vec<Emitted>,
-    /// The kernel of each step that runs one.
+    /// The kernel of each step that runs one, of all programs one after the other.
     pub of_step: Vec<Option<usize>>,
     /// Every primitive that kernels call.
     pub prims: Vec<Prim>,
 }
 
-/// Emits the kernels of a program as hidden functions `{prefix}kernel{i}`, and `data` as `{prefix}data`.
-pub(super) fn emit(program: &Program, target: Architecture, prefix: &str, data: Vec<u8>) -> Result<Object> {
+/// Emits the kernels of programs as hidden functions `{prefix}kernel{i}`, and `data` as `{prefix}data`.
+pub(super) fn emit(programs: &[&Program], target: Architecture, prefix: &str, data: Vec<u8>) -> Result<Object> {
     let bug = |e: &dyn std::fmt::Display| Error::compile(format!("cannot write an object: {e}"));
     let builder = ObjectBuilder::new(target.isa()?, "kernels", default_libcall_names()).map_err(|e| bug(&e))?;
     let mut module = ObjectModule::new(builder);
     let mut ctx = cranelift::codegen::Context::new();
     let mut known: HashMap<(Arc<Kernel>, Aliases), usize> = HashMap::new();
     let (mut kernels, mut of_step, mut prims) = (Vec::<Emitted>::new(), Vec::new(), Vec::new());
-    for step in &program.steps {
+    for (program, step) in programs.iter().flat_map(|p| p.steps.iter().map(move |step| (p, step))) {
         let StepOp::Kernel { kernel, args } = &step.op else {
             of_step.push(None);
             continue;

@@ -11,7 +11,7 @@ use super::prims::Prim;
 pub use prims::c_type;
 use std::collections::BTreeSet;
 use torsh_ir::program::ScatterMode;
-use torsh_ir::scalar::{ReduceOp, UnOp};
+use torsh_ir::scalar::ReduceOp;
 use torsh_ir::{DType, Error, Result};
 
 /// A part of the source that a program may use.
@@ -29,6 +29,8 @@ pub enum Part {
     Calls,
     /// `t_attend`.
     Attention,
+    /// `t_attend_back`, beside [`Part::Attention`].
+    AttentionGrad,
 }
 
 const BASE: &str = include_str!("base.c");
@@ -36,7 +38,9 @@ const DOUBLE: &str = include_str!("double.c");
 const PRODUCT: &str = include_str!("product.c");
 const PRODUCT_F32: &str = include_str!("product_f32.c");
 const CALLS: &str = include_str!("calls.c");
+const LANES: &str = include_str!("lanes.c");
 const ATTENTION: &str = include_str!("attention.c");
+const ATTENTION_GRAD: &str = include_str!("attention_grad.c");
 
 /// Numbers of f32 that `t_product_f32` needs as scratch memory.
 pub const PRODUCT_SCRATCH: usize = 256 * (512 + 6);
@@ -48,9 +52,6 @@ pub const PRODUCT_SCRATCH: usize = 256 * (512 + 6);
 pub fn source(primitives: &[Prim], parts: &[Part], prefix: &str) -> Result<String> {
     let mut functions = BTreeSet::new();
     primitives.iter().for_each(|&p| prims::needs(p, &mut functions));
-    if parts.contains(&Part::Attention) {
-        functions.extend([UnOp::Exp, UnOp::Log]);
-    }
     let mut out = format!("{BASE}{DOUBLE}");
     for op in functions {
         out.extend(math::function(op));
@@ -61,8 +62,18 @@ pub fn source(primitives: &[Prim], parts: &[Part], prefix: &str) -> Result<Strin
     if parts.iter().any(|p| matches!(p, Part::Product(_))) {
         out.push_str(PRODUCT);
     }
-    if parts.iter().any(|p| !matches!(p, Part::Product(_) | Part::Attention)) {
+    if parts.iter().any(|p| !matches!(p, Part::Product(_) | Part::Attention | Part::AttentionGrad)) {
         out.push_str(CALLS);
+    }
+    if parts.iter().any(|p| matches!(p, Part::Product(DType::F32) | Part::Attention | Part::AttentionGrad)) {
+        out.push_str(LANES);
+    }
+    // In an order of their own: the second uses the first.
+    if parts.iter().any(|p| matches!(p, Part::Attention | Part::AttentionGrad)) {
+        out.push_str(ATTENTION);
+    }
+    if parts.contains(&Part::AttentionGrad) {
+        out.push_str(ATTENTION_GRAD);
     }
     for part in parts {
         match *part {
@@ -71,8 +82,7 @@ pub fn source(primitives: &[Prim], parts: &[Part], prefix: &str) -> Result<Strin
             Part::Scatter(mode, dtype) => out.push_str(&scatter(mode, dtype)),
             Part::ArgSort(dtype) => out.push_str(&argsort(dtype)),
             Part::Scan(op, dtype) => out.push_str(&scan(op, dtype)?),
-            Part::Attention => out.push_str(ATTENTION),
-            Part::Calls => {}
+            Part::Attention | Part::AttentionGrad | Part::Calls => {}
         }
     }
     Ok(out)

@@ -229,8 +229,8 @@ fn fold(op: ReduceOp, dt: DType) -> Option<(String, &'static str)> {
     Some(match op {
         ReduceOp::Sum => ("0".to_string(), if float { "a + x" } else { "(uint64_t)a + (uint64_t)x" }),
         ReduceOp::Prod => ("1".to_string(), if float { "a * x" } else { "(uint64_t)a * (uint64_t)x" }),
-        ReduceOp::Max if float => ("-INFINITY".to_string(), "((x > a) | (x != x)) & !(a != a) ? x : a"),
-        ReduceOp::Min if float => ("INFINITY".to_string(), "((x < a) | (x != x)) & !(a != a) ? x : a"),
+        ReduceOp::Max if float => ("-INFINITY".to_string(), "(((x > a) | (x != x)) & !(a != a)) ? x : a"),
+        ReduceOp::Min if float => ("INFINITY".to_string(), "(((x < a) | (x != x)) & !(a != a)) ? x : a"),
         ReduceOp::Max | ReduceOp::Min => {
             let (lo, hi) = dt.int_range()?;
             let edge = if op == ReduceOp::Max { lo } else { hi };

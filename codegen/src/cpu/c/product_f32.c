@@ -1,10 +1,4 @@
 /* Products of f32 in tiles of T_ROWS rows over packed panels of columns, in vectors of the processor. */
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 #define T_ROWS 6
 #define T_PANEL 16
 #define T_BLOCK 512
@@ -27,19 +21,14 @@
         for (i = 0; i < R; i++) for (j = 0; j < T_PANEL / WIDE; j++) WRITE(sums + T_PANEL * i + WIDE * j, c[i][j]); \
     }
 
-#define T_READ1(p) (*(p))
-#define T_FULL1(x) (x)
-#define T_WRITE1(p, x) (*(p) = (x))
 T_TILE(t_tile_plain, , float, 1, 0.0f, T_FULL1, T_READ1, fmaf, T_WRITE1, T_ROWS)
 T_TILE(t_row_plain, , float, 1, 0.0f, T_FULL1, T_READ1, fmaf, T_WRITE1, 1)
 #if defined(__x86_64__)
-#define T_AVX2 __attribute__((target("avx2,fma")))
 T_TILE(t_tile_avx2, T_AVX2, __m256, 8, _mm256_setzero_ps(), _mm256_set1_ps, _mm256_loadu_ps, _mm256_fmadd_ps,
        _mm256_storeu_ps, T_ROWS)
 T_TILE(t_row_avx2, T_AVX2, __m256, 8, _mm256_setzero_ps(), _mm256_set1_ps, _mm256_loadu_ps, _mm256_fmadd_ps,
        _mm256_storeu_ps, 1)
 #elif defined(__aarch64__)
-#define T_FMA4(a, b, c) vfmaq_f32(c, a, b)
 T_TILE(t_tile_neon, , float32x4_t, 4, vdupq_n_f32(0.0f), vdupq_n_f32, vld1q_f32, T_FMA4, vst1q_f32, T_ROWS)
 T_TILE(t_row_neon, , float32x4_t, 4, vdupq_n_f32(0.0f), vdupq_n_f32, vld1q_f32, T_FMA4, vst1q_f32, 1)
 #endif
