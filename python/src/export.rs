@@ -276,10 +276,10 @@ pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec
     Ok(buffers)
 }
 
-/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
-/// without, there is machine code for each level of `code`.
+/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
+/// There is machine code for each level of `code`, with dims at the sizes of `example`.
 #[pyfunction]
-#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new()))]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new(), example = Vec::new()))]
 #[expect(clippy::too_many_arguments, reason = "what a package is made of, and where it goes")]
 fn write_package(
     py: Python<'_>,
@@ -291,6 +291,7 @@ fn write_package(
     key: Option<&[u8]>,
     templates: Option<(String, Option<String>)>,
     code: Vec<String>,
+    example: Vec<u64>,
 ) -> PyResult<u64> {
     let manifest: Manifest = serde_json::from_str(manifest)
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
@@ -298,7 +299,8 @@ fn write_package(
     let key = key.map(|k| seed(k, "a signing key")).transpose()?.map(|k| SecretKey::from_seed(&k));
     let buffers = host_state(py, &state)?;
     if let Some(templates) = templates {
-        return outside(py, || package::write_template(&path, manifest, templates, buffers, key.as_ref()));
+        let code = (code, example);
+        return outside(py, || package::write_template(&path, manifest, templates, buffers, code, key.as_ref()));
     }
     let contents = Contents {
         manifest,
@@ -328,6 +330,13 @@ pub struct PyPackage {
     package: Package,
     // One buffer of each tensor of the state, for all who ask.
     state: Mutex<Vec<Option<BufferRef>>>,
+}
+
+impl PyPackage {
+    /// The package.
+    pub(crate) fn package(&self) -> &Package {
+        &self.package
+    }
 }
 
 #[pymethods]
@@ -384,6 +393,11 @@ impl PyPackage {
     #[getter]
     fn code(&self) -> Vec<(String, usize, Option<String>)> {
         self.package.code().iter().map(|c| (c.level.clone(), c.kernels, c.unused.clone())).collect()
+    }
+    /// Lowered programs in the file: of each entry the steps that it has, or why it is not used.
+    #[getter]
+    fn lowered(&self) -> Vec<(String, usize, Option<String>)> {
+        self.package.lowered().iter().map(|l| (l.entry.clone(), l.steps, l.unused.clone())).collect()
     }
     /// Size of the file.
     #[getter]

@@ -63,8 +63,8 @@ def export(
             named tuples of them keep their structure, in results too.
         path: where to write; an old file there stands until the new one is whole.
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
-            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too;
-            sizes must be fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too,
+            and what the passes make of the graph; with `dynamic`, at the sizes in the example. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
             this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
@@ -98,7 +98,7 @@ def export(
         targets = ("native",)
     elif weights != "inside":
         raise ValueError(f'export(): weights={weights!r} is for format="c"')
-    levels = _check_options(targets, dynamic, metadata, name, license)
+    levels = _check_options(targets, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
         args, kwargs = (), dict(example_args)
@@ -109,13 +109,13 @@ def export(
     if not callable(fn):
         raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
     plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
-    exporter, templates = _Exporter(plain, args, kwargs, include_grad), None
+    exporter, templates, example = _Exporter(plain, args, kwargs, include_grad), None, ()
     with unchanged(plain):
         if dynamic is None or dynamic is False:
             manifest, forward, vjp, state = exporter.run()
             manifest["version"] = 1
         else:
-            manifest, forward, vjp, state, templates = _dynamic.export(
+            manifest, forward, vjp, state, templates, example = _dynamic.export(
                 lambda *made: _Exporter(plain, *made, include_grad, made=True).run(),
                 args, kwargs, exporter._argument_names(), dynamic,
                 lambda x, of: _stand_in(x, of, include_grad),
@@ -126,13 +126,15 @@ def export(
     )  # fmt: skip
     if format == "c":
         return _export_c.write(path, manifest, forward, state, target, weights)
-    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels)
+    return _C.write_package(
+        os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels, list(example)
+    )
 
 
 _LEVELS = ("portable", "avx2", "avx512")
 
 
-def _check_options(targets, dynamic, metadata, name, license) -> list[str]:
+def _check_options(targets, metadata, name, license) -> list[str]:
     """Checks options, and lists the levels of machine code."""
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     levels = [level for level in _LEVELS if level in wanted]
@@ -141,8 +143,6 @@ def _check_options(targets, dynamic, metadata, name, license) -> list[str]:
             f"export(): targets={wanted!r}: a package may have machine code for the levels {', '.join(_LEVELS)}; "
             '"native" stands for the machine that loads it, which compiles the graph'
         )
-    if levels and dynamic is not None and dynamic is not False:
-        raise ExportError("export(): sizes that vary are compiled where they are met; machine code is for fixed ones")
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"export(): {what} must be a str, got {type(value).__name__}")

@@ -26,6 +26,11 @@ Code.__doc__ = """Machine code in a package: its instruction set level, the kern
 not used, or None where it is: then kernels of the program are looked for there before they are compiled."""
 
 
+Lowered = namedtuple("Lowered", ("entry", "steps", "unused"))
+Lowered.__doc__ = """A lowered program in a package: its entry, its steps, and why it is not used, or None where it is: then
+no passes run."""
+
+
 class Program:
     """A program from a package: calls run it, and update the state that it keeps.
 
@@ -55,6 +60,7 @@ class Program:
             self._state.append(tensor)
         # Where a program without state makes what it returns, if its inputs do not say.
         self._home = _C.PyDevice("cpu")
+        self._calls = _C.PackageCalls(package, self._state)
         self._compiled = self._fresh()
 
     @property
@@ -96,6 +102,11 @@ class Program:
     def code(self) -> tuple[Code, ...]:
         """Machine code in the file, by level, and whether it is used."""
         return tuple(Code(*c) for c in self._package.code)
+
+    @property
+    def lowered(self) -> tuple[Lowered, ...]:
+        """Lowered programs in the file, and whether they are used."""
+        return tuple(Lowered(*p) for p in self._package.lowered)
 
     @property
     def manifest(self) -> dict:
@@ -253,7 +264,7 @@ class Program:
         def apply(*leaves):
             return this()._apply(*leaves)
 
-        return Compiled(apply, True, self.name)
+        return Compiled(apply, True, self.name, self._calls)
 
     def _apply(self, *leaves):
         place = self._place(leaves)

@@ -16,6 +16,7 @@ use std::env::consts::ARCH;
 use std::sync::Arc;
 use torsh_codegen::cpu::{self, Level, Options};
 use torsh_ir::exec::{Device, Target};
+use torsh_ir::program::Program as LoweredProgram;
 use torsh_ir::{Error, ErrorKind, Graph, Result};
 use torsh_passes::pipeline;
 
@@ -32,13 +33,26 @@ pub struct CodeUse {
     pub unused: Option<String>,
 }
 
-/// Machine code of these graphs, for each of these levels in turn, and what the manifest says of it.
+/// The programs of these graphs, the first of which is that of the manifest's program and the second that of its gradients:
+/// the same at every level, as for every device.
+pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<LoweredProgram>> {
+    let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
+    let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
+    let compile = |(graph, program): (&&Graph, &super::manifest::Program)| {
+        let options =
+            pipeline::Options { target: target.clone(), donate: donations(graph, program), ..Default::default() };
+        pipeline::compile(graph, &options)
+    };
+    graphs.iter().zip(described.into_iter().flatten()).map(compile).collect()
+}
+
+/// Machine code of these programs, for each of these levels in turn, and what the manifest says of it.
 ///
 /// Errors: `Export` for a level that is none of this architecture, or an architecture without such code.
-pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<(Code, Vec<u8>)>> {
+pub(super) fn entries(levels: &[String], programs: impl FnOnce() -> Result<Vec<LoweredProgram>>) -> Result<Made> {
     let refused = |why: String| Error::new(ErrorKind::Export, why);
     if levels.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Made::default());
     }
     if ARCH != "x86_64" {
         return Err(refused(format!("packages have machine code for x86_64 alone, and this is {ARCH}")));
@@ -50,15 +64,7 @@ pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph])
             known.join(", ")
         )));
     }
-    // Programs are the same at every level; kernels are not.
-    let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
-    let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
-    let mut programs = Vec::new();
-    for (&graph, program) in graphs.iter().zip(described.into_iter().flatten()) {
-        let options =
-            pipeline::Options { target: target.clone(), donate: donations(graph, program), ..Default::default() };
-        programs.push(pipeline::compile(graph, &options)?);
-    }
+    let programs = programs()?;
     let mut made = Vec::new();
     for level in known.into_iter().filter(|l| levels.iter().any(|wanted| wanted == l)) {
         let isa = machine::cranelift_isa(level)?;
@@ -77,7 +83,16 @@ pub(super) fn entries(levels: &[String], manifest: &Manifest, graphs: &[&Graph])
         let code = Code { entry, arch: ARCH.to_string(), level: level.to_string(), features };
         made.push((code, codes::encode(&generator, &pieces)?));
     }
-    Ok(made)
+    Ok(Made { code: made, programs })
+}
+
+/// What machine code was made, and of which programs.
+#[derive(Default)]
+pub(super) struct Made {
+    /// What the manifest says of each entry, and its bytes.
+    pub code: Vec<(Code, Vec<u8>)>,
+    /// The programs, as [`programs`] gives them.
+    pub programs: Vec<LoweredProgram>,
 }
 
 /// Why code must not run here, if it must not.

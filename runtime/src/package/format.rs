@@ -6,7 +6,8 @@ use torsh_ir::{Error, ErrorKind};
 pub const VERSION: u32 = 1;
 /// Version that is written for a package with dims, which readers of the older version refuse by number.
 pub const VERSION_WITH_DIMS: u32 = 2;
-/// Version that is written for a package with machine code, likewise; also the newest that is read.
+/// Version that is written for a package with machine code or lowered programs, with dims or without, likewise; also the
+/// newest that is read.
 pub const VERSION_WITH_CODE: u32 = 3;
 /// Oldest version that is read.
 pub const OLDEST_VERSION: u32 = 1;
@@ -21,6 +22,10 @@ pub const SIGNATURE: &str = "signature.json";
 pub const GRAPH: &str = "graph.txt";
 /// The gradient program's entry.
 pub const VJP: &str = "vjp.txt";
+/// The entry of the lowered program.
+pub const LOWERED: &str = "program.bin";
+/// The entry of the lowered gradient program.
+pub const LOWERED_VJP: &str = "program-vjp.bin";
 /// Levels that machine code in a package may be for, in the order of their entries.
 pub const CODE_LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
 /// The state's entry.
@@ -40,6 +45,8 @@ pub const MAX_SIGNATURE_BYTES: u64 = 4 << 10;
 pub const MAX_GRAPH_BYTES: u64 = 256 << 20;
 /// Bytes of an entry of machine code.
 pub const MAX_CODE_BYTES: u64 = 64 << 20;
+/// Bytes of an entry with a lowered program.
+pub const MAX_LOWERED_BYTES: u64 = 64 << 20;
 /// Features of a processor that an entry of machine code names.
 pub const MAX_FEATURES: usize = 32;
 /// Bytes of the header of the weights.
@@ -56,6 +63,11 @@ pub const MAX_NAME: usize = 1024;
 /// The entry of machine code for an architecture and level.
 pub fn code_entry(arch: &str, level: &str) -> String {
     format!("code-{arch}-{level}.bin")
+}
+
+/// The entry of the lowered program of the graph, or of the gradients.
+pub fn lowered_entry(vjp: bool) -> String {
+    (if vjp { LOWERED_VJP } else { LOWERED }).to_string()
 }
 
 /// An error of the reader: which entry, and why.

@@ -1,12 +1,13 @@
 //! Writing a package: the same contents give the same bytes, and the old file stands until the new one is whole.
 
 use super::code;
-use super::dims::Templates;
+use super::dims::{Instance, Templates};
 use super::format::{
     FORMAT, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION_WITH_CODE, VJP,
     WEIGHTS, refused,
 };
 use super::layout::{Facts, Layout, layout};
+use super::lowered;
 use super::manifest::{Entry, Manifest, Types};
 use super::place;
 use super::sign::{SecretKey, hex};
@@ -14,6 +15,7 @@ use super::weights;
 use sha2::{Digest, Sha256};
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{Error, Graph, Result, text};
 
@@ -27,7 +29,7 @@ pub struct Contents {
     pub vjp: Option<Graph>,
     /// The bytes of each tensor of the state.
     pub state: Vec<BufferRef>,
-    /// Instruction set levels that the file has machine code for.
+    /// Instruction set levels that the file has machine code for; with any, it has the lowered programs, too.
     pub code: Vec<String>,
 }
 
@@ -52,10 +54,11 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     }
     let mut graphs = vec![(GRAPH, text::print(&contents.forward))];
     graphs.extend(contents.vjp.as_ref().map(|g| (VJP, text::print(g))));
-    assemble(path, contents, graphs, types, key)
+    assemble(path, contents, graphs, types, None, key)
 }
 
-/// Writes a package with dims, as [`write`] does one without: templates stand in place of the graphs.
+/// Writes a package with dims, as [`write`] does one without: templates stand in place of the graphs. Machine
+/// code, for these levels, is that of the kernels at the sizes of the example.
 ///
 /// Errors: as of [`write`], and where the templates give no valid graph at the smallest sizes.
 pub fn write_template(
@@ -63,6 +66,7 @@ pub fn write_template(
     manifest: Manifest,
     (forward, vjp): (String, Option<String>),
     state: Vec<BufferRef>,
+    (code, example): (Vec<String>, Vec<u64>),
     key: Option<&SecretKey>,
 ) -> Result<u64> {
     let types = known(&manifest)?;
@@ -71,18 +75,21 @@ pub fn write_template(
     }
     let mut graphs = vec![(GRAPH, forward.clone())];
     graphs.extend(vjp.clone().map(|text| (VJP, text)));
-    let made = Templates::new(&manifest, &types, forward, vjp).and_then(|t| t.at(&manifest.smallest()));
-    let made = made.map_err(|e| refused(e.message()))?;
-    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code: Vec::new() };
-    assemble(path, contents, graphs, types, key)
+    let made = Templates::new(&manifest, &types, forward, vjp)
+        .and_then(|t| Ok((t.at(&manifest.smallest())?, if code.is_empty() { None } else { Some(t.at(&example)?) })));
+    let (made, at_example) = made.map_err(|e| refused(e.message()))?;
+    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code };
+    assemble(path, contents, graphs, types, at_example.map(|made| (example, made)), key)
 }
 
-/// Writes what is known to be of this version and these types, with the graphs as these texts.
+/// Writes what is known to be of this version and these types, with the graphs as these texts; with dims, the graphs at
+/// the sizes of the example are those that code is made of.
 fn assemble(
     path: &Path,
     contents: Contents,
     graphs: Vec<(&'static str, String)>,
     types: Types,
+    example: Option<(Vec<u64>, Arc<Instance>)>,
     key: Option<&SecretKey>,
 ) -> Result<u64> {
     let Contents { mut manifest, forward, vjp, state, code } = contents;
@@ -94,9 +101,20 @@ fn assemble(
         return Err(refused("the manifest and the contents differ on whether there are gradients"));
     }
     let types = types.state;
-    let compiled: Vec<&Graph> = [Some(&forward), vjp.as_ref()].into_iter().flatten().collect();
-    let code = code::entries(&code, &manifest, &compiled)?;
+    let (sizes, forward, vjp) = match &example {
+        Some((sizes, made)) => (&sizes[..], &made.forward, made.vjp.as_ref()),
+        None => (&[][..], &forward, vjp.as_ref()),
+    };
+    let compiled: Vec<&Graph> = [Some(forward), vjp].into_iter().flatten().collect();
+    let made = code::entries(&code, || code::programs(&manifest, &compiled))?;
+    let mut lowered = Vec::new();
+    for (i, program) in made.programs.iter().enumerate() {
+        let hash = Sha256::digest(&graphs[i].1).into();
+        lowered.extend(lowered::entry(&manifest, sizes, (i == 1, compiled[i]), &hash, program)?);
+    }
+    let code = made.code;
     manifest.code = code.iter().map(|(about, _)| about.clone()).collect();
+    manifest.lowered = lowered.iter().map(|(about, _)| about.clone()).collect();
     if !code.is_empty() {
         manifest.version = VERSION_WITH_CODE;
     }
@@ -125,8 +143,11 @@ fn assemble(
         bytes += data.len() as u64;
     }
     let texts = graphs.iter().map(|(name, graph)| (*name, graph.as_bytes()));
-    let read: Vec<(&str, &[u8])> =
-        texts.chain(code.iter().map(|(about, bytes)| (about.entry.as_str(), bytes.as_slice()))).collect();
+    let lowered = lowered.iter().map(|(about, bytes)| (about.entry.as_str(), bytes.as_slice()));
+    let read: Vec<(&str, &[u8])> = texts
+        .chain(lowered)
+        .chain(code.iter().map(|(about, bytes)| (about.entry.as_str(), bytes.as_slice())))
+        .collect();
     if let Some((about, bytes)) = code.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
         return Err(refused(format!("{} would have {} bytes; the most is {MAX_CODE_BYTES}", about.entry, bytes.len())));
     }
