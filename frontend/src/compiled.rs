@@ -5,6 +5,7 @@
 //! slots are set or cleared, arguments are written in place. An error leaves everything as it was.
 
 mod export;
+mod ready;
 mod run;
 
 use crate::node::{Grad, GradSlot, Node, NodeRef};
@@ -15,6 +16,7 @@ use crate::tensor::{Tensor, ViewOf, WeakTensor};
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
 pub use export::{Export, From, To, divided, gradient_stop};
+pub use ready::Ready;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
@@ -137,6 +139,8 @@ pub struct Program {
     specialised: Vec<usize>,
     captured_specialised: bool,
     escaped: usize,
+    // The line of errors that have none of their own.
+    site: Option<Loc>,
 }
 
 // A node of the history that results carry, without values.
@@ -501,6 +505,7 @@ impl Finish {
             captured_specialised: trace.specialised.iter().any(|i| is_arg(i).is_none()),
             specialised: trace.specialised.iter().filter_map(is_arg).collect(),
             escaped,
+            site: None,
         })
     }
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 use torsh_ir::exec::{Buffer, BufferRef, Device, DeviceKind, DeviceProperties, DeviceProvider, Executable, Executor};
 use torsh_ir::interp::InterpExecutor;
 use torsh_ir::limits::{self, Limits};
-use torsh_ir::{DType, Error, Graph, Result, Type};
+use torsh_ir::program::Program;
+use torsh_ir::{DType, Error, Graph, Result, Type, env};
 pub use torsh_passes::pipeline::Dump;
 use torsh_passes::pipeline::{self, Options};
 
@@ -275,6 +276,17 @@ impl Session {
 
     /// The executable of a graph on a device, compiled unless an equal graph is cached.
     pub fn executable(&self, device: Device, graph: &Graph, donate: Donations) -> Result<Arc<Compiled>> {
+        self.executable_of(device, graph, donate, None)
+    }
+
+    /// As [`Session::executable`]; where the graph must be compiled, its lowered program may be known.
+    pub fn executable_of(
+        &self,
+        device: Device,
+        graph: &Graph,
+        donate: Donations,
+        known: Option<&Arc<Program>>,
+    ) -> Result<Arc<Compiled>> {
         let hash = graph.structural_hash();
         let limits = limits::get();
         {
@@ -292,7 +304,7 @@ impl Session {
             }
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let compiled = Arc::new(self.compile(device, graph, &donate)?);
+        let compiled = Arc::new(self.compile(device, graph, &donate, known)?);
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
@@ -303,7 +315,13 @@ impl Session {
         Ok(compiled)
     }
 
-    fn compile(&self, device: Device, graph: &Graph, donate: &Donations) -> Result<Compiled> {
+    fn compile(
+        &self,
+        device: Device,
+        graph: &Graph,
+        donate: &Donations,
+        known: Option<&Arc<Program>>,
+    ) -> Result<Compiled> {
         let start = Instant::now();
         let executor = self.on(device)?;
         let mut graph = graph.clone();
@@ -321,8 +339,14 @@ impl Session {
                     donate: donate.clone(),
                     dump: self.config.dump.clone(),
                 };
-                let program = pipeline::compile(&graph, &options)?;
-                let exe = executor.load(Arc::new(program))?;
+                // Who wants to see every pass, or to have it verified, wants it run.
+                let known =
+                    known.filter(|_| options.fusion == env::fusion() && !options.verify && options.dump.is_none());
+                let program = match known {
+                    Some(program) => pipeline::fits(program, &graph, donate).map(|()| program.clone())?,
+                    None => Arc::new(pipeline::compile(&graph, &options)?),
+                };
+                let exe = executor.load(program)?;
                 if let Some(dump) = &self.config.dump {
                     dump("code", &exe.listing());
                 }

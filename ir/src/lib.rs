@@ -24,6 +24,7 @@ pub mod scalar;
 pub mod shape;
 pub mod text;
 pub mod verify;
+pub mod wire;
 
 pub use attr::{Attr, Attrs, AttrsExt, Scalar};
 pub use builder::{Builder, Val};

@@ -12,7 +12,7 @@ use torsh_ir::env;
 use torsh_ir::error::{Error, ErrorKind, Result};
 use torsh_ir::exec::{Device, Target};
 use torsh_ir::graph::Graph;
-use torsh_ir::program::Program;
+use torsh_ir::program::{BufId, Place, Program};
 use torsh_ir::{text, verify};
 
 /// Receives the name of a pass and the text of what it left.
@@ -88,6 +88,37 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
         env::say(&times(&program));
     }
     Ok(program)
+}
+
+/// What a program depends on besides its graph and what is donated: this version of the passes, and the settings that they
+/// look at. They look at no target: a program is the same for every device and instruction set.
+pub fn settings() -> String {
+    let kernel = torsh_ir::limits::get().max_kernel_insts;
+    format!("torsh passes {} fusion {} kernels of {kernel}", env!("TORSH_PASSES"), env::fusion())
+}
+
+/// Checks that a program that was made before can stand for [`compile`] of a graph: that it takes and gives what the graph
+/// does, donates no more, and is within the limits of now. That it does what the graph says is the word of whoever made
+/// it, and that it may run at all is for [`Program::verify`].
+///
+/// Errors: `Limit`; `Value` where it does not fit.
+pub fn fits(program: &Program, graph: &Graph, donate: &[(usize, usize)]) -> Result<()> {
+    limits::check(graph, &torsh_ir::limits::get())?;
+    limits::check_peak(program, &torsh_ir::limits::get())?;
+    let given = |out: &BufId| program.buffers.get(out.0 as usize).map(|b| &b.ty);
+    let outputs = graph.outputs();
+    let gives = program.outputs.len() == outputs.len()
+        && program.outputs.iter().zip(outputs).all(|(b, o)| {
+            given(b).is_some_and(|ty| ty.dtype == graph.ty(*o).dtype && ty.numel() == graph.ty(*o).numel())
+        });
+    if program.inputs != graph.input_types() || !gives {
+        return Err(Error::value("a program that takes or gives something else than its graph"));
+    }
+    let donated = |i: u32| donate.iter().any(|&(input, _)| input == i as usize);
+    if program.buffers.iter().any(|b| matches!(b.place, Place::Donated(i) if !donated(i))) {
+        return Err(Error::value("a program that overwrites an input that is not donated"));
+    }
+    Ok(())
 }
 
 /// A line on the time that each pass took.

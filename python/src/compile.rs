@@ -2,6 +2,7 @@
 
 use crate::errors::{OrRaise, guarded, outside};
 use crate::guard::Guards;
+use crate::package_call::PackageCalls;
 use crate::signature::{Given, Leaves, Spec, Why, describe, fits, fits_tuple, rebuild};
 use crate::tensor::{PyTensor, wrap};
 use crate::{convert, source};
@@ -150,13 +151,30 @@ pub struct CompiledFunction {
     unsettled: AtomicU64,
     warned: AtomicBool,
     warned_storm: AtomicBool,
+    // Makes programs without a trace, where it can.
+    package: Option<Py<PackageCalls>>,
+}
+
+/// A program that was made without a trace, the tree of its result and an object of that form.
+pub struct Traceless<'py> {
+    /// The program.
+    pub program: Program,
+    /// Fresh tensors, in containers.
+    pub spec: Spec,
+    /// What the containers are made after.
+    pub template: Bound<'py, PyAny>,
 }
 
 #[pymethods]
 impl CompiledFunction {
     #[new]
-    #[pyo3(signature = (function, fullgraph = false, name = None))]
-    fn new(function: &Bound<'_, PyAny>, fullgraph: bool, name: Option<String>) -> PyResult<CompiledFunction> {
+    #[pyo3(signature = (function, fullgraph = false, name = None, package = None))]
+    fn new(
+        function: &Bound<'_, PyAny>,
+        fullgraph: bool,
+        name: Option<String>,
+        package: Option<Py<PackageCalls>>,
+    ) -> PyResult<CompiledFunction> {
         if !function.is_callable() {
             return Err(PyTypeError::new_err(format!("torsh.compile: {function} is not callable")));
         }
@@ -172,6 +190,7 @@ impl CompiledFunction {
             unsettled: AtomicU64::new(0),
             warned: AtomicBool::new(false),
             warned_storm: AtomicBool::new(false),
+            package,
         })
     }
 
@@ -365,7 +384,7 @@ impl Entry {
                     };
                     s.set_item("kind", kind)?;
                     s.set_item("ops", &step.ops)?;
-                    s.set_item("location", step.loc.as_ref().map(ToString::to_string))?;
+                    s.set_item("location", step.loc.as_ref().or(program.site()).map(ToString::to_string))?;
                     steps.append(s)?;
                 }
                 d.set_item("steps", steps)?;
@@ -495,6 +514,33 @@ impl CompiledFunction {
                 wide: true,
             }));
             return self.function.bind(py).call(args, Some(kwargs));
+        }
+        if let Some(made) = self.package.as_ref().map(|p| p.get().program(py, &leaves)).transpose()?.flatten() {
+            let constants = made.program.result_types().iter().map(|_| None).collect();
+            let body = Body::Program {
+                program: Arc::new(made.program),
+                floats: Vec::new(),
+                result: made.spec,
+                template: made.template.unbind(),
+                constants,
+                build: None,
+            };
+            let entry = Arc::new(Entry {
+                args: args_spec,
+                kwargs: kwargs_spec,
+                grad,
+                places,
+                guards: Guards::none(),
+                body,
+                site,
+                reason,
+                hits: AtomicU64::new(0),
+                seconds: start.elapsed().as_secs_f64(),
+                wide: false,
+            });
+            let out = self.replay(py, &entry, args, Some(kwargs), &leaves, None)?;
+            self.keep(entry);
+            return Ok(out);
         }
         let proxies = guarded(|| trace::start(&leaves.values(), self.fullgraph)).or_raise()?;
         drop(take_floats());

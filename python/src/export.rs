@@ -276,10 +276,10 @@ pub(crate) fn host_state(py: Python<'_>, state: &[Py<PyTensor>]) -> PyResult<Vec
     Ok(buffers)
 }
 
-/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
-/// without, there is machine code for each level of `code` and for each CUDA target of `cuda`.
+/// Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
+/// There is machine code for each level of `code` and for each CUDA target of `cuda`, with dims at the sizes of `example`.
 #[pyfunction]
-#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new(), cuda = Vec::new()))]
+#[pyo3(signature = (path, manifest, forward, vjp, state, key, templates = None, code = Vec::new(), cuda = Vec::new(), example = Vec::new()))]
 #[expect(clippy::too_many_arguments, reason = "what a package is made of, and where it goes")]
 fn write_package(
     py: Python<'_>,
@@ -292,14 +292,17 @@ fn write_package(
     templates: Option<(String, Option<String>)>,
     code: Vec<String>,
     cuda: Vec<String>,
+    example: Vec<u64>,
 ) -> PyResult<u64> {
     let manifest: Manifest = serde_json::from_str(manifest)
         .map_err(|e| Error::new(ErrorKind::Export, format!("the manifest: {e}")))
         .or_raise()?;
     let key = key.map(|k| seed(k, "a signing key")).transpose()?.map(|k| SecretKey::from_seed(&k));
     let buffers = host_state(py, &state)?;
+    let cuda = CudaTargets { names: cuda, folders: executor::wheels(py)? };
     if let Some(templates) = templates {
-        return outside(py, || package::write_template(&path, manifest, templates, buffers, key.as_ref()));
+        let code = (code, cuda, example);
+        return outside(py, || package::write_template(&path, manifest, templates, buffers, code, key.as_ref()));
     }
     let contents = Contents {
         manifest,
@@ -307,7 +310,7 @@ fn write_package(
         vjp: vjp.map(|v| v.export.graph.clone()),
         state: buffers,
         code,
-        cuda: CudaTargets { names: cuda, folders: executor::wheels(py)? },
+        cuda,
     };
     outside(py, || package::write(&path, contents, key.as_ref()))
 }
@@ -330,6 +333,13 @@ pub struct PyPackage {
     package: Package,
     // One buffer of each tensor of the state, for all who ask.
     state: Mutex<Vec<Option<BufferRef>>>,
+}
+
+impl PyPackage {
+    /// The package.
+    pub(crate) fn package(&self) -> &Package {
+        &self.package
+    }
 }
 
 #[pymethods]
@@ -386,6 +396,11 @@ impl PyPackage {
     #[getter]
     fn code(&self) -> Vec<(String, usize, Option<String>)> {
         self.package.code().iter().map(|c| (c.level.clone(), c.kernels, c.unused.clone())).collect()
+    }
+    /// Lowered programs in the file: of each entry the steps that it has, or why it is not used.
+    #[getter]
+    fn lowered(&self) -> Vec<(String, usize, Option<String>)> {
+        self.package.lowered().iter().map(|l| (l.entry.clone(), l.steps, l.unused.clone())).collect()
     }
     /// Size of the file.
     #[getter]

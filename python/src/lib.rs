@@ -17,6 +17,7 @@ mod guard;
 mod index;
 mod memory;
 mod number;
+mod package_call;
 mod signature;
 mod source;
 mod stream;
@@ -42,6 +43,7 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     guard::register(m)?;
     compile::register(m)?;
     export::register(m)?;
+    package_call::register(m)?;
     export_c::register(m)?;
     dlpack::register(m)?;
     support::register(m)?;

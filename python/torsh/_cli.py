@@ -280,6 +280,9 @@ def _inspect(args) -> None:
         for p in m[what]:
             kind = p.get("kind", p.get("role"))
             print(f"{what.rstrip('s')} {p['name']}: {p['dtype']} {sizes(p['shape'])} ({kind})")
+    for lowered in program.lowered:
+        used = f"used, {lowered.steps} steps" if lowered.unused is None else f"not used: {lowered.unused}"
+        print(f"lowered {lowered.entry}: {used}")
     for code, about in zip(program.code, (*m.get("code", ()), *m.get("cuda", ())), strict=True):
         used = f"used, {code.kernels} kernels" if code.unused is None else f"not used: {code.unused}"
         if "features" in about:

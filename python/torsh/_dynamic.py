@@ -56,14 +56,15 @@ class Result(NamedTuple):
     templates: tuple[str, str | None]
 
 
-def export(run, args: tuple, kwargs: dict, names: list[str], dynamic, variable) -> Result:
+def export(run, args: tuple, kwargs: dict, names: list[str], dynamic, variable) -> tuple:
     """Traces by `run(args, kwargs)`, which gives (manifest, forward, vjp, state), at the sizes that it takes.
 
     `names` are those of the positional arguments; `variable(x, of)` makes an
-    argument of the exporter's out of a tensor, which stands for the argument `of`.
+    argument of the exporter's out of a tensor, which stands for the argument `of`. The sizes of the dims in `args` and
+    `kwargs` come last.
     """
-    spec = _Spec(args, kwargs, names, dynamic)
-    return _Family(run, spec, variable).result()
+    family = _Family(run, _Spec(args, kwargs, names, dynamic), variable)
+    return *family.result(), family.example
 
 
 # -- what varies -------------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ def export(
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
             of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too.
             CUDA architectures, "sm_80" and its like, do so for CUDA devices, "cuda" for the present one; NVRTC must be
-            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. Sizes must be
-            fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. With any of
+            them the file has what the passes make of the graph, too; with `dynamic`, all of it is for the sizes in the
+            example. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
             this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
@@ -102,7 +103,7 @@ def export(
         targets = ("native",)
     elif weights != "inside":
         raise ValueError(f'export(): weights={weights!r} is for format="c"')
-    levels, cuda = _check_options(targets, dynamic, metadata, name, license)
+    levels, cuda = _check_options(targets, metadata, name, license)
     key = None if sign is None else read_key(sign, SECRET)
     if isinstance(example_args, dict):
         args, kwargs = (), dict(example_args)
@@ -113,13 +114,13 @@ def export(
     if not callable(fn):
         raise TypeError(f"export(): expected a function or a module, got {type(fn).__name__}")
     plain = fn._orig_mod if isinstance(fn, CompiledModule) else fn.__wrapped__ if isinstance(fn, Compiled) else fn
-    exporter, templates = _Exporter(plain, args, kwargs, include_grad, joint=format == "c"), None
+    exporter, templates, example = _Exporter(plain, args, kwargs, include_grad, joint=format == "c"), None, ()
     with unchanged(plain):
         if dynamic is None or dynamic is False:
             manifest, forward, vjp, state = exporter.run()
             manifest["version"] = 1
         else:
-            manifest, forward, vjp, state, templates = _dynamic.export(
+            manifest, forward, vjp, state, templates, example = _dynamic.export(
                 lambda *made: _Exporter(plain, *made, include_grad, made=True).run(),
                 args, kwargs, exporter._argument_names(), dynamic,
                 lambda x, of: _stand_in(x, of, include_grad),
@@ -132,14 +133,16 @@ def export(
         return _export_c.write(
             path, manifest, forward, state, target, weights, exporter.seeds(), exporter.with_gradients
         )
-    return _C.write_package(os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels, cuda)
+    return _C.write_package(
+        os.fsdecode(path), json.dumps(manifest), forward, vjp, state, key, templates, levels, cuda, list(example)
+    )
 
 
 _LEVELS = ("portable", "avx2", "avx512")
 _CUDA = re.compile(r"(sm|compute)_[0-9]{2,3}|cuda(:[0-9]+)?")
 
 
-def _check_options(targets, dynamic, metadata, name, license) -> tuple[list[str], list[str]]:
+def _check_options(targets, metadata, name, license) -> tuple[list[str], list[str]]:
     """Checks options, and lists the levels and the CUDA targets of machine code."""
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     levels = [level for level in _LEVELS if level in wanted]
@@ -152,8 +155,6 @@ def _check_options(targets, dynamic, metadata, name, license) -> tuple[list[str]
         )
     # The present device has a number.
     cuda = [str(_C.resolve_device(t)) if t.startswith("cuda") else t for t in cuda]
-    if (levels or cuda) and dynamic is not None and dynamic is not False:
-        raise ExportError("export(): sizes that vary are compiled where they are met; machine code is for fixed ones")
     for what, value in (("name", name), ("license", license)):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"export(): {what} must be a str, got {type(value).__name__}")

@@ -27,6 +27,11 @@ code of, and why it is not used, or None where it is: then kernels of the progra
 compiled, those for CUDA by devices that run the architecture."""
 
 
+Lowered = namedtuple("Lowered", ("entry", "steps", "unused"))
+Lowered.__doc__ = """A lowered program in a package: its entry, its steps, and why it is not used, or None where it is: then
+no passes run."""
+
+
 class Program:
     """A program from a package: calls run it, and update the state that it keeps.
 
@@ -56,6 +61,7 @@ class Program:
             self._state.append(tensor)
         # Where a program without state makes what it returns, if its inputs do not say.
         self._home = _C.PyDevice("cpu")
+        self._calls = _C.PackageCalls(package, self._state)
         self._compiled = self._fresh()
 
     @property
@@ -97,6 +103,11 @@ class Program:
     def code(self) -> tuple[Code, ...]:
         """Machine code in the file, by level and CUDA architecture, and whether it is used."""
         return tuple(Code(*c) for c in self._package.code)
+
+    @property
+    def lowered(self) -> tuple[Lowered, ...]:
+        """Lowered programs in the file, and whether they are used."""
+        return tuple(Lowered(*p) for p in self._package.lowered)
 
     @property
     def manifest(self) -> dict:
@@ -254,7 +265,7 @@ class Program:
         def apply(*leaves):
             return this()._apply(*leaves)
 
-        return Compiled(apply, True, self.name)
+        return Compiled(apply, True, self.name, self._calls)
 
     def _apply(self, *leaves):
         place = self._place(leaves)

@@ -74,6 +74,7 @@ fn contents() -> Contents {
         vjp: Some(program("vjp.txt", &[Slot::Output(0)], &[Slot::Input(0), Slot::State(0)])),
         code: vec![],
         cuda: vec![],
+        lowered: vec![],
         entries: vec![],
     };
     let total = Value::from_slice(executor(), &[3], &[10.0f32, 20.0, 30.0]).unwrap();
@@ -255,7 +256,7 @@ fn rows(path: &Path) -> u64 {
     manifest.inputs[0].shape = sizes();
     manifest.outputs[0].shape = sizes();
     manifest.vjp.as_mut().unwrap().outputs = vec![Slot::Input(0)];
-    write_template(path, manifest, (ROWS.into(), Some(ROWS_VJP.into())), state, None).unwrap()
+    write_template(path, manifest, (ROWS.into(), Some(ROWS_VJP.into())), state, (vec![], CudaTargets::default(), vec![]), None).unwrap()
 }
 
 fn table(n: usize, value: f32) -> Value {
@@ -438,8 +439,16 @@ fn damaged_packages_are_refused_or_run() {
     let coded = folder.file("coded.torsh");
     let levels = if cfg!(target_arch = "x86_64") { vec!["portable".to_string(), "avx2".to_string()] } else { vec![] };
     write(&coded, Contents { code: levels, ..contents() }, None).unwrap();
+    // Who has its hash believes its programs, whatever they are.
+    let lowered = folder.file("lowered.torsh");
+    if cfg!(target_arch = "x86_64") {
+        std::fs::write(&lowered, package_fuzz::without_code(&std::fs::read(&coded).unwrap())).unwrap();
+    } else {
+        std::fs::copy(&coded, &lowered).unwrap();
+    }
     add_kernels(&coded);
-    let seeds = [path.clone(), sized, coded, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
+    let seeds =
+        [path.clone(), sized, coded, lowered, golden("linear.torsh"), golden("step.torsh"), golden("gradients.torsh")];
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|p| std::fs::read(p).unwrap()).collect();
     let mut fuzzer = Fuzzer::new(seeds, env::fuzz_seed(), executor(), path);
     let cases = env::fuzz_cases().unwrap_or(3000);

@@ -83,6 +83,7 @@ fn contents(levels: &[&str]) -> Contents {
         vjp: None,
         code: vec![],
         cuda: vec![],
+        lowered: vec![],
         entries: vec![],
     };
     let state = input(&executor, 0.01);
@@ -357,5 +358,62 @@ fn a_manifest_that_lies_about_code_is_refused() {
         });
         let e = pinned(&path, own).expect_err(new);
         assert!(e.kind() == ErrorKind::Package && e.message().contains("manifest.json"), "{new}: {e}");
+    }
+}
+
+/// A model made of this package, and whether it runs the program of the file.
+fn runs_lowered(package: &Package) -> bool {
+    let executor = executor(Some("portable"));
+    let model = package.instantiate(&executor).unwrap();
+    package.program(false, &[]).is_some_and(|p| std::ptr::eq(&**p, model.executable().program()))
+}
+
+#[test]
+fn a_lowered_program_takes_the_place_of_the_passes_where_it_is_believed() {
+    let _alone = alone();
+    let folder = Folder::new("lowered");
+    let path = folder.file("coded.torsh");
+    write(&path, contents(&["portable"]), Some(&key())).unwrap();
+    let plain = Package::load(&path).unwrap();
+    assert!(plain.lowered()[0].unused.as_ref().unwrap().contains("nobody vouches") && !runs_lowered(&plain));
+    let wanted = run(&plain, Some("portable")).0;
+    let package = trusting(&path).unwrap();
+    assert!(package.lowered()[0].unused.is_none() && package.lowered()[0].steps >= 2, "{:?}", package.lowered());
+    assert!(runs_lowered(&package));
+    assert_eq!(run(&package, Some("portable")).0, wanted);
+    // Another version of torsh, or other settings.
+    let own = changed(&path, "program.bin", |b| b[12] ^= 1);
+    let package = pinned(&path, own).unwrap();
+    assert!(package.lowered()[0].unused.as_ref().unwrap().contains("another version of torsh"));
+    assert!(!runs_lowered(&package));
+    assert_eq!(run(&package, Some("portable")).0, wanted);
+    // Without its machine code, which is another matter.
+    write(&path, contents(&["portable"]), None).unwrap();
+    let bytes = package_fuzz::without_code(&std::fs::read(&path).unwrap());
+    std::fs::write(&path, &bytes).unwrap();
+    let package = pinned(&path, hash(&bytes)).unwrap();
+    assert!(package.code().is_empty() && runs_lowered(&package));
+    assert_eq!(run(&package, Some("portable")).0, wanted);
+}
+
+#[test]
+fn weights_that_are_pinned_are_those_that_were_hashed() {
+    let _alone = alone();
+    let folder = Folder::new("pinned");
+    let path = folder.file("coded.torsh");
+    write(&path, contents(&[]), None).unwrap();
+    let own = hash(&std::fs::read(&path).unwrap());
+    let package = pinned(&path, own).unwrap();
+    assert!(package.is_mapped());
+    assert_eq!(package.state(0).unwrap().host_bytes(), Package::load(&path).unwrap().state(0).unwrap().host_bytes());
+    // Every byte counts, in the weights and around them.
+    let bytes = std::fs::read(&path).unwrap();
+    let weights = bytes.len() - 64 * 300 * 4;
+    for at in [100, weights - 300, weights, weights + 5000, bytes.len() - 400, bytes.len() - 1] {
+        let mut other = bytes.clone();
+        other[at] ^= 1;
+        std::fs::write(&path, other).unwrap();
+        let e = pinned(&path, own).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Package, "{at}: {e}");
     }
 }

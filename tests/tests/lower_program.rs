@@ -6,7 +6,7 @@ use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::op::{Kind, Op};
 use torsh_ir::ops;
 use torsh_ir::program::{Place, Program};
-use torsh_ir::{Builder, DType, Shape, Type};
+use torsh_ir::{Builder, DType, Shape, Type, wire};
 use torsh_passes::{Options, autodiff, compile, decompose, lower};
 use torsh_tests::fuzz::make::make;
 use torsh_tests::values::{Rng, tensor};
@@ -19,6 +19,7 @@ fn options(fusion: bool) -> Options {
 fn check(graph: &Graph, inputs: &[HostTensor], options: &Options) -> Result<Program, String> {
     let program = lower::run(graph, options).map_err(|e| e.to_string())?;
     program.verify().map_err(|e| e.to_string())?;
+    round_trip(&program)?;
     match (eval_graph(graph, inputs), run_program(&program, inputs)) {
         (Ok(want), Ok(got)) => match got.iter().zip(&want).position(|(g, w)| !same_bits(g, w)) {
             None if got.len() == want.len() => Ok(program),
@@ -26,6 +27,18 @@ fn check(graph: &Graph, inputs: &[HostTensor], options: &Options) -> Result<Prog
         },
         (Err(_), Err(_)) => Ok(program),
         (want, got) => Err(format!("the graph gives {want:?}, the program {got:?}")),
+    }
+}
+
+/// Bytes give the program back, but for what they do not hold.
+fn round_trip(program: &Program) -> Result<(), String> {
+    let mut held = program.clone();
+    held.stats.passes.clear();
+    held.steps.iter_mut().for_each(|s| s.loc = None);
+    match wire::decode(&wire::encode(program)) {
+        Ok(read) if read == held => Ok(()),
+        Ok(read) => Err(format!("its bytes are those of\n{}", torsh_ir::text::program(&read))),
+        Err(why) => Err(format!("its bytes cannot be read: {why}")),
     }
 }
 

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use torsh_ir::exec::{BufferRef, Device, Outputs};
-use torsh_ir::{Error, Graph, Result, Type};
+use torsh_ir::{Error, Graph, Loc, Result, Type};
 
 /// Memory on loan to a run, taken from a handle.
 struct Lent {
@@ -163,6 +163,15 @@ impl Program {
     /// The device that it runs on.
     pub fn device(&self) -> Device {
         self.device
+    }
+    /// The types of the fresh tensors that it returns, in order.
+    pub fn result_types(&self) -> Vec<Type> {
+        let fresh = |r: &ResultSpec| if let ResultSpec::New { ty, .. } = r { Some(ty.clone()) } else { None };
+        self.results.iter().filter_map(fresh).collect()
+    }
+    /// The user's line of a program that was made without a trace.
+    pub fn site(&self) -> Option<&Loc> {
+        self.site.as_ref()
     }
     /// The executable and how long it took to make.
     pub fn compiled(&self) -> &Arc<Compiled> {
@@ -321,7 +330,11 @@ impl Program {
 
     // The outputs, which are as many as the graph's before anything is done with one.
     fn execute(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
-        let outputs = self.compiled.exe.run(inputs).map_err(|e| self.compiled.located(e, &self.graph))?;
+        let located = |e: Error| match &self.site {
+            Some(site) => e.moved_to(site.clone()),
+            None => self.compiled.located(e, &self.graph),
+        };
+        let outputs = self.compiled.exe.run(inputs).map_err(located)?;
         let count = self.graph.outputs().len();
         if outputs.len() != count {
             return Err(Error::internal(format!("a program of {count} outputs returned {}", outputs.len())));

@@ -10,6 +10,7 @@ use std::sync::TryLockError;
 /// Shows the collector each object once.
 pub fn visit(compiled: &CompiledFunction, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
     visit.call(&compiled.function)?;
+    visit.call(&compiled.package)?;
     let entries = match compiled.entries.try_lock() {
         Ok(entries) => entries,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

@@ -234,6 +234,11 @@ fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) {
     if let Some(key) = package.signer() {
         println!("signed by {}", hex(key));
     }
+    for lowered in package.lowered() {
+        let steps = format!("used, {} steps", lowered.steps);
+        let state = lowered.unused.as_ref().map_or(steps, |why| format!("not used: {why}"));
+        println!("lowered {}: {state}", lowered.entry);
+    }
     for code in package.code() {
         let kernels = format!("used, {} kernels", code.kernels);
         let state = code.unused.as_ref().map_or(kernels, |why| format!("not used: {why}"));

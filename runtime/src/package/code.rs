@@ -16,7 +16,7 @@ use std::env::consts::ARCH;
 use std::sync::Arc;
 use torsh_codegen::cpu::{self, Level, Options};
 use torsh_ir::exec::{Device, Target};
-use torsh_ir::program::Program;
+use torsh_ir::program::Program as LoweredProgram;
 use torsh_ir::{Error, ErrorKind, Graph, Result};
 use torsh_passes::pipeline;
 
@@ -39,7 +39,7 @@ pub struct CodeUse {
 /// Machine code of these programs, for each of these levels in turn, and what the manifest says of it.
 ///
 /// Errors: `Export` for a level that is none of this architecture, or an architecture without such code.
-pub(super) fn entries(levels: &[String], programs: &[Program]) -> Result<Vec<(Code, Vec<u8>)>> {
+pub(super) fn entries(levels: &[String], programs: &[LoweredProgram]) -> Result<Vec<(Code, Vec<u8>)>> {
     let refused = |why: String| Error::new(ErrorKind::Export, why);
     if levels.is_empty() {
         return Ok(Vec::new());
@@ -75,17 +75,17 @@ pub(super) fn entries(levels: &[String], programs: &[Program]) -> Result<Vec<(Co
     Ok(made)
 }
 
-/// The programs that these graphs become: the same for every level and device; kernels are not.
-pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<Program>> {
+/// The programs of these graphs, the first of which is that of the manifest's program and the second that of its gradients:
+/// the same at every level, as for every device; kernels are not.
+pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<LoweredProgram>> {
     let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
     let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
-    let mut programs = Vec::new();
-    for (&graph, program) in graphs.iter().zip(described.into_iter().flatten()) {
+    let compile = |(graph, program): (&&Graph, &super::manifest::Program)| {
         let options =
             pipeline::Options { target: target.clone(), donate: donations(graph, program), ..Default::default() };
-        programs.push(pipeline::compile(graph, &options)?);
-    }
-    Ok(programs)
+        pipeline::compile(graph, &options)
+    };
+    graphs.iter().zip(described.into_iter().flatten()).map(compile).collect()
 }
 
 /// Why code must not run here, if it must not.

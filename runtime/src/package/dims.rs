@@ -61,7 +61,7 @@ impl Port {
 }
 
 impl Manifest {
-    fn dim_names(&self) -> Vec<&str> {
+    pub(super) fn dim_names(&self) -> Vec<&str> {
         self.dims.iter().map(|d| d.name.as_str()).collect()
     }
 

@@ -6,8 +6,8 @@ use torsh_ir::{Error, ErrorKind};
 pub const VERSION: u32 = 1;
 /// Version that is written for a package with dims, which readers of the older version refuse by number.
 pub const VERSION_WITH_DIMS: u32 = 2;
-/// Version that is written for a package with machine code, of the CPU or of CUDA devices, likewise; also the newest that
-/// is read.
+/// Version that is written for a package with machine code, of the CPU or of CUDA devices, or lowered programs, with dims or
+/// without, likewise; also the newest that is read.
 pub const VERSION_WITH_CODE: u32 = 3;
 /// Oldest version that is read.
 pub const OLDEST_VERSION: u32 = 1;
@@ -22,6 +22,10 @@ pub const SIGNATURE: &str = "signature.json";
 pub const GRAPH: &str = "graph.txt";
 /// The gradient program's entry.
 pub const VJP: &str = "vjp.txt";
+/// The entry of the lowered program.
+pub const LOWERED: &str = "program.bin";
+/// The entry of the lowered gradient program.
+pub const LOWERED_VJP: &str = "program-vjp.bin";
 /// Levels that machine code in a package may be for, in the order of their entries.
 pub const CODE_LEVELS: [&str; 3] = ["portable", "avx2", "avx512"];
 /// The state's entry.
@@ -49,6 +53,8 @@ pub const MAX_CUDA_KERNELS: usize = 1 << 16;
 pub const MAX_CUDA_IMAGES: usize = 1 << 12;
 /// Bytes of the name of a kernel in its image.
 pub const MAX_SYMBOL: usize = 128;
+/// Bytes of an entry with a lowered program.
+pub const MAX_LOWERED_BYTES: u64 = 64 << 20;
 /// Features of a processor that an entry of machine code names.
 pub const MAX_FEATURES: usize = 32;
 /// Bytes of the header of the weights.
@@ -70,6 +76,11 @@ pub fn code_entry(arch: &str, level: &str) -> String {
 /// The entry of kernels for a CUDA architecture.
 pub fn cuda_entry(target: &str) -> String {
     format!("cuda-{target}.bin")
+}
+
+/// The entry of the lowered program of the graph, or of the gradients.
+pub fn lowered_entry(vjp: bool) -> String {
+    (if vjp { LOWERED_VJP } else { LOWERED }).to_string()
 }
 
 /// An error of the reader: which entry, and why.

@@ -5,9 +5,10 @@ use super::code::{self, CodeUse};
 use super::cubin;
 use super::dims::Templates;
 use super::format::{
-    CODE_LEVELS, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE,
-    VJP, WEIGHTS, bad, code_entry,
+    CODE_LEVELS, GRAPH, LOWERED, LOWERED_VJP, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_LOWERED_BYTES,
+    MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, VJP, WEIGHTS, bad, code_entry,
 };
+use super::lowered::{self, LoweredUse, Stored};
 use super::manifest::{Manifest, Program, Types};
 use super::sign::{self, PublicKey, hex};
 use super::weights;
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
+use torsh_ir::program::Program as LoweredProgram;
 use torsh_ir::{Error, Graph, Result, env, text, verify};
 use torsh_passes::limits;
 
@@ -59,6 +61,8 @@ pub struct Package {
     state: Vec<Range<usize>>,
     signer: Option<PublicKey>,
     code: Vec<CodeUse>,
+    lowered: Vec<LoweredUse>,
+    stored: Stored,
     // Known to every program that is loaded while the package is here.
     _codes: Vec<Arc<Codes>>,
     _images: Vec<Arc<Images>>,
@@ -110,6 +114,18 @@ impl Package {
     /// The machine code of the file, that for CUDA devices behind that for CPUs, and what became of it.
     pub fn code(&self) -> &[CodeUse] {
         &self.code
+    }
+    /// The lowered programs of the file, and what became of them.
+    pub fn lowered(&self) -> &[LoweredUse] {
+        &self.lowered
+    }
+    /// The lowered program of the graph, or with `vjp` of the gradients, at these sizes of the dims, if the file has it and it
+    /// is believed: what passes would make of that graph when [`super::donations`] are donated.
+    pub fn program(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<LoweredProgram>> {
+        self.stored.find(vjp, sizes)
+    }
+    pub(super) fn stored(&self) -> &Stored {
+        &self.stored
     }
     /// Size of the file.
     pub fn bytes(&self) -> u64 {
@@ -170,8 +186,13 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         None => None,
     };
     trusted(signer.as_ref(), options)?;
+    // The weights that the file's hash is made of are those that are used, where they are mapped.
+    let mut hashed = None;
     if let Some(wanted) = &options.sha256 {
-        pinned(&file, meta.len(), wanted, (need(MANIFEST)?, &text[..]))?;
+        let item = find(WEIGHTS).filter(|item| is_ours(&meta) && item.data.end > item.data.start);
+        hashed = item.map(|item| map(&file, item)).transpose()?;
+        let weights = item.zip(hashed.as_ref());
+        pinned(&file, meta.len(), wanted, (need(MANIFEST)?, &text[..]), weights)?;
     }
     let manifest = Manifest::parse(&text)?;
     let types = manifest.check()?;
@@ -209,11 +230,25 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let forward = source(&file, need(GRAPH)?, &manifest)?;
     let vjp = manifest.vjp.as_ref().map(|_| source(&file, need(VJP)?, &manifest)).transpose()?;
     let (forward, vjp, templates) = graphs(&manifest, &types, forward, vjp).map_err(|e| Error::package(e.message()))?;
+    let (mut lowered, mut stored) = (Vec::new(), Stored::default());
+    for about in &manifest.lowered {
+        let bytes = small(&file, need(&about.entry)?, MAX_LOWERED_BYTES)?;
+        check_hash(&about.entry, &bytes, &manifest)?;
+        let at = |of: &Templates| of.at(&about.sizes).map_err(|e| Error::package(e.message()));
+        let instance = templates.as_deref().filter(|_| believed).map(at).transpose()?;
+        let graphs = instance.as_ref().map_or((Some(&forward), vjp.as_ref()), |i| (Some(&i.forward), i.vjp.as_ref()));
+        let graph = if about.is_vjp() { graphs.1 } else { graphs.0 };
+        let graph = graph.ok_or_else(|| bad(&about.entry, "there is no graph of it"))?;
+        let (became, program) = lowered::read(about, &bytes, believed, &manifest, graph)?;
+        lowered.push(became);
+        program.into_iter().for_each(|program| stored.add(about, program));
+    }
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
+    let known = hashed.is_some() && !has_bools;
     let weights = if is_ours(&meta) && len > 0 && !has_bools {
-        Mapping::map(&file, item.data.start, len).map_err(|e| bad(WEIGHTS, format!("cannot be mapped: {e}")))?
+        hashed.map_or_else(|| map(&file, item), Ok)?
     } else {
         let pool = options.memory.as_ref().map_or_else(|| Pool::new(u64::MAX), |m| m.0.clone());
         let mut memory = pool.take(len, &|| format!("{WEIGHTS}, which is read into memory,"))?;
@@ -221,12 +256,14 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
             .map_err(|e| bad(WEIGHTS, format!("cannot be read: {e}")))?;
         Mapping::owned(memory, len)
     };
-    check_hash(WEIGHTS, weights.bytes(), &manifest)?;
+    if !known {
+        check_hash(WEIGHTS, weights.bytes(), &manifest)?;
+    }
     check_crc(WEIGHTS, weights.bytes(), item.crc)?;
     let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
     let state = weights::read(weights.bytes(), &wanted)?;
     drop(wanted);
-    say(path, &uses);
+    say(path, &uses, &lowered);
     codes.iter().for_each(codes::believe);
     images.iter().for_each(images::believe);
     Ok(Package {
@@ -239,6 +276,8 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         state,
         signer,
         code: uses,
+        lowered,
+        stored,
         _codes: codes,
         _images: images,
         bytes: meta.len(),
@@ -246,24 +285,48 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
 }
 
 /// Tells the log what is not used, and why.
-fn say(path: &Path, uses: &[CodeUse]) {
+fn say(path: &Path, code: &[CodeUse], lowered: &[LoweredUse]) {
     if !env::log().notes {
         return;
     }
-    for (entry, why) in uses.iter().filter_map(|u| Some((&u.entry, u.unused.as_ref()?))) {
+    let code = code.iter().map(|u| (&u.entry, &u.unused));
+    let unused = lowered.iter().map(|u| (&u.entry, &u.unused)).chain(code);
+    for (entry, why) in unused.filter_map(|(entry, why)| Some((entry, why.as_ref()?))) {
         env::say(&format!("{}: {entry} is not used: {why}", path.display()));
     }
 }
 
+/// The bytes of an entry, mapped.
+fn map(file: &File, item: &Item) -> Result<Mapping> {
+    let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(&item.name, "too large to address"))?;
+    Mapping::map(file, item.data.start, len).map_err(|e| bad(&item.name, format!("cannot be mapped: {e}")))
+}
+
 /// Checks the hash of the whole file, and that what was read of the manifest is what was hashed: every other entry is
-/// checked by the hash that stands there, when it is read.
-fn pinned(file: &File, size: u64, wanted: &[u8; 32], (item, text): (&Item, &[u8])) -> Result<()> {
+/// checked by the hash that stands there, when it is read. Weights that are mapped are hashed where they are, which takes
+/// most of the time; nobody need hash them again.
+fn pinned(
+    file: &File,
+    size: u64,
+    wanted: &[u8; 32],
+    (item, text): (&Item, &[u8]),
+    weights: Option<(&Item, &Mapping)>,
+) -> Result<()> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut seen = Vec::with_capacity(text.len());
     let mut at = 0;
     while at < size {
-        let len = (size - at).min(buffer.len() as u64);
+        let stop = match weights {
+            Some((item, mapping)) if at == item.data.start => {
+                hash.update(mapping.bytes());
+                at = item.data.end;
+                continue;
+            }
+            Some((item, _)) if at < item.data.start => item.data.start,
+            _ => size,
+        };
+        let len = (stop - at).min(buffer.len() as u64);
         let part = &mut buffer[..len as usize];
         read_at(file, at, part).map_err(|e| Error::package(format!("cannot read the file: {e}")))?;
         hash.update(&*part);
@@ -310,7 +373,7 @@ fn check_crc(name: &str, bytes: &[u8], wanted: u32) -> Result<()> {
 fn in_order(items: &[Item], manifest: &Manifest) -> Result<()> {
     let code = CODE_LEVELS.iter().map(|level| code_entry("x86_64", level));
     let cuda = manifest.cuda.iter().map(|cuda| cuda.entry.clone());
-    let first = [MANIFEST, SIGNATURE, GRAPH, VJP].map(str::to_string).into_iter();
+    let first = [MANIFEST, SIGNATURE, GRAPH, VJP, LOWERED, LOWERED_VJP].map(str::to_string).into_iter();
     let order: Vec<String> = first.chain(code).chain(cuda).chain([WEIGHTS.to_string()]).collect();
     let place = |item: &Item| order.iter().position(|name| *name == item.name);
     match items.windows(2).find(|pair| place(&pair[0]) >= place(&pair[1])) {

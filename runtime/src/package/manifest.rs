@@ -7,7 +7,7 @@ use super::cubin::{self, Cuda};
 use super::dims::{Dim, Size};
 use super::format::{
     CODE_LEVELS, FORMAT, GRAPH, MANIFEST, MAX_FEATURES, MAX_NAME, MAX_TREE_DEPTH, OLDEST_VERSION, SIGNATURE, VERSION,
-    VERSION_WITH_CODE, VERSION_WITH_DIMS, VJP, WEIGHTS, bad, code_entry,
+    VERSION_WITH_CODE, VERSION_WITH_DIMS, VJP, WEIGHTS, bad, code_entry, lowered_entry,
 };
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -58,6 +58,9 @@ pub struct Manifest {
     /// Kernels for CUDA devices; absent where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cuda: Vec<Cuda>,
+    /// Lowered programs; absent where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lowered: Vec<Lowered>,
     /// Every other entry but the signature.
     pub entries: Vec<Entry>,
 }
@@ -199,6 +202,26 @@ pub struct Code {
     pub features: Vec<String>,
 }
 
+/// An entry with a lowered program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lowered {
+    /// Its name.
+    pub entry: String,
+    /// Entry of the graph that it was made of.
+    pub graph: String,
+    /// The size of each dim for which it was made; absent without dims.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<u64>,
+}
+
+impl Lowered {
+    /// Whether it is the program of the gradients.
+    pub fn is_vjp(&self) -> bool {
+        self.graph == VJP
+    }
+}
+
 /// An entry of the file.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -304,18 +327,18 @@ impl Manifest {
     pub fn check(&self) -> Result<Types> {
         let within = limits::get();
         let mut types = Types::default();
-        let version = match (self.dims.len(), self.code.len() + self.cuda.len()) {
+        let (dims, made) = (self.dims.len(), self.code.len() + self.lowered.len() + self.cuda.len());
+        let version = match (dims, made) {
             (0, 0) => VERSION,
             (_, 0) => VERSION_WITH_DIMS,
-            (0, _) => VERSION_WITH_CODE,
-            (_, _) => return Err(bad(MANIFEST, "a package with dims cannot have machine code")),
+            (_, _) => VERSION_WITH_CODE,
         };
         if self.version != version {
-            let (dims, code) = (self.dims.len(), self.code.len() + self.cuda.len());
             return Err(bad(
                 MANIFEST,
                 format!(
-                    "format version {} with {dims} dims and {code} levels of machine code; that is version {version}",
+                    "format version {} with {dims} dims and {made} entries of machine code and programs; that is version \
+                     {version}",
                     self.version
                 ),
             ));
@@ -366,6 +389,7 @@ impl Manifest {
         self.check_programs()?;
         self.check_code()?;
         cubin::check(&self.cuda)?;
+        self.check_lowered()?;
         self.check_entries()?;
         Ok(types)
     }
@@ -472,13 +496,35 @@ impl Manifest {
         Ok(())
     }
 
+    fn check_lowered(&self) -> Result<()> {
+        let mut last = None;
+        for lowered in &self.lowered {
+            let known = lowered.graph == GRAPH || lowered.is_vjp() && self.vjp.is_some();
+            if !known || last.replace(lowered.is_vjp()) >= Some(lowered.is_vjp()) {
+                return Err(bad(MANIFEST, "a lowered program is of no graph, out of order or stands twice"));
+            }
+            if lowered.entry != lowered_entry(lowered.is_vjp()) {
+                return Err(bad(MANIFEST, "a lowered program has an entry of another name"));
+            }
+            let within = |(dim, size): (&Dim, &u64)| (dim.min..=dim.max).contains(size);
+            if lowered.sizes.len() != self.dims.len() || !self.dims.iter().zip(&lowered.sizes).all(within) {
+                return Err(bad(MANIFEST, "a lowered program has sizes that are not those of the dims"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_entries(&self) -> Result<()> {
         let mut seen = HashSet::new();
         for entry in &self.entries {
             let known = match entry.name.as_str() {
                 GRAPH | WEIGHTS => true,
                 VJP => self.vjp.is_some(),
-                name => self.code.iter().any(|c| c.entry == name) || self.cuda.iter().any(|c| c.entry == name),
+                name => {
+                    let lowered = self.lowered.iter().map(|lowered| &lowered.entry);
+                    let cuda = self.cuda.iter().map(|cuda| &cuda.entry);
+                    self.code.iter().map(|code| &code.entry).chain(lowered).chain(cuda).any(|entry| entry == name)
+                }
             };
             if !known || !seen.insert(entry.name.as_str()) {
                 let shown: String = entry.name.chars().take(64).collect();
@@ -489,7 +535,8 @@ impl Manifest {
                 return Err(bad(MANIFEST, format!("the hash of {} is not 64 hexadecimal digits", entry.name)));
             }
         }
-        if seen.len() != 2 + usize::from(self.vjp.is_some()) + self.code.len() + self.cuda.len() {
+        let made = self.code.len() + self.lowered.len() + self.cuda.len();
+        if seen.len() != 2 + usize::from(self.vjp.is_some()) + made {
             return Err(bad(MANIFEST, "an entry is missing from the list of entries"));
         }
         Ok(())

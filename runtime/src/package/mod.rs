@@ -1,10 +1,10 @@
 //! Packages: programs in files, which run without the code that made them, and which nobody has to trust.
 //!
 //! A `.torsh` file is a zip archive of stored, 64-byte-aligned entries: `manifest.json`, `signature.json` (if signed),
-//! `graph.txt`, `vjp.txt` (if gradients were asked for), machine code and kernels for CUDA devices (if levels and architectures
-//! were named) and `weights.safetensors`. The
-//! graph is compiled where it is loaded, with the instruction set that is there; code that fits is taken instead where
-//! the caller says whom to believe ([`LoadOptions`]). `docs/packages.md` describes the format.
+//! `graph.txt`, `vjp.txt` (if gradients were asked for), lowered programs, machine code and kernels for CUDA devices (if levels
+//! and architectures were named) and `weights.safetensors`. The graph is compiled where it is loaded, with the instruction
+//! set that is there; programs and code that fit are taken instead where the caller says whom to believe
+//! ([`LoadOptions`]). `docs/packages.md` describes the format.
 //! In a package with dims, sizes vary within ranges: its graphs are templates, filled in at the sizes of a call.
 //!
 //! [`Package::load`] trusts nothing: the directory, every size and offset, the manifest, the hash of every entry, the
@@ -36,6 +36,7 @@ pub mod dims;
 pub mod format;
 pub mod layout;
 mod load;
+mod lowered;
 pub mod manifest;
 pub(crate) mod model;
 mod place;
@@ -49,8 +50,9 @@ pub use code::CodeUse;
 pub use cubin::CudaTargets;
 pub use dims::{Instance, Templates};
 pub use load::{LoadOptions, Memory, Package};
+pub use lowered::LoweredUse;
 pub use manifest::Manifest;
-pub use model::Model;
+pub use model::{Model, donations};
 pub use same::same_meaning;
 pub use sign::{PublicKey, SecretKey, hex, unhex};
 pub use value::{Element, Value};

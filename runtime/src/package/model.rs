@@ -2,12 +2,14 @@
 
 use super::dims::Templates;
 use super::load::Package;
+use super::lowered::Stored;
 use super::manifest::{Manifest, Program, Slot, Types};
 use super::value::Value;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Device, Executable, Executor};
+use torsh_ir::program::Program as LoweredProgram;
 use torsh_ir::{Error, Graph, Result, Type};
 use torsh_passes::pipeline::{self, Options};
 
@@ -20,6 +22,7 @@ pub struct Model<'e> {
     executor: &'e dyn Executor,
     // Of a package with dims.
     templates: Option<Arc<Templates>>,
+    stored: Stored,
     // Never empty; the one in use is the last. Without dims there is one.
     programs: Vec<Programs>,
 }
@@ -47,15 +50,17 @@ impl Package {
     /// dims, for the smallest sizes, and for others when they are met.
     /// Errors: `Limit` when a run would need more memory than the limits allow.
     pub fn instantiate<'e>(&self, executor: &'e dyn Executor) -> Result<Model<'e>> {
-        let (manifest, types) = (self.manifest(), self.types());
-        let programs = Programs::new(manifest, manifest.smallest(), types, self.forward(), self.vjp(), executor)?;
+        let (manifest, types, stored) = (self.manifest(), self.types(), self.stored());
+        let graphs = (self.forward(), self.vjp());
+        let programs = Programs::new(manifest, manifest.smallest(), types, graphs, stored, executor)?;
         let place = |i: usize| match self.state(i)? {
             buffer if executor.device() == Device::Cpu => Ok(Some(buffer)),
             buffer => executor.upload(&types.state[i], buffer.host_bytes().unwrap_or_default()).map(Some),
         };
         let state = (0..types.state.len()).map(place).collect::<Result<_>>()?;
         let templates = self.templates().cloned();
-        Ok(Model { manifest: manifest.clone(), state, executor, templates, programs: vec![programs] })
+        let (manifest, stored) = (manifest.clone(), stored.clone());
+        Ok(Model { manifest, state, executor, templates, stored, programs: vec![programs] })
     }
 }
 
@@ -64,21 +69,21 @@ impl Programs {
         manifest: &Manifest,
         sizes: Vec<u64>,
         types: &Types,
-        forward: &Graph,
-        vjp: Option<&Graph>,
+        (forward, vjp): (&Graph, Option<&Graph>),
+        stored: &Stored,
         executor: &dyn Executor,
     ) -> Result<Programs> {
-        let forward = Loaded::new(forward, &manifest.forward, executor)?;
+        let forward = Loaded::new(forward, &manifest.forward, stored.find(false, &sizes), executor)?;
         let vjp = match (vjp, &manifest.vjp) {
-            (Some(graph), Some(program)) => Some(Loaded::new(graph, program, executor)?),
+            (Some(graph), Some(program)) => Some(Loaded::new(graph, program, stored.find(true, &sizes), executor)?),
             _ => None,
         };
         Ok(Programs { sizes, types: types.clone(), forward, vjp })
     }
 }
 
-/// Inputs of the graph whose memory may receive an output: state that a run replaces.
-pub(crate) fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
+/// Inputs of the graph whose memory may receive an output, with that output: state that a run replaces.
+pub fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
     let kept: HashSet<_> = graph.outputs().iter().filter(|o| graph.inputs().contains(o)).collect();
     let mut taken = HashSet::new();
     let mut pairs = Vec::new();
@@ -100,12 +105,22 @@ fn guarded<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 impl Loaded {
-    fn new(graph: &Graph, program: &Program, executor: &dyn Executor) -> Result<Loaded> {
+    fn new(
+        graph: &Graph,
+        program: &Program,
+        stored: Option<&Arc<LoweredProgram>>,
+        executor: &dyn Executor,
+    ) -> Result<Loaded> {
         let donate = donations(graph, program);
         let mut donated = vec![false; graph.inputs().len()];
         donate.iter().for_each(|&(i, _)| donated[i] = true);
         let options = Options { target: executor.target(), donate, ..Options::default() };
-        let exe = guarded("was compiled", || executor.load(Arc::new(pipeline::compile(graph, &options)?)))?;
+        let lowered = || match stored {
+            // The limits may be others than when the file was read.
+            Some(lowered) => pipeline::fits(lowered, graph, &options.donate).map(|()| lowered.clone()),
+            None => pipeline::compile(graph, &options).map(Arc::new),
+        };
+        let exe = guarded("was compiled", || executor.load(lowered()?))?;
         Ok(Loaded { exe, program: program.clone(), donated })
     }
 }
@@ -237,9 +252,9 @@ impl Model<'_> {
                 Some(i) => self.programs[i..].rotate_left(1),
                 None => {
                     let made = templates.at(&sizes)?;
-                    let vjp = made.vjp.as_ref();
+                    let graphs = (&made.forward, made.vjp.as_ref());
                     let (manifest, executor) = (&self.manifest, self.executor);
-                    let new = Programs::new(manifest, sizes, &made.types, &made.forward, vjp, executor)?;
+                    let new = Programs::new(manifest, sizes, &made.types, graphs, &self.stored, executor)?;
                     if self.programs.len() >= KEPT {
                         self.programs.remove(0);
                     }

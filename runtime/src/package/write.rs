@@ -2,12 +2,13 @@
 
 use super::code;
 use super::cubin::{self, CudaTargets};
-use super::dims::Templates;
+use super::dims::{Instance, Templates};
 use super::format::{
     FORMAT, GRAPH, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES, SIGNATURE, VERSION_WITH_CODE, VJP,
     WEIGHTS, refused,
 };
 use super::layout::{Facts, Layout, layout};
+use super::lowered;
 use super::manifest::{Entry, Manifest, Types};
 use super::place;
 use super::sign::{SecretKey, hex};
@@ -15,6 +16,7 @@ use super::weights;
 use sha2::{Digest, Sha256};
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
 use torsh_ir::{Error, Graph, Result, text};
 
@@ -28,7 +30,8 @@ pub struct Contents {
     pub vjp: Option<Graph>,
     /// The bytes of each tensor of the state.
     pub state: Vec<BufferRef>,
-    /// Instruction set levels that the file has machine code for.
+    /// Instruction set levels that the file has machine code for; with any, or with CUDA devices, it has the lowered
+    /// programs, too.
     pub code: Vec<String>,
     /// CUDA devices that the file has kernels for.
     pub cuda: CudaTargets,
@@ -55,10 +58,11 @@ pub fn write(path: &Path, contents: Contents, key: Option<&SecretKey>) -> Result
     }
     let mut graphs = vec![(GRAPH, text::print(&contents.forward))];
     graphs.extend(contents.vjp.as_ref().map(|g| (VJP, text::print(g))));
-    assemble(path, contents, graphs, types, key)
+    assemble(path, contents, graphs, types, None, key)
 }
 
-/// Writes a package with dims, as [`write`] does one without: templates stand in place of the graphs.
+/// Writes a package with dims, as [`write`] does one without: templates stand in place of the graphs. Machine
+/// code, for these levels and CUDA devices, is that of the kernels at the sizes of the example.
 ///
 /// Errors: as of [`write`], and where the templates give no valid graph at the smallest sizes.
 pub fn write_template(
@@ -66,6 +70,7 @@ pub fn write_template(
     manifest: Manifest,
     (forward, vjp): (String, Option<String>),
     state: Vec<BufferRef>,
+    (code, cuda, example): (Vec<String>, CudaTargets, Vec<u64>),
     key: Option<&SecretKey>,
 ) -> Result<u64> {
     let types = known(&manifest)?;
@@ -74,19 +79,22 @@ pub fn write_template(
     }
     let mut graphs = vec![(GRAPH, forward.clone())];
     graphs.extend(vjp.clone().map(|text| (VJP, text)));
-    let made = Templates::new(&manifest, &types, forward, vjp).and_then(|t| t.at(&manifest.smallest()));
-    let made = made.map_err(|e| refused(e.message()))?;
-    let (forward, vjp) = (made.forward.clone(), made.vjp.clone());
-    let contents = Contents { manifest, forward, vjp, state, code: Vec::new(), cuda: CudaTargets::default() };
-    assemble(path, contents, graphs, types, key)
+    let wanted = !code.is_empty() || !cuda.names.is_empty();
+    let made = Templates::new(&manifest, &types, forward, vjp)
+        .and_then(|t| Ok((t.at(&manifest.smallest())?, if wanted { Some(t.at(&example)?) } else { None })));
+    let (made, at_example) = made.map_err(|e| refused(e.message()))?;
+    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code, cuda };
+    assemble(path, contents, graphs, types, at_example.map(|made| (example, made)), key)
 }
 
-/// Writes what is known to be of this version and these types, with the graphs as these texts.
+/// Writes what is known to be of this version and these types, with the graphs as these texts; with dims, the graphs at
+/// the sizes of the example are those that code is made of.
 fn assemble(
     path: &Path,
     contents: Contents,
     graphs: Vec<(&'static str, String)>,
     types: Types,
+    example: Option<(Vec<u64>, Arc<Instance>)>,
     key: Option<&SecretKey>,
 ) -> Result<u64> {
     let Contents { mut manifest, forward, vjp, state, code, cuda } = contents;
@@ -98,9 +106,19 @@ fn assemble(
         return Err(refused("the manifest and the contents differ on whether there are gradients"));
     }
     let types = types.state;
-    let compiled: Vec<&Graph> = [Some(&forward), vjp.as_ref()].into_iter().flatten().collect();
+    let (sizes, forward, vjp) = match &example {
+        Some((sizes, made)) => (&sizes[..], &made.forward, made.vjp.as_ref()),
+        None => (&[][..], &forward, vjp.as_ref()),
+    };
+    let compiled: Vec<&Graph> = [Some(forward), vjp].into_iter().flatten().collect();
     let wanted = !code.is_empty() || !cuda.names.is_empty();
     let programs = if wanted { code::programs(&manifest, &compiled)? } else { Vec::new() };
+    let mut lowered = Vec::new();
+    for (i, program) in programs.iter().enumerate() {
+        let hash = Sha256::digest(&graphs[i].1).into();
+        lowered.extend(lowered::entry(&manifest, sizes, (i == 1, compiled[i]), &hash, program)?);
+    }
+    manifest.lowered = lowered.iter().map(|(about, _)| about.clone()).collect();
     let code = code::entries(&code, &programs)?;
     manifest.code = code.iter().map(|(about, _)| about.clone()).collect();
     let cuda = cubin::entries(&cuda, &programs)?;
@@ -133,11 +151,13 @@ fn assemble(
         bytes += data.len() as u64;
     }
     let texts = graphs.iter().map(|(name, graph)| (*name, graph.as_bytes()));
+    let lowered = lowered.iter().map(|(about, bytes)| (&about.entry, bytes));
     let code = code.iter().map(|(about, bytes)| (&about.entry, bytes));
     let cuda = cuda.iter().map(|(about, bytes)| (&about.entry, bytes));
-    let code: Vec<(&str, &[u8])> = code.chain(cuda).map(|(entry, bytes)| (entry.as_str(), bytes.as_slice())).collect();
-    let read: Vec<(&str, &[u8])> = texts.chain(code.iter().copied()).collect();
-    if let Some((entry, bytes)) = code.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
+    let made = lowered.chain(code).chain(cuda);
+    let made: Vec<(&str, &[u8])> = made.map(|(entry, bytes)| (entry.as_str(), bytes.as_slice())).collect();
+    let read: Vec<(&str, &[u8])> = texts.chain(made.iter().copied()).collect();
+    if let Some((entry, bytes)) = made.iter().find(|(_, bytes)| bytes.len() as u64 > MAX_CODE_BYTES) {
         return Err(refused(format!("{entry} would have {} bytes; the most is {MAX_CODE_BYTES}", bytes.len())));
     }
     manifest.entries = read

@@ -55,6 +55,22 @@ pub fn pack(mut entries: Vec<(String, Vec<u8>)>, rehash: bool) -> Vec<u8> {
     layout::pack(&entries).expect("a small archive")
 }
 
+/// A package without its machine code, of which no reader need be afraid; its lowered programs stay.
+pub fn without_code(bytes: &[u8]) -> Vec<u8> {
+    let mut parts = entries(bytes);
+    parts.retain(|(name, _)| !name.starts_with("code-") && name != "signature.json");
+    let manifest = &mut parts.iter_mut().find(|(n, _)| n == "manifest.json").unwrap().1;
+    let mut json: Json = serde_json::from_slice(manifest).unwrap();
+    json.as_object_mut().unwrap().remove("code");
+    let listed = json["entries"].as_array_mut().unwrap();
+    listed.retain(|entry| !entry["name"].as_str().unwrap().starts_with("code-"));
+    *manifest = serde_json::to_vec(&json).unwrap();
+    pack(parts, true)
+}
+
+/// Bytes before a lowered program: what it is known by.
+const LOWERED_HEAD: usize = 44;
+
 /// Pieces that the parsers behind the reader care about.
 const PIECES: &[&str] = &[
     "0",
@@ -310,6 +326,11 @@ impl Fuzzer {
                     ("manifest.json", _) => mutate_json(data, random),
                     ("weights.safetensors", _) => mutate_weights(data, random),
                     (code, _) if code.starts_with("code-") => damage(data, random),
+                    (program, _) if program.starts_with("program") && data.len() > LOWERED_HEAD => {
+                        let mut body = data.split_off(LOWERED_HEAD);
+                        damage(&mut body, random);
+                        data.extend(body);
+                    }
                     _ => mutate_graph(data, random),
                 }
             }
@@ -329,7 +350,10 @@ impl Fuzzer {
 
     /// Loads the case.
     pub fn load(&mut self) -> Option<Package> {
-        let options = LoadOptions { memory: Some(self.executor.memory()), ..LoadOptions::default() };
+        // Code is run by whoever believes it; what is lowered must be harmless even so.
+        let code = self.bytes.windows(5).any(|w| w == b"code-");
+        let sha256 = (!code).then(|| <sha2::Sha256 as sha2::Digest>::digest(&self.bytes).into());
+        let options = LoadOptions { memory: Some(self.executor.memory()), sha256, ..LoadOptions::default() };
         match Package::load_with(&self.path, &options) {
             Ok(package) => {
                 self.figures.loaded += 1;

@@ -1,0 +1,100 @@
+//! Calls of loaded packages without a trace: the graph is known, and so is what goes in and out of it.
+
+use crate::compile::Traceless;
+use crate::errors::outside;
+use crate::export::PyPackage;
+use crate::signature::{Given, Leaves, Spec};
+use crate::tensor::PyTensor;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use torsh_frontend::compiled::{From, Program, Ready, To};
+use torsh_frontend::{Tensor, mode};
+use torsh_runtime::package::donations;
+use torsh_runtime::package::manifest::Slot;
+
+/// A package with the tensors of its state: what a call without a trace needs.
+#[pyclass(name = "PackageCalls", module = "torsh._C", frozen)]
+pub struct PackageCalls {
+    package: Py<PyPackage>,
+    // Handles, not their objects: nothing here is in a cycle.
+    state: Vec<Tensor>,
+}
+
+#[pymethods]
+impl PackageCalls {
+    #[new]
+    fn new(package: Py<PyPackage>, state: Vec<Py<PyTensor>>) -> PackageCalls {
+        PackageCalls { package, state: state.iter().map(|t| t.get().t.clone()).collect() }
+    }
+}
+
+impl PackageCalls {
+    /// The program of a call with these leaves, and the tree of its result. `None` where gradients are recorded, where a
+    /// tensor is not where the others are, and where no tensor says where the program runs: a trace knows what to do.
+    pub fn program<'py>(&self, py: Python<'py>, leaves: &Leaves) -> PyResult<Option<Traceless<'py>>> {
+        let package = self.package.get().package();
+        if package.vjp().is_some() && mode::grad_enabled() {
+            return Ok(None);
+        }
+        let tensors = leaves.iter().filter_map(Given::tensor);
+        let Some(device) = self.state.iter().chain(tensors.clone()).map(Tensor::device).next() else {
+            return Ok(None);
+        };
+        if tensors.clone().any(|t| t.device() != device) {
+            return Ok(None);
+        }
+        let manifest = package.manifest();
+        let slots = &manifest.forward;
+        if leaves.iter().len() != manifest.inputs.len() {
+            return Ok(None);
+        }
+        let from = |slot: &Slot| match *slot {
+            Slot::Input(i) => Some(match leaves.iter().nth(i as usize)? {
+                Given::Tensor(_) => From::Arg(i as usize),
+                Given::Float(..) => From::Float(i as usize),
+            }),
+            Slot::State(s) => self.state.get(s as usize).cloned().map(From::Tensor),
+            Slot::Output(_) => None,
+        };
+        let Some(inputs) = slots.inputs.iter().map(from).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let to = |slot: &Slot| match slot {
+            Slot::Output(o) => Some(To::Result(*o as usize)),
+            slot => slots.inputs.iter().position(|s| s == slot).map(To::Input),
+        };
+        // State that is written and not read has no input to be written to.
+        let Some(outputs) = slots.outputs.iter().map(to).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let shapes: Vec<Vec<usize>> = leaves
+            .iter()
+            .map(|given| given.tensor().map(|t| t.ty().shape.dims().to_vec()).unwrap_or_default())
+            .collect();
+        let given: Vec<_> = leaves.iter().map(|given| given.tensor().map(Tensor::ty)).collect();
+        let site = mode::loc();
+        let made = outside(py, || {
+            let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+            let sizes = if manifest.dims.is_empty() { Vec::new() } else { manifest.sizes_of(&shapes)? };
+            let instance = package.templates().map(|t| t.at(&sizes)).transpose()?;
+            let graph = instance.as_ref().map_or(package.forward(), |made| &made.forward);
+            let fits = slots.inputs.iter().zip(graph.input_types()).all(|(slot, ty)| match *slot {
+                Slot::Input(i) => given[i as usize].as_ref().is_none_or(|t| *t == ty),
+                _ => true,
+            });
+            if !fits {
+                return Ok(None);
+            }
+            let donate = donations(graph, slots);
+            let program = package.program(false, &sizes);
+            Program::ready(Ready { graph, inputs, outputs, donate, program, device, site })
+        })?;
+        let Some(program) = made else { return Ok(None) };
+        let types = program.result_types();
+        let template = PyList::new(py, types.iter().map(|_| py.None()))?;
+        let leaf = |ty| Spec::Tensor { ty, device, grad: false };
+        let spec = Spec::List(types.into_iter().map(leaf).collect());
+        Ok(Some(Traceless { program, spec, template: template.into_any() }))
+    }
+}
+
+/// Adds the class.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PackageCalls>()
+}
