@@ -15,8 +15,7 @@ import torsh.nn.functional as F
 from torsh import nn
 
 # Libraries hold compiled kernels and are compared with these.
-# Libraries run on the host: their bits are those of programs there.
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here")
 ERRORS = {
     name: i
