@@ -1175,6 +1175,11 @@ class Tensor:
         """
     def reciprocal_(self) -> Tensor:
         """In-place form of `reciprocal`."""
+    def record_stream(self, stream: Any) -> None:
+        """Does nothing: a tensor's memory knows the streams that use it, and is not reused before they are done.
+
+        Raises: TypeError for anything but a `torsh.cuda.Stream`; RuntimeError for a tensor of the CPU.
+        """
     def relu(self) -> Tensor:
         """See `torsh.nn.functional.relu`."""
     def relu_(self) -> Tensor:

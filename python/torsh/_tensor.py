@@ -147,6 +147,19 @@ def is_pinned(self, device=None) -> bool:
     return False
 
 
+def record_stream(self, stream) -> None:
+    """Does nothing: a tensor's memory knows the streams that use it, and is not reused before they are done.
+
+    Raises: TypeError for anything but a `torsh.cuda.Stream`; RuntimeError for a tensor of the CPU.
+    """
+    from torsh.cuda import Stream
+
+    if not isinstance(stream, Stream):
+        raise TypeError(f"record_stream(): stream must be of type torsh.cuda.Stream, not {type(stream).__name__}")
+    if self.device.type != "cuda":
+        raise RuntimeError(f"record_stream(): the tensor is on {self.device}, which has no streams")
+
+
 # -- facts -------------------------------------------------------------------------------------------------
 
 
@@ -381,10 +394,10 @@ def apply_methods(registry_methods: dict) -> None:
     ):  # fmt: skip
         setattr(Tensor, name, _caster(name, dtype))
     own = (
-        to, type_as, cpu, cuda, get_device, pin_memory, is_pinned, is_contiguous, contiguous, is_floating_point,
-        is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_, random_,
-        new_tensor, new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__, softmax,
-        log_softmax, relu, relu_, index_put_, where,
+        to, type_as, cpu, cuda, get_device, pin_memory, is_pinned, record_stream, is_contiguous, contiguous,
+        is_floating_point, is_complex, is_same_size, copy_, fill_, zero_, fill_diagonal_, uniform_, normal_, bernoulli_,
+        random_, new_tensor, new_full, new_zeros, new_ones, new_empty, __contains__, __deepcopy__, __reduce_ex__,
+        softmax, log_softmax, relu, relu_, index_put_, where,
     )  # fmt: skip
     for fn in own:
         setattr(Tensor, fn.__name__, fn)

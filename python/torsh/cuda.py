@@ -458,11 +458,28 @@ def set_per_process_memory_fraction(fraction: float, device=None) -> None:
     _C.set_memory_limit(int(fraction * get_device_properties(d).total_memory), d)
 
 
+def get_per_process_memory_fraction(device=None) -> float:
+    """The part of a device's memory that this process may use; 0 for a device that has not been opened."""
+    limit = _figures(device)["limit"]
+    return limit / get_device_properties(device).total_memory if limit else 0.0
+
+
+def _size(value: int) -> str:
+    """Bytes in the unit that shows them with three or four digits."""
+    if value < 10_000:
+        return f"{value} B"
+    for unit in ("KiB", "MiB"):
+        value /= 1024
+        if value < 10_000:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} GiB"
+
+
 def memory_summary(device=None, abbreviated: bool = False) -> str:
     """The figures of `memory_stats` as a table."""
     rows = [f"torsh memory on {_device(device)}"]
     for name, value in memory_stats(device).items():
-        text = f"{value}" if name.startswith("allocation.") else f"{value / 2**20:.1f} MiB"
+        text = f"{value}" if name.startswith("allocation.") else _size(value)
         rows.append(f"  {name:<34} {text:>16}")
     return "\n".join(rows)
 
@@ -494,3 +511,32 @@ def get_rng_state(device="cuda"):
 def set_rng_state(new_state, device="cuda") -> None:
     """Restores the state of a device's default generator."""
     _random.generator_of(_device(_there(device))).set_state(new_state)
+
+
+def seed() -> None:
+    """Seeds the default generator of the current device with a drawn number; without devices, nothing."""
+    if is_available():
+        _random.generator_of(_device(None)).seed()
+
+
+def seed_all() -> None:
+    """Seeds the default generators of all CUDA devices with one drawn number."""
+    if is_available():
+        _random.seed_devices(_random.generator_of(_device(0)).seed())
+
+
+def get_rng_state_all() -> list:
+    """The states of all devices' default generators, in the order of their numbers."""
+    return [get_rng_state(i) for i in range(device_count())]
+
+
+def set_rng_state_all(new_states) -> None:
+    """Restores what `get_rng_state_all` gave.
+
+    Raises: ValueError for more states than there are devices.
+    """
+    states = list(new_states)
+    if len(states) > device_count():
+        raise ValueError(f"set_rng_state_all(): {len(states)} states for {device_count()} CUDA devices")
+    for i, state in enumerate(states):
+        set_rng_state(state, i)

@@ -120,9 +120,11 @@ def test_hits_are_counted_and_survive_the_programs():
 
 
 def in_threads(count, work):
-    failures = []
+    failures, device = [], torsh.get_default_device()
 
     def run(i):
+        # Each thread has a default of its own.
+        torsh.set_default_device(device)
         try:
             work(i)
         except BaseException as e:
@@ -166,7 +168,7 @@ def test_several_threads_update_the_state_of_one_function():
     assert w.tolist()[0] == 101.0
 
 
-@pytest.mark.names_devices
+@pytest.mark.host_only("a forked process has no CUDA")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_other_threads_compute_gives_children_that_can():

@@ -641,7 +641,7 @@ def test_an_argument_that_always_changes_is_not_compiled_for_ever(make):
     assert f.cache_info()["entries"] <= 10
 
 
-@pytest.mark.names_devices
+@pytest.mark.host_only("it looks at threads and instructions of the host")
 @pytest.mark.compiled_only
 def test_explain_says_how_each_step_runs():
     f = torsh.compile(lambda x, w, b: torsh.relu(x @ w + b))

@@ -216,6 +216,54 @@ def test_figures_of_an_absent_device_are_refused():
 
 
 @needs_device
+def test_parts_of_memory_and_a_summary_that_can_be_read():
+    total = torsh.cuda.get_device_properties().total_memory
+    x = torsh.zeros(3000, device="cuda")
+    torsh.eval(x)
+    try:
+        torsh.cuda.set_per_process_memory_fraction(0.5)
+        assert torsh.cuda.get_per_process_memory_fraction() == int(0.5 * total) / total
+    finally:
+        torsh.cuda.set_per_process_memory_fraction(0.9)
+    torsh.cuda.reset_peak_memory_stats()
+    live = torsh.cuda.memory_allocated()
+    assert live >= 12_000 and torsh.cuda.max_memory_allocated() == live
+    lines = dict(line.split(maxsplit=1) for line in torsh.cuda.memory_summary().split("\n")[1:])
+    figure, unit = lines["allocated_bytes.all.current"].split()
+    assert abs(float(figure) * {"B": 1, "KiB": 2**10, "MiB": 2**20}[unit] - live) <= 0.001 * live
+    with pytest.raises(torsh.DeviceError, match="cuda:40"):
+        torsh.cuda.get_per_process_memory_fraction(40)
+
+
+@needs_device
+def test_generators_of_all_devices():
+    def draw():
+        return [torsh.rand(4, device=f"cuda:{i}").cpu().tolist() for i in range(torsh.cuda.device_count())]
+
+    torsh.cuda.seed_all()
+    states = torsh.cuda.get_rng_state_all()
+    assert len(states) == torsh.cuda.device_count()
+    first, second = draw(), draw()
+    assert first != second and all(row == first[0] for row in first)
+    torsh.cuda.set_rng_state_all(states)
+    assert draw() == first
+    torsh.cuda.seed()
+    assert torsh.cuda.initial_seed() != states[0].tolist()[0] and draw()[0] != first[0]
+    with pytest.raises(ValueError, match="40 states"):
+        torsh.cuda.set_rng_state_all([states[0]] * 40)
+
+
+@needs_device
+def test_record_stream_takes_streams_of_tensors_there():
+    x, stream = torsh.ones(2, device="cuda"), torsh.cuda.Stream()
+    assert x.record_stream(stream) is None
+    with pytest.raises(TypeError, match="stream.*torsh.cuda.Stream.*int"):
+        x.record_stream(0)
+    with pytest.raises(RuntimeError, match="cpu"):
+        torsh.ones(2).record_stream(stream)
+
+
+@needs_device
 def test_blocks_that_have_not_begun_do_not_end():
     with pytest.raises(RuntimeError, match="without having begun"):
         torsh.cuda.device(0).__exit__(None, None, None)

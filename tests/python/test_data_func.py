@@ -67,6 +67,7 @@ def test_samplers_and_iterables():
     assert len(joined) == 5 and joined[3][0].item() == 0 and joined[-1][1].item() == 2.0
 
 
+@pytest.mark.names_devices  # indices are drawn by a generator of the host, as in PyTorch
 def test_random_split():
     a, b = data.random_split(numbers(), [7, 3], generator=torsh.Generator().manual_seed(3))
     assert len(a) == 7 and sorted(a.indices + b.indices) == list(range(10))

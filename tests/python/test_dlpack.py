@@ -8,7 +8,7 @@ import pytest
 import torsh
 from torsh.utils import dlpack
 
-pytestmark = pytest.mark.names_devices
+pytestmark = pytest.mark.host_only("DLPack exchanges memory of the host")
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 

@@ -13,12 +13,10 @@ import torsh
 from torsh import Dim
 from torsh.nn import functional as F
 
-# Dozens of sizes, each compiled by itself: on the host. tests/cuda_device has packages on devices.
-pytestmark = pytest.mark.names_devices
-
 
 def rand(*shape):
-    return torsh.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
+    """Of the device under test."""
+    return torsh.tensor(np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32))
 
 
 def bits(x: torsh.Tensor) -> list:
@@ -26,8 +24,17 @@ def bits(x: torsh.Tensor) -> list:
     return [x.dtype.name, tuple(x.shape), x.numpy().tobytes()]
 
 
-W = rand(5, 4, 3)
+W = None  # of a convolution; made for each test, on its device
 SIZES = [(6, 9), (1, 1), (1, 5), (7, 1), (2, 2), (4, 4), (13, 31), (64, 48)]
+# Each is compiled by itself, on a device by NVRTC.
+DEVICE_SIZES = [(6, 9), (1, 5), (13, 31)]
+
+
+@pytest.fixture(autouse=True)
+def _weights(_fresh_seed):
+    global W
+    W = rand(5, 4, 3)
+
 
 OPS = {
     "cumsum": lambda x: x.cumsum(0),
@@ -130,9 +137,9 @@ def check(fn, low, path):
         with pytest.raises(torsh.ExportError, match=r"n=1|m=1"):
             export(1)
     export(low)
-    program, compiled = torsh.load(path), torsh.compile(fn)
+    program, compiled = torsh.load(path).to(torsh.get_default_device()), torsh.compile(fn)
     torsh.manual_seed(0)
-    for size in SIZES:
+    for size in SIZES if torsh.get_default_device().type == "cpu" else DEVICE_SIZES:
         if min(size) >= low:
             x = rand(*size, 4)
             assert bits(program(x)) == bits(compiled(x)), size

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Theirs is the CPU; tests/cuda_device runs them on a device.
-pytestmark = pytest.mark.names_devices
+pytestmark = pytest.mark.host_only("of full size; tests/cuda_device runs each example on a device")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

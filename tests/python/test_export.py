@@ -167,7 +167,7 @@ def _workloads():
 
 
 @pytest.mark.compiled_only
-@pytest.mark.names_devices  # of sizes for the host
+@pytest.mark.host_only("of sizes for the host")
 @pytest.mark.parametrize("workload", _workloads(), ids=lambda w: w.name)
 def test_workloads(workload, tmp_path):
     rng = np.random.default_rng(0)
@@ -630,7 +630,7 @@ def command(*words, status: int = 0):
     return done.stdout + done.stderr
 
 
-@pytest.mark.names_devices
+@pytest.mark.host_only("the command is given a model of the host")
 def test_the_command(tmp_path):
     (tmp_path / "model.py").write_text(
         "import torsh\ntorsh.manual_seed(0)\nclass Holder:\n    model = torsh.nn.Linear(3, 2)\n"
@@ -716,7 +716,7 @@ def test_errors_of_an_exported_script_are_told_without_torsh(tmp_path):
 
 
 @pytest.mark.compiled_only
-@pytest.mark.names_devices
+@pytest.mark.host_only("torsh-run runs on the host")
 def test_torsh_run(tmp_path):
     """The Rust program gives the bits that Python gives, if it has been built."""
     binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))

@@ -8,9 +8,12 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
-# Libraries hold compiled kernels and are compared with these. Libraries run on the host: their bits are those of
-# programs there.
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices, pytest.mark.usefixtures("compiler")]
+# Libraries hold compiled kernels and are compared with these.
+pytestmark = [
+    pytest.mark.compiled_only,
+    pytest.mark.host_only("libraries in C run on the host"),
+    pytest.mark.usefixtures("compiler"),
+]
 
 
 def test_elementwise(tmp_path):

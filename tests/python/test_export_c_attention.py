@@ -10,7 +10,7 @@ from c_library import Library, array, compare, rand, same_bits, steps
 import torsh
 import torsh.nn.functional as F
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 
 
 def operands(queries=80, keys=80, depth=16, width=16, heads=(2, 3)):

@@ -8,7 +8,7 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 CROSS = ["aarch64-linux-gnu-gcc", "clang --target=aarch64-linux-gnu"]
 
 

@@ -22,7 +22,7 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here")
 STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
 

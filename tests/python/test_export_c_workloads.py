@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.workloads import WORKLOADS  # noqa: E402
 from benchmarks.workloads.base import Unsupported  # noqa: E402
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 # Clang before 17 makes one version of each loop, for any processor, in which functions of large arrays take long.
 SMALL = [n for n, w in WORKLOADS.items() if w.array <= 2**20 and w.flops < 1e9]
 

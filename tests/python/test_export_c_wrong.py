@@ -11,7 +11,7 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.names_devices]
+pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host")]
 
 
 @pytest.fixture(scope="module")

@@ -100,8 +100,7 @@ WRITES = [
 ]
 
 
-# What a device holds is not looked at before the program runs.
-@pytest.mark.names_devices
+@pytest.mark.host_only("what a device holds is not looked at before the program runs")
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("bad", [3, 9, -4])
 @pytest.mark.parametrize("dtype", [torsh.int64, torsh.int32])

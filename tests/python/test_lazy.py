@@ -254,10 +254,10 @@ def test_scalars():
 
 
 def test_several_threads():
-    results = []
+    results, device = [], torsh.get_default_device()
 
     def work(k):
-        x = torsh.full((64,), float(k))
+        x = torsh.full((64,), float(k), device=device)
         for _ in range(20):
             x = x * 1.0 + 1.0
         results.append((k, x.sum().item()))

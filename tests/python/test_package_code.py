@@ -16,7 +16,7 @@ import torsh
 from torsh import _C, load
 
 pytestmark = [
-    pytest.mark.names_devices,
+    pytest.mark.host_only("machine code in packages is the host's"),
     pytest.mark.compiled_only,
     pytest.mark.skipif(platform.machine() != "x86_64", reason="packages have code for x86-64 alone"),
 ]

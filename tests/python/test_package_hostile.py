@@ -25,7 +25,7 @@ import pytest
 
 import torsh
 
-pytestmark = pytest.mark.names_devices
+pytestmark = pytest.mark.host_only("files are refused before a device is asked for")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "packages" / "0.1.0"
 ALIGN = 64
 GRAPH = """graph {

@@ -118,7 +118,7 @@ def test_layers():
     assert "scale_factor=2" in repr(up) and "bilinear" in repr(up)
 
 
-X = torsh.ones(1, 1, 2, 2)
+X = torsh.ones(1, 1, 2, 2)  # refused for what goes with it, wherever it is
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,15 @@ import pytest
 import torsh
 from torsh.nn import functional as F
 
-U = torsh.tensor([5, 250], dtype=torsh.uint8)
-MASK, FIRST = torsh.tensor([True, False]), torsh.tensor([0])
+U = MASK = FIRST = None
+
+
+@pytest.fixture(autouse=True)
+def _tensors(_fresh_seed):
+    """Made for each test, on its device."""
+    global U, MASK, FIRST
+    U = torsh.tensor([5, 250], dtype=torsh.uint8)
+    MASK, FIRST = torsh.tensor([True, False]), torsh.tensor([0])
 
 
 @pytest.mark.parametrize(

@@ -171,12 +171,14 @@ BAD = {
 }
 
 
+@pytest.mark.host_only("what cannot be read is refused before a device is asked for")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_file(name):
     with pytest.raises(torsh.PackageError):
         torsh.load(io.BytesIO(BAD[name]))
 
 
+@pytest.mark.host_only("what cannot be read is refused before a device is asked for")
 def test_every_truncation_and_flip_is_refused_or_read(rng):
     file = io.BytesIO()
     torsh.save({"x": torsh.arange(4), "b": torsh.tensor([True, False])}, file)

@@ -18,10 +18,13 @@ class Worker:
 
     def __init__(self, work):
         self.failure = None
+        self.device = torsh.get_default_device()
         self.work = work
 
     def __enter__(self):
         def run():
+            # Each thread has a default of its own.
+            torsh.set_default_device(self.device)
             try:
                 self.work()
             except BaseException as e:
@@ -122,7 +125,6 @@ def test_what_was_taken_before_a_step_stays():
     assert whole(view.numpy()) == whole(w.numpy()) == 4.0
 
 
-@pytest.mark.names_devices  # threads begin with the CPU as their default
 def test_waiting_for_a_step_lets_other_threads_have_the_interpreter():
     w = rows(64)
     step = long_step(w)
@@ -245,7 +247,6 @@ def test_gradients_that_are_added_to_in_other_orders_do_not_hold_each_other_up()
         assert whole(t.numpy()) == 2.0 + 3 * loops
 
 
-@pytest.mark.names_devices  # threads begin with the CPU as their default
 def test_tracing_and_gradients_of_tensors_on_loan():
     w = torsh.ones(64, requires_grad=True)
     state = w.detach()
@@ -339,7 +340,7 @@ def seconds_of(f):
 
 @needs_signals
 @pytest.mark.compiled_only
-@pytest.mark.names_devices  # work that a device has begun goes on to its end
+@pytest.mark.host_only("work that a device has begun goes on to its end")
 def test_ctrl_c_ends_a_step_that_has_memory_on_loan():
     w = rows(64)
     step = long_step(w, rounds=40)
@@ -429,7 +430,7 @@ def test_ctrl_c_in_a_training_loop_leaves_a_model_that_trains_on():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.names_devices  # a forked process has no CUDA
+@pytest.mark.host_only("a forked process has no CUDA")
 def test_a_fork_while_threads_wait_for_a_step():
     w = rows(64)
     step = long_step(w, rounds=6)

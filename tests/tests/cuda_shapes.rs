@@ -1,9 +1,11 @@
 //! Every schedule of the CUDA code generator on the simulated device: sizes that reach them, with large numbers.
 
-use torsh_codegen::cuda::Options;
+use torsh_codegen::cuda::{Options, generate};
 use torsh_ir::{DType, Scalar};
+use torsh_passes::Options as PassOptions;
 use torsh_tests::cuda::check::Checker;
 use torsh_tests::cuda::shapes::Shapes;
+use torsh_tests::fuzz::Case;
 
 fn check(options: Options, fill: impl Fn(&mut Shapes)) {
     let mut shapes = Shapes::default();
@@ -13,6 +15,13 @@ fn check(options: Options, fill: impl Fn(&mut Shapes)) {
         checker.add(&name, case, true);
     }
     assert!(checker.finish() > 0);
+}
+
+/// Names of the kernels of a case's launches.
+fn launches(case: &Case, options: &Options) -> Vec<String> {
+    let program = torsh_passes::compile(&case.graph, &PassOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let module = generate(&program, options).unwrap_or_else(|e| panic!("{e}"));
+    module.steps.iter().flat_map(|s| &s.launches).map(|l| module.kernels[l.kernel].name.clone()).collect()
 }
 
 fn small() -> Options {
@@ -140,6 +149,36 @@ fn orders() {
     check(small(), |s| {
         [DType::F32, DType::F16, DType::I64, DType::U8, DType::F64].into_iter().for_each(|d| s.orders(d));
     });
+}
+
+/// Also in the operand's memory, and with what a carry must keep: NaN, infinities, the sign of a sum of negative zeros.
+#[test]
+fn long_scans() {
+    let options = Options { processors: 16, ..Options::default() };
+    let mut checker = Checker::new(options.clone());
+    let mut shapes = Shapes::default();
+    for dtype in [DType::F32, DType::BF16, DType::F64, DType::I64, DType::U8] {
+        shapes.long_scans(dtype);
+    }
+    for (name, case) in shapes.cases {
+        let launches = launches(&case, &options);
+        let donate = if case.graph.outputs().len() == 1 { vec![(0, 0)] } else { Vec::new() };
+        let inside = Case { donate, ..case.clone() };
+        let mut extreme = case.clone();
+        let t = &mut extreme.inputs[0];
+        if t.dtype().is_float() {
+            let n = t.len();
+            (0..n).for_each(|i| t.set(i, Scalar::Float(-0.0)));
+            [(n - 50, f64::INFINITY), (n - 20, f64::NEG_INFINITY), (n - 10, f64::NAN)]
+                .into_iter()
+                .for_each(|(i, x)| t.set(i, Scalar::Float(x)));
+            checker.add(&format!("{name}, extreme"), extreme, true);
+        }
+        checker.add(&format!("{name}, in place"), inside, true);
+        assert!(launches.iter().any(|name| name.contains("scan") && name.contains("parts")), "{name}: {launches:?}");
+        checker.add(&name, case, true);
+    }
+    assert!(checker.finish() > 100);
 }
 
 #[test]

@@ -156,6 +156,25 @@ impl Shapes {
         });
     }
 
+    /// Scans of few long lines, which are cut into parts: lines of blocks, then lines of threads.
+    pub fn long_scans(&mut self, dtype: DType) {
+        for op in ["cumsum", "cumprod", "cummax", "cummin"] {
+            self.add(&format!("{op} in parts"), dtype, &[(&[1, 17_001], None)], &|b, x| {
+                vec![b.op(op, &[x[0]], &[dim(1)])]
+            });
+            self.add(&format!("{op} of columns in parts"), dtype, &[(&[2, 1003, 9], None)], &|b, x| {
+                vec![b.op(op, &[x[0]], &[dim(1)])]
+            });
+        }
+        // Lines that lie between each other, by blocks; whole parts.
+        self.add("cumsum of three columns in parts", dtype, &[(&[9000, 3], None)], &|b, x| {
+            vec![b.op("cumsum", &[x[0]], &[dim(0)])]
+        });
+        self.add("cumsum of whole parts", dtype, &[(&[3 * 4096], None)], &|b, x| {
+            vec![b.op("cumsum", &[x[0]], &[dim(0)])]
+        });
+    }
+
     /// Indices that are out of range: the error must name the first.
     pub fn errors(&mut self) {
         let (f, i) = (DType::F32, Some(DType::I64));

@@ -385,6 +385,10 @@ pub fn programs() -> Vec<Entry> {
         s.add("cummax", f, &[(&[2, 4500], None)], &|b, x| vec![b.op("cummax", &[x[0]], &one(&[1]))]);
         s.add("cummin of columns", f, &[(&[2, 300, 3], None)], &|b, x| vec![b.op("cummin", &[x[0]], &one(&[1]))]);
     });
+    l.add("scan in parts", &middle, &[], kinds, |s| {
+        s.add("cumsum", f, &[(&[2, 13_001], None)], &|b, x| vec![b.op("cumsum", &[x[0]], &one(&[1]))]);
+        s.add("cummax of columns", f, &[(&[3, 131, 20], None)], &|b, x| vec![b.op("cummax", &[x[0]], &one(&[1]))]);
+    });
     l.add("sort", &small, &[], kinds, |s| {
         let sort = |d: i64, down: bool| [Attr::Int(d), Attr::Bool(down)];
         s.add("argsort", f, &[(&[2, 1300], None)], &|b, x| vec![b.op("argsort", &[x[0]], &sort(1, false))]);

@@ -298,6 +298,12 @@ const REASONS: &[Reason] = &[
         "A distance of 32 reaches no lane.",
     ),
     reason_for(
+        "scan",
+        "comparison off by one",
+        &["for (int d = 1; d < 32; d <<= 1)"],
+        "A distance of 32 reaches no lane.",
+    ),
+    reason_for(
         "sort",
         "stride or tile off by one",
         &["const unsigned mid = lo + (hi - lo) / 2u"],

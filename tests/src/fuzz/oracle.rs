@@ -139,11 +139,14 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
         (0..value.len()).for_each(|i| value.set(i, Scalar::Float(f64::NAN)));
         return;
     }
+    let loose_product = loose_products(node, x, value);
     let step = eps * epsilon(dtype) * scale;
     let sign_bit = 1u64 << (8 * dtype.size() - 1);
     for i in 0..value.len() {
         let Scalar::Float(v) = value.get(i) else { continue };
-        if v.is_nan() {
+        if loose_product.get(i) == Some(&true) {
+            value.set(i, Scalar::Float(if v.is_nan() { 0.0 } else { f64::NAN }));
+        } else if v.is_nan() {
             if !moves {
                 // Any quiet NaN: the payload's low bits and the sign.
                 value.set_bits(i, value.bits(i) ^ (rng.next() & (sign_bit | 7)));
@@ -155,6 +158,38 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
             value.set(i, Scalar::Float(v + direction * (ulps * ulp(v, dtype) + step)));
         }
     }
+}
+
+/// Elements of a product whose partial products may overflow or vanish in one order and not in another: the factors above
+/// one, or those below, alone leave what f64 holds, which is what products accumulate in. Empty of other nodes.
+fn loose_products(node: &Node, x: &[&HostTensor], value: &HostTensor) -> Vec<bool> {
+    let scan = match node.op.kind {
+        Kind::Reduce(ReduceOp::Prod) => None,
+        Kind::Scan(ReduceOp::Prod) => node.attrs.first().map(|a| if let Attr::Int(d) = a { *d as usize } else { 0 }),
+        _ => return Vec::new(),
+    };
+    let (from, to) = (&x[0].ty.shape, &value.ty.shape);
+    let (in_strides, out_strides) = (from.strides(), to.strides());
+    let mut octaves = vec![[0.0f64; 2]; value.len()];
+    for i in 0..x[0].len() {
+        let Scalar::Float(v) = x[0].get(i) else { continue };
+        // A NaN among the factors is the result in any order: it makes both sums NaN, which are beyond nothing.
+        let log = if v == 0.0 || v.is_infinite() { 0.0 } else { v.abs().log2() };
+        let at = match scan {
+            Some(_) => i,
+            None => (0..from.rank())
+                .filter(|&d| to[d] != 1)
+                .map(|d| i / in_strides[d] as usize % from[d] * out_strides[d] as usize)
+                .sum(),
+        };
+        if let Some(d) = scan.filter(|&d| i / in_strides[d] as usize % from[d] > 0) {
+            octaves[i] = octaves[i - in_strides[d] as usize];
+        }
+        let side = usize::from(log < 0.0);
+        octaves[at][side] += log.abs();
+        octaves[at][1 - side] += if log.is_nan() { log } else { 0.0 };
+    }
+    octaves.iter().map(|o| o.iter().any(|&x| x > 1022.0)).collect()
 }
 
 /// The largest magnitude that takes part in one element of a sum.
