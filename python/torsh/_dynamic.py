@@ -12,6 +12,7 @@ import itertools
 import math
 import random
 import re
+import struct
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -34,6 +35,26 @@ _ADVICE = (
     "A choice that Python makes by the size, a size of 1 that broadcasts, and numbers that are computed from a size in "
     "Python do this. Restrict the range (torsh.Dim(name, min=2)) or compute it with tensor operations"
 )
+
+
+# The value of a `full` of 16-bit floats is rounded to them.
+_HALF = re.compile(r": (f16|bf16)\[[^=]*= full\(value=")
+
+
+def _to_half(x: int) -> int | float:
+    try:
+        return int(struct.unpack("<e", struct.pack("<e", x))[0])
+    except OverflowError:
+        return math.inf
+
+
+def _to_bfloat(x: int) -> int:
+    bits = struct.unpack("<I", struct.pack("<f", x))[0]
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return int(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+_HALVES = {"f16": _to_half, "bf16": _to_bfloat}
 
 
 class Trace(NamedTuple):
@@ -393,6 +414,9 @@ class _Family:
 
     def written(self, solver: Solver, values: tuple[int, ...], group: list[Trace], g: int, line: int) -> str:
         found = solver.expression(values)
+        half = _HALF.search(group[0].texts[g][line])
+        if found is None and half is not None:
+            found = solver.rounded(values, _HALVES[half[1]])
         if found is None:
             seen = ", ".join(f"{v} at {self.at(t.sizes)}" for v, t in list(zip(values, group, strict=True))[:4])
             raise ExportError(

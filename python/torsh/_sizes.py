@@ -57,6 +57,14 @@ class Solver:
             self.solve_all([values])
         return self.known[values]
 
+    def rounded(self, values: tuple[int, ...], round_) -> str | None:
+        """An expression whose value gives these once it is rounded."""
+        known = [(text, found) for found, text in self.known.items() if text is not None]
+        for name, sizes in (*((n, tuple(v)) for n, v in self.products), *known):
+            if tuple(map(round_, sizes)) == values:
+                return name
+        return None
+
     def _list(self) -> None:
         """Products of up to three atoms, the simplest first."""
         self.products = []
