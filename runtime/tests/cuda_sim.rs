@@ -590,8 +590,12 @@ fn packages_bring_kernels_for_a_device() {
         let found = launched.clone().filter(|d| d.reason == "machine code of the package").count();
         let ones = |types: &[Type]| -> Vec<Value> {
             let one = |ty: &Type| {
-                let bytes: Vec<u8> = (0..ty.nbytes() / 4).flat_map(|i| (i as f32 * 0.1).to_le_bytes()).collect();
-                Value::new(ty.clone(), executor.upload(ty, &bytes).unwrap())
+                let values: Vec<f32> = (0..ty.shape.numel()).map(|i| i as f32 * 0.1 + 0.3).collect();
+                if ty.dtype == F32 {
+                    return Value::from_slice(&*executor, ty.shape.dims(), &values).unwrap();
+                }
+                // The scale, a float of Python's.
+                Value::from_slice(&*executor, ty.shape.dims(), &[1.5f64]).unwrap()
             };
             types.iter().map(one).collect()
         };

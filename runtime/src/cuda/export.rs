@@ -9,7 +9,9 @@ use super::images::{self, Form, Key};
 use super::{CudaProvider, driver, libraries, selftest};
 use crate::sys::cuda::nvrtc::{Compiled, Nvrtc};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use torsh_codegen::cuda::{Options, generate};
 use torsh_ir::exec::{Device, DeviceProvider};
 use torsh_ir::program::Program;
@@ -88,6 +90,19 @@ fn present(index: u32) -> Result<(Form, Options)> {
     Ok((form, super::device::options(&found)))
 }
 
+/// An NVRTC that knows an architecture. It stays loaded: other parts of the process may be using the library.
+fn opened(places: &[OsString], arch: u32) -> std::result::Result<Arc<Nvrtc>, String> {
+    static OPENED: Mutex<Vec<(Vec<OsString>, Arc<Nvrtc>)>> = Mutex::new(Vec::new());
+    let mut all = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, nvrtc)) = all.iter().find(|(from, nvrtc)| from == places && nvrtc.archs().contains(&arch)) {
+        return Ok(nvrtc.clone());
+    }
+    let exact = |archs: &[u32]| archs.contains(&arch).then_some(arch);
+    let nvrtc = Arc::new(compiler::open(places, arch, exact)?.0);
+    all.push((places.to_vec(), nvrtc.clone()));
+    Ok(nvrtc)
+}
+
 /// Compiles the kernels of programs, and the test that a device passes before it is used, for each of these targets.
 /// `folders` may hold NVIDIA's wheels.
 ///
@@ -102,9 +117,8 @@ pub(crate) fn compile(names: &[String], folders: &[PathBuf], programs: &[Program
     let mut made = Vec::with_capacity(plans.len());
     let mut compiled: HashMap<(u32, String), Compiled> = HashMap::new();
     for (form, list) in plans {
-        let exact = |archs: &[u32]| archs.contains(&form.arch).then_some(form.arch);
-        let opened = compiler::open(&places, form.arch, exact);
-        let (nvrtc, _) = opened.map_err(|why| refused(format!("kernels for {} need NVRTC: {why}", form.name())))?;
+        let nvrtc = opened(&places, form.arch)
+            .map_err(|why| refused(format!("kernels for {} need NVRTC: {why}", form.name())))?;
         let mut entry = Made { form, nvrtc: nvrtc.version(), images: Vec::new(), kernels: BTreeMap::new() };
         let mut maker = Maker { nvrtc: &nvrtc, compiled: &mut compiled, entry: &mut entry };
         for options in &list {
