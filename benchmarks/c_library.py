@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
 }
 """
 # Functions of products in the library's source.
-_PRODUCTS = re.compile(r"t_(product|tile|row|pack_rhs|small|at$|batch)")
+_PRODUCTS = re.compile(r"t_(product|tile|row|part|pack|small|at$|batch)")
 
 
 def _sh(*command, cwd) -> str:
