@@ -64,8 +64,8 @@ def export(
         path: where to write; an old file there stands until the new one is whole.
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
             of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too,
-            and what the passes make of the graph; with `dynamic`, at the sizes in the example. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
-            this one a cross compiler is needed.
+            and what the passes make of the graph; with `dynamic`, at the sizes in the example. Of a C library one of
+            "native", "x86_64" and "aarch64"; for another machine than this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
