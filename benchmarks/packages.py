@@ -1,11 +1,11 @@
-"""From a package to its first result, by stage: the forward pass of an MLP and a GPT training step, with machine code and
-lowered programs that are believed, and without.
+"""From a package to its first result, by stage: the forward pass of an MLP and a GPT training step, with machine code
+and lowered programs that are believed, and without.
 
-`python -m benchmarks.packages [ROUNDS]` exports both, reads each file in ROUNDS fresh processes (9 by default), and prints the
-smallest milliseconds of each stage, on the clock and of the processor: `load` (`torsh.load`), `first` (the first call), `warm` (the
-least of later calls), and `over`, the least of load and first call together less a warm call and less the hash of the
-file's bytes, which is timed by itself. Imports and arguments are excluded, as a user has them already; Python's modules
-that a first call imports are not. The number of threads is TORSH_THREADS, as ever.
+`python -m benchmarks.packages [ROUNDS]` exports both, reads each file in ROUNDS fresh processes (9 by default), and
+prints the smallest milliseconds of each stage, on the clock and of the processor: `load` (`torsh.load`), `first` (the
+first call), `warm` (the least of later calls), `hash` (the SHA-256 of the file's bytes, timed by itself), and `over`,
+the least of load and first call together less a warm call and a hash. Imports and arguments are excluded; modules that
+the first call imports are not. The number of threads is TORSH_THREADS, as ever.
 """
 
 from __future__ import annotations

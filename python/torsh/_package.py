@@ -28,8 +28,8 @@ compiled, those for CUDA by devices that run the architecture."""
 
 
 Lowered = namedtuple("Lowered", ("entry", "steps", "unused"))
-Lowered.__doc__ = """A lowered program in a package: its entry, its steps, and why it is not used, or None where it is: then
-no passes run."""
+Lowered.__doc__ = """A lowered program in a package: its entry, its steps, and why it is not used, or None where it is:
+then no pass runs."""
 
 
 class Program:
