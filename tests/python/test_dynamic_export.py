@@ -419,6 +419,7 @@ def test_a_whole_number_that_is_not_found_is_called_that(tmp_path):
         )
 
 
+@pytest.mark.host_only("an export tries hundreds of these sizes, and a device compiles each by NVRTC")
 def test_layers_with_strides_over_their_length(tmp_path):
     torsh.manual_seed(0)
     model = nn.Sequential(*(nn.Conv1d(2, 2, 3, stride=2, padding=1) for _ in range(4)))
@@ -552,6 +553,7 @@ def test_the_command_and_the_schema(tmp_path):
 
 
 @pytest.mark.compiled_only
+@pytest.mark.host_only("torsh-run runs on the host")
 def test_torsh_run(tmp_path):
     """The Rust program gives the bits that Python gives, at each size, if it has been built."""
     binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))
