@@ -489,6 +489,36 @@ fn an_error_of_the_driver_at_any_call_is_a_device_error_and_leaks_nothing() {
 }
 
 #[test]
+fn an_error_of_what_few_programs_call_is_a_device_error_too() {
+    let Some((_one, sim)) = sim() else { return };
+    const INVALID_VALUE: i32 = 1;
+    let live = figure(&sim, "live_allocations");
+    let exec = open().unwrap_or_else(|e| panic!("{e}"));
+    // The record of bad indices is cleared before a program that checks some.
+    let p = update_and_take(10, false);
+    let index = HostTensor::from_fn(Type::new(I64, Shape::of(&[2])), |i| Scalar::Int(i as i64));
+    let values = [floats(10, |_| 1.0), floats(10, |_| 2.0), floats(4, |i| i as f64), index];
+    sim.fail("cuMemsetD8Async", 1, INVALID_VALUE);
+    let e = run(&*exec, &p, &values, true).err().unwrap();
+    assert!(e.kind() == ErrorKind::Device && e.message().contains("cuMemsetD8Async"), "{e}");
+    let got = run(&*exec, &p, &values, true).unwrap_or_else(|e| panic!("{e}"));
+    assert_same(&run_program(&p, &values).unwrap(), &got, 0.0, &String::new);
+    let events = [0, 1].map(|_| exec.new_event(true, false).unwrap());
+    for event in &events {
+        exec.current_stream().unwrap().record(&**event).unwrap();
+    }
+    for name in ["cuEventElapsedTime", "cuEventElapsedTime_v2"] {
+        sim.fail(name, 1, INVALID_VALUE);
+    }
+    let e = events[0].elapsed_ms(&*events[1]).err().unwrap();
+    assert!(e.kind() == ErrorKind::Device && e.message().contains("cuEventElapsedTime"), "{e}");
+    sim.clear_errors();
+    assert!(events[0].elapsed_ms(&*events[1]).unwrap() >= 0.0);
+    drop((events, exec));
+    assert_eq!(figure(&sim, "live_allocations"), live);
+}
+
+#[test]
 fn an_update_in_place_that_fails_halfway_loses_the_tensor_and_says_so() {
     let Some((_one, sim)) = sim() else { return };
     if env::cuda_graphs() {

@@ -358,6 +358,13 @@ def test_products_are_exact_unless_tf32_is_asked_for(library: str):
 
 
 @needs_device
+@pytest.mark.skipif(not SIM, reason="it breaks the simulator")
+def test_a_driver_that_does_not_start_is_an_error_that_says_why():
+    text = python(REFUSED, **{**SIM, "TORSH_CUDA_SIM_RACES": "maybe"})
+    assert "does not start: cuInit failed with CUDA_ERROR" in text and "False 0 2.0" in text
+
+
+@needs_device
 def test_a_missing_compiler_is_an_error_that_says_how_to_get_one():
     text = python(REFUSED, **{**SIM, "TORSH_NVRTC": "/nowhere/libnvrtc.so.12"})
     assert "/nowhere/libnvrtc.so.12" in text and "torsh-compiler[cuda]" in text

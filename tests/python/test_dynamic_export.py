@@ -438,6 +438,7 @@ def test_constants_of_16_bits_are_rounded(tmp_path, dtype, low):
         assert [y.tolist() for y in program(x)] == [y.tolist() for y in torsh.compile(f)(x)]
 
 
+@pytest.mark.host_only("an export tries hundreds of these sizes, and a device compiles each by NVRTC")
 def test_layers_with_strides_over_their_length(tmp_path):
     torsh.manual_seed(0)
     model = nn.Sequential(*(nn.Conv1d(2, 2, 3, stride=2, padding=1) for _ in range(4)))
@@ -571,6 +572,7 @@ def test_the_command_and_the_schema(tmp_path):
 
 
 @pytest.mark.compiled_only
+@pytest.mark.host_only("torsh-run runs on the host")
 def test_torsh_run(tmp_path):
     """The Rust program gives the bits that Python gives, at each size, if it has been built."""
     binary = Path(os.environ.get("TORSH_RUN_BINARY", ROOT / "target" / "release" / "torsh-run"))

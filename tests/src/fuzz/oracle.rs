@@ -182,7 +182,7 @@ fn loose_products(node: &Node, x: &[&HostTensor], value: &HostTensor) -> Vec<boo
                 .map(|d| i / in_strides[d] as usize % from[d] * out_strides[d] as usize)
                 .sum(),
         };
-        if let Some(d) = scan.filter(|&d| i / in_strides[d] as usize % from[d] > 0) {
+        if let Some(d) = scan.filter(|&d| !(i / in_strides[d] as usize).is_multiple_of(from[d])) {
             octaves[i] = octaves[i - in_strides[d] as usize];
         }
         let side = usize::from(log < 0.0);
