@@ -31,6 +31,9 @@ pub struct Attend {
     pub depth: usize,
     /// Columns of the value.
     pub width: usize,
+    /// Dtype of query, key, value and, for the gradient, the cotangent: f32, or a 16-bit float where the target
+    /// takes them.
+    pub dtype: DType,
     /// Factor of the scores.
     pub scale: Scalar,
     /// Query `i` sees keys `0..=i`.
@@ -79,6 +82,11 @@ impl Attend {
         attrs
     }
 
+    /// Dtype of the result: that of the operands, or f32 where the result goes on with the logarithms.
+    pub fn result(&self, forward: bool) -> DType {
+        if forward && self.lse { DType::F32 } else { self.dtype }
+    }
+
     /// Elements of the result.
     pub fn numel(&self, forward: bool) -> Option<usize> {
         let s = self.sizes();
@@ -110,8 +118,14 @@ impl Attend {
     pub(crate) fn types(&self, forward: bool, mask: DType) -> Vec<Type> {
         let (o, extents) = (self.options(), self.extents(forward));
         let seed = (o.dropout > 0.0).then(|| o.operands() - 1);
+        // The forward pass and its logarithms, which the gradient is given, are one row of f32.
+        let row = (!forward).then(|| extents.len() - 2);
         let of = |(i, &(rows, cols, batched)): (usize, &(usize, usize, bool))| {
-            let dtype = if o.mask && i == 3 { mask } else { DType::F32 };
+            let dtype = match i {
+                3 if o.mask => mask,
+                _ if Some(i) == row => DType::F32,
+                _ => self.dtype,
+            };
             if batched {
                 let dims: Vec<usize> = self.batch.iter().copied().chain([rows, cols]).collect();
                 return Type::new(dtype, Shape::of(&dims));
@@ -127,8 +141,11 @@ impl Attend {
         if buffers.len() != extents.len() || self.sides.len() != extents.len() {
             return Err(format!("{} operands and {} sides of {}", buffers.len(), self.sides.len(), extents.len()));
         }
+        if self.dtype.compute() != DType::F32 {
+            return Err(format!("its operands are {}", self.dtype));
+        }
         let mask = if self.mask { buffers[3].0 } else { DType::Bool };
-        if !matches!(mask, DType::Bool | DType::F32) {
+        if mask != DType::Bool && mask != self.dtype {
             return Err(format!("the mask is {mask}"));
         }
         for (i, ty) in self.types(forward, mask).iter().enumerate() {

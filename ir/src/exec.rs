@@ -43,6 +43,13 @@ pub struct Target {
     pub l2_bytes: usize,
 }
 
+impl Target {
+    /// Whether attention takes 16-bit operands as they are; elsewhere they are converted to f32 first.
+    pub fn takes_half_attention(&self) -> bool {
+        self.isa.starts_with("sm_")
+    }
+}
+
 /// Figures of the accounting allocator, in bytes.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct MemoryStats {

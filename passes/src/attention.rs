@@ -6,10 +6,15 @@
 //! or divided by numbers, with masks added or filled with minus infinity, and where the score matrix is large enough
 //! for the one-pass ops ([`Sizes::one_pass`]). Weights that something else reads stay as they are.
 //!
-//! [`results`] needs primitives. A forward pass of which only the attention is read, not what the gradient needs,
-//! gives only that.
+//! [`results()`] needs primitives. A forward pass of which only the attention is read, not what the gradient needs,
+//! gives only that; of 16-bit operands, in their dtype, where it would be rounded to that next.
+//!
+//! [`operands`] needs primitives, and is for targets whose attention takes f32 alone: 16-bit operands are converted.
+
+mod results;
 
 use crate::rebuild;
+pub use results::{operands, results};
 use torsh_ir::attr::{Attr, AttrsExt};
 use torsh_ir::builder::{Builder, Val};
 use torsh_ir::dtype::DType;
@@ -414,52 +419,6 @@ pub(crate) fn rewritten<'b>(
         Some(e) => Err(e),
         None => Ok(Some((out, found.leaves()))),
     }
-}
-
-/// Leaves out what only the gradient reads where there is none.
-pub fn results(graph: Graph) -> Result<Graph> {
-    // Elements of the row that are read, from its beginning.
-    let mut read = vec![0usize; graph.len()];
-    for id in rebuild::live_nodes(&graph) {
-        let node = graph.node(id);
-        for &o in &node.operands {
-            let end = match node.op.kind {
-                Kind::View(View::Slice) => node.attrs.ints(1).first().map_or(usize::MAX, |&e| e as usize),
-                _ => usize::MAX,
-            };
-            read[o.index()] = read[o.index()].max(end);
-        }
-    }
-    graph.outputs().iter().for_each(|o| read[o.index()] = usize::MAX);
-    let length = |node: &Node| {
-        let shape = |i: usize| graph.shape(node.operands[i]).dims();
-        let s = Sizes::of(shape(0), shape(1), shape(2));
-        s.batch * s.queries * s.width
-    };
-    let plain = |id: NodeId| {
-        let node = graph.node(id);
-        node.op.kind == Kind::Attention && node.attrs.bool(5) && read[id.index()] <= length(node)
-    };
-    if !rebuild::live_nodes(&graph).any(plain) {
-        return Ok(graph);
-    }
-    let (copy, mut map) = rebuild::with_inputs(&graph);
-    let builder = Builder::new(copy);
-    for id in rebuild::live_nodes(&graph) {
-        let (node, loc) = (graph.node(id), graph.loc(id).cloned());
-        let operands = map.all(&node.operands)?;
-        let new = if plain(id) {
-            builder.set_loc(loc);
-            let x: Vec<Val<'_>> = operands.iter().map(|&o| builder.val(o)).collect();
-            let mut attrs = node.attrs.clone();
-            attrs[5] = Attr::Bool(false);
-            builder.apply(node.op, &x, attrs).reshape(&[length(node)]).id()
-        } else {
-            copied(&builder, node, operands, loc)
-        };
-        map.set(id, new);
-    }
-    finish(builder, map, &graph)
 }
 
 #[cfg(test)]

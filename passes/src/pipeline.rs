@@ -65,6 +65,10 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
         g = driver.pass("attention", g, attention::run)?;
     }
     g = driver.pass("decompose", g, decompose::expand)?;
+    if !options.target.takes_half_attention() {
+        // Before the rules, which join conversions.
+        g = driver.pass("attention_operands", g, attention::operands)?;
+    }
     g = driver.pass("simplify_primitives", g, simplify::run)?;
     g = driver.pass("attention_results", g, attention::results)?;
     // After the rules, which know folds as they were written; whatever is fused, so that the bits are the same.
@@ -222,10 +226,18 @@ mod tests {
         // What lowering says is not the matter here.
         let _ = compile(&graph(), &Options { verify: true, dump: Some(dump), ..Options::default() });
         let seen = seen.lock().unwrap();
-        let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(7).collect();
-        let wanted = ["limits", "simplify", "attention", "decompose", "simplify_primitives", "attention_results"];
-        assert_eq!(names[..6], wanted);
-        assert_eq!(names[6], "split");
+        let names: Vec<&str> = seen.iter().map(|s| s.0.as_str()).take(8).collect();
+        let wanted = [
+            "limits",
+            "simplify",
+            "attention",
+            "decompose",
+            "attention_operands",
+            "simplify_primitives",
+            "attention_results",
+            "split",
+        ];
+        assert_eq!(names, wanted);
         assert!(seen[2].1.contains("softmax") && !seen[3].1.contains("softmax"));
     }
 

@@ -89,6 +89,53 @@ def test_values_and_gradients(sizes, compiled):
             close(g, w)
 
 
+@pytest.mark.parametrize("dtype", [torsh.float16, torsh.bfloat16])
+@pytest.mark.parametrize("sizes", [(64, 64, 64, 64), (70, 133, 80, 40), (130, 150, 17, 33), (65, 70, 128, 128)])
+def test_half_values_and_gradients(sizes, dtype):
+    rows, keys, depth, width = sizes
+    shapes = [(2, rows, depth), (2, keys, depth), (2, keys, width), (2, rows, width)]
+    half = [torsh.tensor(normal(*shape)).to(dtype) for shape in shapes]
+    q, k, v, ct = (x.float().numpy() for x in half)
+    eps = torsh.finfo(dtype).eps
+    for kw in masks(rows, keys):
+        mask = kw.get("attn_mask")
+        if mask is not None and mask.dtype != bool:
+            mask = torsh.tensor(mask).to(dtype)
+            kw = {"attn_mask": mask}
+        tensors = [x.detach().requires_grad_() for x in half[:3]]
+        out = F.scaled_dot_product_attention(
+            *tensors, **{**kw, "attn_mask": mask if mask is None else torsh.as_tensor(mask)}
+        )
+        out.backward(half[3])
+        exact = mask if mask is None or isinstance(mask, np.ndarray) else mask.float().numpy()
+        options = (exact, kw.get("is_causal", False), kw.get("scale"))
+        want = reference(q, k, v, *options, ct=ct)
+        # Weights and the result are rounded by half an epsilon at most; what is too small for f16 is lost.
+        bound = eps * (reference(q, k, np.abs(v), *options) + np.abs(want[0])) + 1e-5
+        got = out.detach().float().numpy().astype(np.float64)
+        assert out.dtype == dtype and (np.abs(got - want[0]) <= bound).all()
+        for tensor, w in zip(tensors, want[1:4], strict=True):
+            assert tensor.grad.dtype == dtype
+            close(tensor.grad.float(), w, rtol=4 * eps)
+
+
+def test_half_inference_gives_the_bits_of_training():
+    q, k, v = (torsh.tensor(normal(2, 200, 32)).to(torsh.bfloat16) for _ in range(3))
+    alone = torsh.compile(lambda q, k, v: attend(q, k, v))(q, k, v).float().numpy()
+    q = q.detach().requires_grad_()
+    trained = attend(q, k, v)
+    trained.sum().backward()
+    assert (alone == trained.detach().float().numpy()).all()
+
+
+def test_half_overflows_only_where_the_attention_does():
+    q, k, v = np.zeros((70, 16)), normal(90, 16), np.full((90, 16), 6e4)
+    v[5, 3], v[7, 4] = np.inf, np.nan
+    got = attend(*(torsh.tensor(x.astype(np.float32)).half() for x in (q, k, v))).float().numpy()
+    assert np.isposinf(got[:, 3]).all() and np.isnan(got[:, 4]).all()
+    np.testing.assert_allclose(np.delete(got, [3, 4], 1), 6e4, rtol=2e-3)
+
+
 def test_inference_gives_the_bits_of_training():
     q, k, v = (torsh.tensor(normal(2, 200, 32)) for _ in range(3))
     alone = torsh.compile(lambda q, k, v: attend(q, k, v))(q, k, v).numpy()

@@ -1,10 +1,9 @@
 //! The error record of the device: its first failure, whatever the position, index and order of the threads.
 
 use torsh_codegen::cuda::{ERROR_BYTES, Failure, Options, decode_error, generate};
-use torsh_passes::Options as PassOptions;
 use torsh_ptx_sim::{Args, Config, Device, Module};
 use torsh_tests::cuda::shapes::Shapes;
-use torsh_tests::cuda::{compile, nvrtc, ptx_flags};
+use torsh_tests::cuda::{compile, nvrtc, passes, ptx_flags};
 
 const HEAD: &str = "static __device__ __forceinline__ void t_fail(";
 const KERNEL: &str = "
@@ -18,7 +17,7 @@ fn kernel() -> Module {
     let mut shapes = Shapes::default();
     shapes.errors();
     let case = &shapes.cases.first().expect("a case").1;
-    let program = torsh_passes::compile(&case.graph, &PassOptions::default()).expect("a program");
+    let program = torsh_passes::compile(&case.graph, &passes()).expect("a program");
     let source = generate(&program, &Options::default()).expect("a source").source;
     let from = source.find(HEAD).expect("the function");
     let len = source[from..].find("\n}\n").expect("its end");

@@ -3,12 +3,11 @@
 
 use torsh_codegen::cuda::{Options, generate};
 use torsh_ir::DType;
-use torsh_passes::Options as PassOptions;
 use torsh_ptx_sim::Module;
 use torsh_tests::cuda::batch::Batch;
 use torsh_tests::cuda::shapes::Shapes;
 use torsh_tests::cuda::sim::{Loaded, Run};
-use torsh_tests::cuda::{compile, nvrtc, ptx_flags};
+use torsh_tests::cuda::{compile, nvrtc, passes, ptx_flags};
 
 /// Checks every case that `wanted` names: `(name, sectors, conflicts, bytes)` at most.
 fn check(shapes: Shapes, wanted: &[(&str, f64, f64, f64)]) {
@@ -20,7 +19,7 @@ fn check(shapes: Shapes, wanted: &[(&str, f64, f64, f64)]) {
     for &(name, sectors, conflicts, bytes) in wanted {
         let found = shapes.cases.iter().find(|(n, _)| n.starts_with(name));
         let (_, case) = found.unwrap_or_else(|| panic!("no case {name}"));
-        let program = torsh_passes::compile(&case.graph, &PassOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        let program = torsh_passes::compile(&case.graph, &passes()).unwrap_or_else(|e| panic!("{e}"));
         let plan = generate(&program, &options).unwrap_or_else(|e| panic!("{e}"));
         let mut batch = Batch::default();
         batch.add("b", &plan);
@@ -76,4 +75,15 @@ fn products_meet_no_bank_twice() {
     s.products(DType::BF16, [256, 256, 64]);
     // Results go out in pieces of 16 bytes.
     check(s, &[("dot 256", 1.4, 0.0, 2.01), ("dot of transposed 256", 1.4, 0.0, 2.01)]);
+}
+
+#[test]
+fn attention_of_tensor_cores_meets_no_bank_twice() {
+    for (dtype, size) in [(DType::BF16, 64), (DType::F16, 128)] {
+        let mut s = Shapes::default();
+        s.half_attention(dtype, [128, 128, size, size]);
+        // Two blocks of queries read each key and value once, from sectors that are whole: with queries and results, six
+        // times a matrix instead of four.
+        check(s, &[("all half attention", 1.001, 0.1, 1.501), ("causal half attention", 1.001, 0.1, 1.501)]);
+    }
 }

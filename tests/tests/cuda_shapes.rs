@@ -145,6 +145,26 @@ fn attention() {
 }
 
 #[test]
+fn half_attention() {
+    // Several blocks of keys; rows that fill fragments, that are too short for them, that no copy of 16 bytes takes; the
+    // form for longer rows.
+    let (half, brain) = (DType::F16, DType::BF16);
+    check(small(), |s| {
+        for (dtype, sizes) in [
+            (half, [70, 133, 64, 64]),
+            (brain, [67, 129, 80, 40]),
+            (half, [130, 64, 20, 36]),
+            (brain, [65, 70, 128, 128]),
+            (half, [64, 66, 130, 20]),
+        ] {
+            s.half_attention(dtype, sizes);
+        }
+    });
+    // Two tiles of queries a warp.
+    check(Options { processors: 2, ..small() }, |s| s.half_attention(DType::F16, [140, 70, 64, 48]));
+}
+
+#[test]
 fn orders() {
     check(small(), |s| {
         [DType::F32, DType::F16, DType::I64, DType::U8, DType::F64].into_iter().for_each(|d| s.orders(d));

@@ -7,10 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 use torsh_codegen::cuda::{Options, generate};
 use torsh_ir::{DType, env};
-use torsh_passes::Options as PassOptions;
 use torsh_tests::cuda::sass::{Code, disassemble, is, nvdisasm};
 use torsh_tests::cuda::shapes::Shapes;
-use torsh_tests::cuda::{compile, nvrtc};
+use torsh_tests::cuda::{compile, nvrtc, passes};
 use torsh_tests::fuzz::Case;
 
 /// Registers that a kernel may gain before it counts as worse: compilers differ.
@@ -62,6 +61,12 @@ fn cases() -> Shapes {
     s.products(DType::F64, [300, 200, 100]);
     s.attention(128, 64);
     s.attention(70, 128);
+    // One tile of queries a warp, and two.
+    s.half_attention(DType::BF16, [128, 128, 64, 64]);
+    s.half_attention(DType::F16, [128 * 66, 192, 64, 64]);
+    s.half_attention(DType::BF16, [128, 128, 80, 80]);
+    s.half_attention(DType::F16, [128, 100, 128, 128]);
+    s.cases.retain(|(name, _)| !name.contains("half") || name.starts_with("all") || name.starts_with("dropped"));
     s.cases.retain(|(name, _)| !name.starts_with("sums") && !name.starts_with("softmax of"));
     s
 }
@@ -90,6 +95,9 @@ const APART: &[(&str, &[&str])] = &[("FMUL", &[]), ("FADD", &[]), ("LDG", &["128
 const TENSOR: &[(&str, &[&str])] = &[("HMMA", &["16816", "F32"])];
 const PIPELINE: &[(&str, &[&str])] = &[("HMMA", &["16816", "F32"]), ("LDGSTS", &["128"]), ("LDSM", &[])];
 
+const FLASH: &[(&str, &[&str])] =
+    &[("HMMA", &["16816", "F32"]), ("LDGSTS", &["128"]), ("LDSM", &[]), ("MUFU", &["EX2"]), ("STG", &["128"])];
+
 const CLAIMS: &[Claim] = &[
     claim(("map float32", "tanh_add"), WIDE, &[]),
     // A product and a sum that the user wrote are never one rounding.
@@ -105,6 +113,8 @@ const CLAIMS: &[Claim] = &[
     claim(("dot of transposed 300 200 100 float16", ""), TENSOR, &[]),
     claim(("dot 2048 2048 512 bfloat16", ""), PIPELINE, &[]),
     claim(("dot of transposed 2048 2048 512 bfloat16", ""), PIPELINE, &[]),
+    claim(("all half attention", "attention_mma"), FLASH, &[]),
+    claim(("dropped half attention", "attention_mma"), TENSOR, &[]),
     claim(("TF32 dot 300 200 100 float32", ""), &[("HMMA", &["1688", "F32", "TF32"])], &[]),
 ];
 
@@ -136,8 +146,7 @@ fn table(sm: u32) -> (BTreeMap<String, Figures>, Vec<String>) {
     let again = all.iter().filter(tf32).map(|(name, case)| (format!("TF32 {name}"), case, true));
     for (name, case, tf32) in plain.chain(again) {
         let options = Options { sm, tf32, ..Options::default() };
-        let program =
-            torsh_passes::compile(&case.graph, &PassOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let program = torsh_passes::compile(&case.graph, &passes()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let module = generate(&program, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut flags = options.compiler_flags();
         flags.extend(["-v", "-warn-spills", "-Werror"].map(|f| format!("--ptxas-options={f}")));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use torsh_codegen::cuda::{Compute, MatmulPlan, MatrixLayout, Module, Options, generate};
 use torsh_ir::op::Op;
 use torsh_ir::{DType, env, ops};
-use torsh_passes::Options as PassOptions;
+use torsh_tests::cuda::passes;
 use torsh_tests::cuda::shapes::Shapes;
 use torsh_tests::fuzz::Case;
 use torsh_tests::matrix::{case, layouts};
@@ -15,6 +15,7 @@ use torsh_tests::matrix::{case, layouts};
 const ALLOWED: &[&str] = &[
     // Of the language.
     "asm",
+    "volatile",
     "if",
     "for",
     "while",
@@ -46,6 +47,7 @@ const ALLOWED: &[&str] = &[
     "trunc",
     "fabsf",
     "fabs",
+    "fmaxf",
     "fmodf",
     "fmod",
     // Functions of f64.
@@ -103,7 +105,7 @@ fn root() -> PathBuf {
 }
 
 fn module(case: &Case, options: &Options) -> Module {
-    let program = torsh_passes::compile(&case.graph, &PassOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let program = torsh_passes::compile(&case.graph, &passes()).unwrap_or_else(|e| panic!("{e}"));
     generate(&program, options).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -149,6 +151,8 @@ fn sources() -> Vec<String> {
         shapes.products(dtype, [7, 9, 600]);
         shapes.orders(dtype);
     }
+    shapes.half_attention(DType::BF16, [64, 64, 64, 64]);
+    shapes.half_attention(DType::F16, [64, 64, 40, 20]);
     for atomics in [false, true] {
         let options = Options { deterministic: !atomics, tf32: atomics, ..options.clone() };
         out.extend(shapes.cases.iter().map(|(_, c)| module(c, &options).source));
@@ -204,6 +208,8 @@ fn golden() -> Vec<(&'static str, Case)> {
     take(&mut s, &["dot_7_9_600"]);
     s.orders(DType::F32);
     take(&mut s, &["argsort", "cumsum", "take"]);
+    s.half_attention(DType::BF16, [130, 150, 80, 64]);
+    take(&mut s, &["causal_half_attention", "dropped_half_attention"]);
     out
 }
 

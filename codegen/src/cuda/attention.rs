@@ -1,14 +1,17 @@
 //! Attention in one pass over blocks of keys: running maximum, sum and result of each query (Dao et al.,
-//! FlashAttention-2, 2023), in f32, on operands of any strides.
+//! FlashAttention-2, 2023), on operands of any strides. The products of 16-bit operands are those of tensor cores where
+//! their rows are not too long (`attention_mma`); here they are multiplications and additions in f32, and 16-bit operands
+//! become f32 as they are loaded.
 //!
 //! A block of 16 x 16 threads has some queries. A thread computes the scores of every 16th query and key, and of the
 //! result every 16th column: so the 16 threads of a query are neighbours in a warp. The random stream of dropout and the
 //! treatment of rows without a key are those of `torsh_ir::ops::attention`.
 
+use super::attention_again::Mine;
 use super::attention_again::Of;
 use super::generate::{Gen, Source, buffer};
-use super::scalar::constant;
-use super::{LaunchArg, attention_again, attention_grad};
+use super::scalar::{constant, memory_type, narrow, widen};
+use super::{LaunchArg, attention_again, attention_grad, attention_mma};
 use std::fmt::Write;
 use torsh_ir::program::{Attend, BufId, Side};
 use torsh_ir::shape::Ints;
@@ -47,6 +50,9 @@ pub(super) fn step(g: &mut Gen<'_>, a: &Attend, forward: bool, args: &[BufId], o
     let call = Call { a, mask, queries, keys };
     if !forward {
         return attention_grad::step(g, &call, args, out);
+    }
+    if attention_mma::fits(a) {
+        return attention_mma::step(g, a, mask, args, out);
     }
     let bytes = call.forward_floats() * 4;
     if bytes > g.options.shared_bytes as usize {
@@ -99,14 +105,24 @@ impl Call<'_> {
 
     /// Parameters: the operands and the result.
     pub fn params(&self, forward: bool) -> String {
-        let ty = |name: &&str| match *name {
-            "state" => "long long",
-            "mask" if self.mask == Some(DType::Bool) => "unsigned char",
-            _ => "float",
-        };
+        let ty = |name: &&str| memory_type(if *name == "state" { DType::I64 } else { self.dtype(name) });
         let operands: Vec<String> =
             self.names(forward).iter().map(|n| format!("const {}* __restrict__ {n}", ty(n))).collect();
-        format!("{}, float* out", operands.join(", "))
+        format!("{}, {}* out", operands.join(", "), memory_type(self.a.result(forward)))
+    }
+
+    /// Dtype of a float operand or of the mask.
+    fn dtype(&self, name: &str) -> DType {
+        match (name, self.mask) {
+            ("mask", Some(mask)) => mask,
+            ("row", _) => DType::F32,
+            _ => self.a.dtype,
+        }
+    }
+
+    /// Element `at` of a float operand as f32.
+    pub fn load(&self, name: &str, at: &str) -> String {
+        widen(self.dtype(name), &format!("__ldg({name} + ({at}))"))
     }
 
     pub fn args(&self, args: &[BufId], out: BufId) -> Vec<LaunchArg> {
@@ -149,7 +165,7 @@ impl Call<'_> {
             (format!("i % {rows}"), format!("i / {rows}"))
         };
         let load =
-            format!("__ldg({name} + ((long long)({first} + r) * ({}ll) + (long long)c * ({}ll)))", side.row, side.col);
+            self.load(name, &format!("(long long)({first} + r) * ({}ll) + (long long)c * ({}ll)", side.row, side.col));
         let load = factor.map_or(load.clone(), |f| format!("__fmul_rn({load}, {f})"));
         Ok(format!(
             "    for (int i = tid; i < {total}; i += {}) {{
@@ -168,10 +184,10 @@ impl Call<'_> {
         let mut out = String::new();
         let inf = "__int_as_float((int)0xff800000u)";
         if let (Some(dtype), Some(side)) = (self.mask, self.side("mask")) {
-            let at = format!("__ldg(mask + ((long long)row * ({}ll) + (long long)key * ({}ll)))", side.row, side.col);
+            let at = format!("(long long)row * ({}ll) + (long long)key * ({}ll)", side.row, side.col);
             let text = match dtype {
-                DType::Bool => format!("s = {at} == 0 ? {inf} : s;"),
-                _ => format!("s = __fadd_rn(s, {at});"),
+                DType::Bool => format!("s = __ldg(mask + ({at})) == 0 ? {inf} : s;"),
+                _ => format!("s = __fadd_rn(s, {});", self.load("mask", &at)),
             };
             let _ = writeln!(out, "{indent}if (inside) {text}");
         }
@@ -196,6 +212,12 @@ impl Call<'_> {
 
     /// `x` after dropout, as an expression; `None` without dropout.
     pub fn dropped(&self, x: &str) -> Option<String> {
+        let factor = constant(Scalar::Float(self.a.options().factor()), DType::F32);
+        self.kept().map(|kept| format!("({kept} ? __fmul_rn({x}, {factor}) : 0.0f)"))
+    }
+
+    /// Whether dropout keeps the weight of `row` and `key`, as an expression; `None` without dropout.
+    pub fn kept(&self) -> Option<String> {
         let rate = self.a.dropout.as_f64();
         if rate <= 0.0 {
             return None;
@@ -208,8 +230,7 @@ impl Call<'_> {
         let unit =
             format!("__fmul_rn(__uint2float_rn((unsigned)t_philox(seed, {counter}) >> 8), 5.9604644775390625e-8f)");
         let limit = constant(Scalar::Float(rate), DType::F32);
-        let factor = constant(Scalar::Float(self.a.options().factor()), DType::F32);
-        Some(format!("({unit} >= {limit} ? __fmul_rn({x}, {factor}) : 0.0f)"))
+        Some(format!("{unit} >= {limit}"))
     }
 
     fn forward_floats(&self) -> usize {
@@ -360,9 +381,10 @@ impl Call<'_> {
         let _ = writeln!(out, "                const int col = tx + j * {SIDE};");
         let _ = writeln!(
             out,
-            "                const float y = __fmul_rn(acc[i][j], inverse);\n                if (col < {0}) out[at * {0}ll + col] = y;\n                if (col < {0} && total != 0.0f && {1}) odds |= 1u << i;\n            }}",
+            "                const float y = __fmul_rn(acc[i][j], inverse);\n                if (col < {0}) out[at * {0}ll + col] = {2};\n                if (col < {0} && total != 0.0f && {1}) odds |= 1u << i;\n            }}",
             s.width,
-            attention_again::odd("y")
+            attention_again::odd("y"),
+            narrow(a.result(true), "y")
         );
         if a.lse {
             let first = s.batch as u64 * s.queries as u64 * s.width as u64;
@@ -372,6 +394,7 @@ impl Call<'_> {
             );
         }
         out.push_str("        }\n    }\n");
-        self.again(out, (Of::Forward, "odds"), "q0", (ri, wi), (s.queries, s.width), 0)
+        let mine = Mine::of_tiles("odds", "q0", (ri, wi), (s.queries, s.width), 0);
+        self.again(out, Of::Forward, &mine)
     }
 }

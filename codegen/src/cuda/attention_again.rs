@@ -6,7 +6,7 @@
 //! meaning too are mostly found without computing them.
 
 use super::attention::{Call, SIDE};
-use super::scalar::constant;
+use super::scalar::{constant, memory_type, narrow, widen};
 use std::fmt::Write;
 use torsh_ir::{DType, Error, Result, Scalar};
 
@@ -31,14 +31,35 @@ pub enum Of {
     Value,
 }
 
+/// The elements of a result that a thread has stored.
+pub struct Mine {
+    /// A variable with a bit for each row, set where the row holds something that is not finite.
+    pub odds: String,
+    /// Row `i` and column `j`.
+    pub row: String,
+    pub col: String,
+    /// How many of each.
+    pub counts: (usize, usize),
+    /// Rows and columns that the result has; others do not exist.
+    pub extents: (usize, usize),
+    /// Where the result begins in its buffer.
+    pub first: u64,
+}
+
+impl Mine {
+    /// Those of threads in a square: every `SIDE`th row from `start` and column.
+    pub fn of_tiles(odds: &str, start: &str, counts: (usize, usize), extents: (usize, usize), first: u64) -> Mine {
+        let (row, col) = (format!("{start} + ty + i * {SIDE}"), format!("tx + j * {SIDE}"));
+        Mine { odds: odds.to_string(), row, col, counts, extents, first }
+    }
+}
+
 impl Call<'_> {
     /// An element of an operand as f64.
     fn wide(&self, name: &str, row: &str, col: &str) -> Result<String> {
         let side = self.side(name).ok_or_else(|| Error::internal(format!("an attention without {name}")))?;
-        Ok(format!(
-            "(double)__ldg({name} + ((long long){row} * ({}ll) + (long long){col} * ({}ll)))",
-            side.row, side.col
-        ))
+        let at = format!("(long long){row} * ({}ll) + (long long){col} * ({}ll)", side.row, side.col);
+        Ok(format!("(double){}", self.load(name, &at)))
     }
 
     /// Statements that declare `s`, the score of `row` and `key` with its mask.
@@ -66,33 +87,29 @@ impl Call<'_> {
     }
 
     /// What dropout makes of `x`.
-    fn kept(&self, x: &str) -> String {
+    fn after_dropout(&self, x: &str) -> String {
         self.dropped(x).unwrap_or_else(|| x.to_string())
     }
 
-    /// Statements that compute elements of the result again: of rows `start + ty + i * SIDE` for the bits `i` of
-    /// variable `odds`, those that are not finite. They begin at `first` of the result, `rows` x `cols` for each head.
-    pub fn again(
-        &self,
-        out: &mut String,
-        (of, odds): (Of, &str),
-        start: &str,
-        (ri, ci): (usize, usize),
-        (rows, cols): (usize, usize),
-        first: u64,
-    ) -> Result<()> {
+    /// Statements that compute elements of the result again: of the rows whose bits are set, those that are not finite.
+    pub fn again(&self, out: &mut String, of: Of, mine: &Mine) -> Result<()> {
         let row = if matches!(of, Of::Forward | Of::Query) { "row" } else { "key" };
+        let dtype = self.a.result(of == Of::Forward);
+        let ((ri, ci), (rows, cols)) = (mine.counts, mine.extents);
         let _ = writeln!(out, "    #pragma unroll 1\n    for (int i = 0; i < {ri}; ++i) {{");
-        let _ = writeln!(out, "        if (!({odds} >> i & 1u)) continue;");
-        let _ = writeln!(out, "        const int {row} = {start} + ty + i * {SIDE};");
+        let _ = writeln!(out, "        if (!({} >> i & 1u)) continue;", mine.odds);
+        let _ = writeln!(out, "        const int {row} = {};", mine.row);
         let _ = writeln!(out, "        #pragma unroll 1\n        for (int j = 0; j < {ci}; ++j) {{");
-        let _ = writeln!(out, "            const int col = tx + j * {SIDE};");
+        let _ = writeln!(out, "            const int col = {};", mine.col);
         let _ = writeln!(out, "            if ({row} >= {rows} || col >= {cols}) continue;");
         let _ = writeln!(
             out,
-            "            float* const to = out + ({first}ll + ((long long)batch * {rows}ll + {row}) * {cols}ll + col);"
+            "            {}* const to = out + ({}ll + ((long long)batch * {rows}ll + {row}) * {cols}ll + col);",
+            memory_type(dtype),
+            mine.first
         );
-        let _ = writeln!(out, "            if (!({})) continue;", odd("*to"));
+        let _ = writeln!(out, "            const float was = {};", widen(dtype, "*to"));
+        let _ = writeln!(out, "            if (!({})) continue;", odd("was"));
         match of {
             Of::Forward => self.forward_again(out)?,
             Of::Query => self.query_again(out)?,
@@ -100,6 +117,11 @@ impl Call<'_> {
         }
         out.push_str("        }\n    }\n");
         Ok(())
+    }
+
+    /// The sum as an element of the result.
+    fn stored(&self, forward: bool) -> String {
+        narrow(self.a.result(forward), "__double2float_rn(sum)")
     }
 
     fn forward_again(&self, out: &mut String) -> Result<()> {
@@ -124,19 +146,19 @@ impl Call<'_> {
             out,
             "{p}double total = 0.0;\n{head}{p}    total = __dadd_rn(total, (double)t_exp(__fsub_rn(s, most)));\n{p}}}"
         );
-        let (v, kept) = (self.wide("v", "key", "col")?, self.kept("w"));
+        let (v, kept) = (self.wide("v", "key", "col")?, self.after_dropout("w"));
         let _ = writeln!(
             out,
             "{p}double sum = 0.0;\n{head}{p}    const float w = __double2float_rn(__ddiv_rn((double)t_exp(__fsub_rn(s, most)), total));"
         );
         let _ =
-            writeln!(out, "{p}    sum = __fma_rn((double){kept}, {v}, sum);\n{p}}}\n{p}*to = __double2float_rn(sum);");
+            writeln!(out, "{p}    sum = __fma_rn((double){kept}, {v}, sum);\n{p}}}\n{p}*to = {};", self.stored(true));
         if self.a.lse {
             let s = self.a.sizes();
             let first = s.batch as u64 * s.queries as u64 * s.width as u64;
             let _ = writeln!(
                 out,
-                "{p}if (tx == 0) out[{first}ll + (long long)batch * {}ll + row] = __fadd_rn(most, t_log(__double2float_rn(total)));",
+                "{p}if (col == 0) out[{first}ll + (long long)batch * {}ll + row] = __fadd_rn(most, t_log(__double2float_rn(total)));",
                 s.queries
             );
         }
@@ -151,7 +173,7 @@ impl Call<'_> {
         out.push_str(&self.product(pad, "cv", ("ct", "row"), ("v", "key"), self.a.width)?);
         let _ = writeln!(out, "{pad}const float w = lse == {INF} ? {none} : t_exp(__fsub_rn(s, lse));");
         let _ = writeln!(out, "{pad}const float y = __double2float_rn(cv);");
-        let _ = writeln!(out, "{pad}const float g = __fmul_rn(w, __fsub_rn({}, less));", self.kept("y"));
+        let _ = writeln!(out, "{pad}const float g = __fmul_rn(w, __fsub_rn({}, less));", self.after_dropout("y"));
         Ok(out)
     }
 
@@ -169,7 +191,7 @@ impl Call<'_> {
         );
         let _ =
             writeln!(out, "{point}{p}    sum = __dadd_rn(sum, __dmul_rn(__dmul_rn((double)g, {scale}), {k}));\n{p}}}");
-        let _ = writeln!(out, "{p}*to = __double2float_rn(sum);");
+        let _ = writeln!(out, "{p}*to = {};", self.stored(false));
         Ok(())
     }
 
@@ -193,7 +215,7 @@ impl Call<'_> {
         let scale = constant(Scalar::Float(self.a.scale.as_f64()), DType::F64);
         let term = match of {
             Of::Key => format!("__dmul_rn(__dmul_rn((double)g, {scale}), {})", self.wide("q", "row", "col")?),
-            _ => format!("__dmul_rn((double){}, {})", self.kept("w"), self.wide("ct", "row", "col")?),
+            _ => format!("__dmul_rn((double){}, {})", self.after_dropout("w"), self.wide("ct", "row", "col")?),
         };
         let _ = writeln!(
             out,
@@ -203,7 +225,7 @@ impl Call<'_> {
             out,
             "{p}    const float lse = __ldg(lses + row);\n{p}    const float less = __ldg(deltas + row);"
         );
-        let _ = writeln!(out, "{point}{p}    sum = __dadd_rn(sum, {term});\n{p}}}\n{p}*to = __double2float_rn(sum);");
+        let _ = writeln!(out, "{point}{p}    sum = __dadd_rn(sum, {term});\n{p}}}\n{p}*to = {};", self.stored(false));
         Ok(())
     }
 }

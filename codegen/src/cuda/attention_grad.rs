@@ -7,9 +7,9 @@
 
 use super::LaunchArg;
 use super::attention::{Call, SIDE};
-use super::attention_again::{Of, odd};
+use super::attention_again::{Mine, Of, odd};
 use super::generate::{Gen, Source};
-use super::scalar::constant;
+use super::scalar::{constant, narrow};
 use std::fmt::Write;
 use torsh_ir::program::BufId;
 use torsh_ir::{DType, Error, Result, Scalar};
@@ -77,11 +77,8 @@ impl Call<'_> {
         let _ = writeln!(out, "    row += {}ll + at * {w}ll;", self.row_offset()?);
         out.push_str("    double sum = 0.0;\n");
         let _ = writeln!(out, "    for (int c = lane; c < {w}; c += 32) {{");
-        let _ = writeln!(
-            out,
-            "        const float y = __ldg(ct + ((long long)r * ({}ll) + (long long)c * ({}ll)));",
-            side.row, side.col
-        );
+        let at = format!("(long long)r * ({}ll) + (long long)c * ({}ll)", side.row, side.col);
+        let _ = writeln!(out, "        const float y = {};", self.load("ct", &at));
         out.push_str("        sum = __fma_rn((double)__ldg(row + c), (double)y, sum);\n    }\n    #pragma unroll\n");
         out.push_str(
             "    for (int x = 16; x > 0; x >>= 1) sum = __dadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, x));\n",
@@ -190,7 +187,7 @@ impl Call<'_> {
         self.onto(&mut out, "acc", (ri, di, d), nk, ("ds", nk + 1, 1), ("ks", d | 1));
         out.push_str("    }\n");
         self.put(&mut out, "acc", "q0", (ri, di), (s.queries, d), 0, Some(&scale));
-        self.again(&mut out, (Of::Query, "odd_acc"), "q0", (ri, di), (s.queries, d), 0)?;
+        self.again(&mut out, Of::Query, &Mine::of_tiles("odd_acc", "q0", (ri, di), (s.queries, d), 0))?;
         Ok(out)
     }
 
@@ -223,8 +220,8 @@ impl Call<'_> {
         let dv = dk + s.batch as u64 * s.keys as u64 * d as u64;
         self.put(&mut out, "dk", "k0", (ki, di), (s.keys, d), dk, None);
         self.put(&mut out, "dv", "k0", (ki, wi), (s.keys, w), dv, None);
-        self.again(&mut out, (Of::Key, "odd_dk"), "k0", (ki, di), (s.keys, d), dk)?;
-        self.again(&mut out, (Of::Value, "odd_dv"), "k0", (ki, wi), (s.keys, w), dv)?;
+        self.again(&mut out, Of::Key, &Mine::of_tiles("odd_dk", "k0", (ki, di), (s.keys, d), dk))?;
+        self.again(&mut out, Of::Value, &Mine::of_tiles("odd_dv", "k0", (ki, wi), (s.keys, w), dv))?;
         Ok(out)
     }
 
@@ -253,10 +250,11 @@ impl Call<'_> {
         for (int j = 0; j < {ci}; ++j) {{
             const int c = tx + j * {SIDE};
             const float y = {value};
-            if (r < {rows} && c < {cols}) out[{first}ll + ((long long)batch * {rows}ll + r) * {cols}ll + c] = y;
+            if (r < {rows} && c < {cols}) out[{first}ll + ((long long)batch * {rows}ll + r) * {cols}ll + c] = {rounded};
             if ({odd}) odd_{acc} |= 1u << i;
         }}
     }}",
+            rounded = narrow(self.a.result(false), "y"),
             odd = odd("y")
         );
     }

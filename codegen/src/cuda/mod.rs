@@ -28,6 +28,7 @@ mod access;
 mod attention;
 mod attention_again;
 mod attention_grad;
+mod attention_mma;
 mod copies;
 mod dot;
 mod dot_mma;
@@ -53,7 +54,7 @@ use torsh_ir::{DType, Error, Result};
 pub use generate::generate;
 
 /// Changes whenever the same program may give another source.
-pub const GENERATOR_VERSION: u32 = 2;
+pub const GENERATOR_VERSION: u32 = 3;
 
 /// Bytes of the error record.
 pub const ERROR_BYTES: usize = 32;

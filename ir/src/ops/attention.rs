@@ -1,6 +1,7 @@
 //! Pieces that the attention ops share: their operands and attributes, the plain composition over the full score
 //! matrix with its gradient, and the size from which the one-pass ops take over. No facts of a single op stand here.
 
+use super::composite::wide;
 use super::rules::same_dtype;
 use super::{attr, attrs};
 use crate::Val;
@@ -197,6 +198,11 @@ pub(super) fn check(x: &[Type], a: &[Attr], extra: usize) -> Result<Sizes> {
         }
     }
     Ok(s)
+}
+
+/// The float operands in the dtype in which 16-bit floats compute.
+pub(super) fn widened<'b>(x: &[Val<'b>]) -> Vec<Val<'b>> {
+    x.iter().map(|&v| if v.dtype().is_float() { wide(v) } else { v }).collect()
 }
 
 /// The shape of the result.

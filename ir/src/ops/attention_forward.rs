@@ -1,6 +1,6 @@
 //! `attention_forward`: attention in one pass over the keys, with what the backward pass needs.
 
-use super::attention::{ATTRS, Options, Plain, Sizes, check, flat, out_shape, samples};
+use super::attention::{ATTRS, Options, Plain, Sizes, check, flat, out_shape, samples, widened};
 use super::attention_rows::Head;
 use super::{BASE, attr};
 use crate::attr::{AttrKind, AttrSpec, AttrsExt, Scalar};
@@ -15,12 +15,14 @@ pub static DEF: OpDef = OpDef {
     name: "attention_forward",
     doc: "What `scaled_dot_product_attention` computes, as one library call that holds no score matrix. With `lse`, the \
         result is one row: the attention, then the logarithm of the sum of the exponentials of each row of scores \
-        (Dao et al., FlashAttention, 2022).\n\n\
+        (Dao et al., FlashAttention, 2022), and f32 whatever the operands are. 16-bit operands are f32 in every \
+        computation; devices that multiply 16-bit floats may round the weights to the operands' dtype before they \
+        multiply the values. The result is rounded once.\n\n\
         >>> q = torsh.ones(1, 64, 8); torsh.nn.functional.scaled_dot_product_attention(q, q, q)[0, 0, 0].item()\n1.0",
     kind: Kind::Attention,
     arity: Arity::AtLeast(3),
     attrs: &FORWARD_ATTRS,
-    dtypes: DTypeSet::of(&[DType::F32]),
+    dtypes: DTypeSet::of(&[DType::F32, DType::F16, DType::BF16]),
     infer: |x, a| {
         let s = check(x, a, 0)?;
         let shape = out_shape(x)?;
@@ -28,14 +30,15 @@ pub static DEF: OpDef = OpDef {
             return Ok(Type::new(x[0].dtype, shape));
         }
         let n = shape.checked_numel()?.saturating_add(s.batch.saturating_mul(s.queries));
-        Ok(Type::new(x[0].dtype, Shape::new(&[n])?))
+        Ok(Type::new(DType::F32, Shape::new(&[n])?))
     },
     eval: Some(eval),
     decompose: Some(|c| {
-        let plain = Plain::new(c.x, Options::of(c.attrs));
-        if c.attrs.bool(5) { flat(&[plain.out(), plain.lse()]) } else { plain.out() }
+        let plain = Plain::new(&widened(c.x), Options::of(c.attrs));
+        if c.attrs.bool(5) { flat(&[plain.out(), plain.lse()]) } else { plain.out().cast(c.ty.dtype) }
     }),
     vjp: Vjp::ViaDecompose,
+    // In f32, where 16-bit operands are rounded no further; else weights have half an epsilon of the operands' dtype.
     tolerance: Tolerance::scaled(128.0),
     samples: || samples(&|s, z, _| s.attr(z.batch == 2)),
     ..BASE

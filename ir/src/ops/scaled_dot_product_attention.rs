@@ -1,6 +1,6 @@
 //! `scaled_dot_product_attention`: softmax of the products of queries and keys, times the values.
 
-use super::attention::{ATTRS, Options, Plain, Sizes, check, out_shape, part, samples};
+use super::attention::{ATTRS, Options, Plain, Sizes, check, out_shape, part, samples, widened};
 use super::composite::wide;
 use super::BASE;
 use crate::Val;
@@ -27,10 +27,10 @@ pub static DEF: OpDef = OpDef {
         Ok(Type::new(x[0].dtype, out_shape(x)?))
     },
     decompose: Some(|c| {
-        let (x, o) = (widened(c.x), Options::of(c.attrs));
+        let o = Options::of(c.attrs);
         let out = match sizes(c.x).one_pass(c.x[0].dtype()) {
-            true => part(forward(&x, o), 0, &c.ty.shape),
-            false => Plain::new(&x, o).out(),
+            true => part(forward(c.x, o), 0, &c.ty.shape),
+            false => Plain::new(&widened(c.x), o).out(),
         };
         out.cast(c.ty.dtype)
     }),
@@ -39,7 +39,7 @@ pub static DEF: OpDef = OpDef {
         let (x, o, ct) = (widened(c.x), Options::of(c.attrs), wide(c.ct));
         let plain = || Plain::new(&x, o).grad(ct);
         let mut grads: SmallVec<[Option<Val<'_>>; 3]> = match sizes(c.x).one_pass(c.x[0].dtype()) {
-            true => backward(&x, o, ct).into_iter().map(Some).collect(),
+            true => backward(&x, forward(c.x, o), o, ct).into_iter().map(Some).collect(),
             false => plain()[..3].iter().copied().map(Some).collect(),
         };
         if o.mask {
@@ -60,19 +60,15 @@ fn sizes(x: &[Val<'_>]) -> Sizes {
     Sizes::of(&x[0].shape(), &x[1].shape(), &x[2].shape())
 }
 
-/// The float operands in the dtype in which 16-bit floats compute.
-fn widened<'b>(x: &[Val<'b>]) -> Vec<Val<'b>> {
-    x.iter().map(|&v| if v.dtype().is_float() { wide(v) } else { v }).collect()
-}
-
+/// The attention of operands as they are, and its logarithms.
 fn forward<'b>(x: &[Val<'b>], o: Options) -> Val<'b> {
     let attrs: Attrs = o.attrs().into_iter().chain([Attr::Bool(true)]).collect();
     x[0].builder().op("attention_forward", x, &attrs)
 }
 
-/// Cotangents of query, key and value.
-fn backward<'b>(x: &[Val<'b>], o: Options, ct: Val<'b>) -> [Val<'b>; 3] {
-    let operands: Vec<Val<'b>> = x.iter().copied().chain([forward(x, o), ct]).collect();
+/// Cotangents of query, key and value, from the forward pass.
+fn backward<'b>(x: &[Val<'b>], row: Val<'b>, o: Options, ct: Val<'b>) -> [Val<'b>; 3] {
+    let operands: Vec<Val<'b>> = x.iter().copied().chain([row, ct]).collect();
     let row = x[0].builder().op("attention_backward", &operands, &o.attrs());
     let shapes: [Shape; 3] = [x[0].shape(), x[1].shape(), x[2].shape()];
     let (nq, nk) = (shapes[0].numel(), shapes[1].numel());

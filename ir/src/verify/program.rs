@@ -15,7 +15,6 @@
 use super::kernel::conflict;
 use super::report::failure;
 use crate::attr::Attr;
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::ops;
@@ -343,7 +342,7 @@ fn attention_type(call: &LibCall, types: &[Type]) -> Result<Type, String> {
     let buffers: Vec<_> = types.iter().map(|t| (t.dtype, t.numel())).collect();
     attend.check(forward, &buffers)?;
     let n = attend.numel(forward).ok_or_else(|| "its result has too many elements".to_string())?;
-    Ok(Type::new(DType::F32, Shape::of(&[n])))
+    Ok(Type::new(attend.result(forward), Shape::of(&[n])))
 }
 
 fn lib_type(name: &str, attrs: &[Attr], types: &[Type]) -> Result<Type, String> {
@@ -355,6 +354,7 @@ fn lib_type(name: &str, attrs: &[Attr], types: &[Type]) -> Result<Type, String> 
 mod tests {
     use super::super::examples::program;
     use super::*;
+    use crate::dtype::DType;
     use crate::program::Step;
     use crate::scalar::ReduceOp;
 

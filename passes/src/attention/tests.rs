@@ -1,6 +1,7 @@
 use super::*;
 use crate::{Options as Compile, autodiff, compile, decompose};
 use torsh_ir::interp::{HostTensor, run_program};
+use torsh_ir::program::{Attend, Program, Step, StepOp};
 use torsh_ir::{Scalar, Shape, Type};
 
 const L: usize = 64;
@@ -168,4 +169,74 @@ fn notes_say_which_attentions_keep_their_scores_and_why() {
     let mut g = b.finish().unwrap();
     g.set_outputs(vec![out]);
     assert!(notes(&g)[0].starts_with("attention of 20 queries and 20 keys keeps its 20x20 scores"));
+}
+
+/// `scaled_dot_product_attention` of f16, to its outputs.
+fn half(outputs: impl for<'b> Fn(Val<'b>) -> Vec<Val<'b>>) -> Graph {
+    let b = Builder::new(Graph::new());
+    let q = b.input(Type::new(DType::F16, Shape::of(&[2, L, D])));
+    let o = Options { scale: 0.5, causal: false, dropout: 0.0, mask: false, safe: false };
+    let out = b.op("scaled_dot_product_attention", &[q, q, q], &o.attrs());
+    let ids = outputs(out).iter().map(|v| v.id()).collect();
+    let mut g = b.finish().unwrap();
+    g.set_outputs(ids);
+    g
+}
+
+fn target(isa: &'static str) -> Compile {
+    let mut options = Compile { fusion: true, verify: true, ..Compile::default() };
+    options.target.isa = isa;
+    options
+}
+
+fn attends(program: &Program) -> Vec<&Attend> {
+    fn attend(step: &Step) -> Option<&Attend> {
+        match &step.op {
+            StepOp::Lib { call, .. } => call.attend(),
+            _ => None,
+        }
+    }
+    program.steps.iter().filter_map(attend).collect()
+}
+
+#[test]
+fn half_attention_is_one_step_where_the_target_takes_its_operands() {
+    let plain = half(|out| vec![out]);
+    let program = compile(&plain, &target("sm_90")).unwrap();
+    let calls = attends(&program);
+    assert_eq!((program.steps.len(), calls.len()), (1, 1), "{}", torsh_ir::text::program(&program));
+    assert!(calls[0].dtype == DType::F16 && !calls[0].lse);
+    // Views of the result are views of what the call gives.
+    let seen = compile(&half(|out| vec![out.permute(&[1, 0, 2])]), &target("sm_90")).unwrap();
+    assert_eq!(seen.steps.len(), 2, "{}", torsh_ir::text::program(&seen));
+    // Elsewhere the operands are converted, and the result.
+    let program = compile(&plain, &target("avx2")).unwrap();
+    let calls = attends(&program);
+    assert!(calls.len() == 1 && calls[0].dtype == DType::F32, "{}", torsh_ir::text::program(&program));
+    // Both mean the same: the result is rounded once.
+    let x = HostTensor::from_fn(plain.input_types().remove(0), |i| Scalar::Float(((i * 37 + i / 7) % 19) as f64 / 8.0));
+    let want = torsh_ir::interp::eval_graph(&plain, std::slice::from_ref(&x)).unwrap();
+    for isa in ["sm_90", "avx2"] {
+        let got = run_program(&compile(&plain, &target(isa)).unwrap(), std::slice::from_ref(&x)).unwrap();
+        assert_eq!(got[0].to_bytes(), want[0].to_bytes(), "{isa}");
+    }
+}
+
+#[test]
+fn a_result_that_is_read_before_it_is_rounded_stays_f32() {
+    let o = Options { scale: 0.5, causal: false, dropout: 0.0, mask: false, safe: false };
+    let attrs: Vec<Attr> = o.attrs().into_iter().chain([Attr::Bool(true)]).collect();
+    for (rounded, lse) in [(true, false), (false, true)] {
+        let b = Builder::new(Graph::new());
+        let q = b.input(Type::new(DType::F16, Shape::of(&[2, L, D])));
+        let row = b.op("attention_forward", &[q, q, q], &attrs);
+        let out = row.slice_dim(0, 0, 2 * L * D, 1).reshape(&[2, L, D]);
+        let out = if rounded { out.cast(DType::F16) } else { out.scale(3.0).cast(DType::F16) }.id();
+        let mut g = b.finish().unwrap();
+        g.set_outputs(vec![out]);
+        let g = results(g).unwrap();
+        let at = rebuild::live_nodes(&g).find(|&id| g.node(id).op.kind == Kind::Attention).unwrap();
+        assert_eq!(g.node(at).attrs.bool(5), lse);
+        assert_eq!(g.ty(at).dtype, if lse { DType::F32 } else { DType::F16 });
+    }
 }

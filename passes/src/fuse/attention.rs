@@ -29,6 +29,7 @@ pub fn sizes(graph: &Graph, node: &Node, forward: bool) -> Attend {
         keys: s.keys,
         depth: s.depth,
         width: s.width,
+        dtype: graph.ty(node.operands[0]).dtype,
         scale: node.attrs.scalar(0),
         causal: o.causal,
         dropout: node.attrs.scalar(2),

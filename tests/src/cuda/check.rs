@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::sim::{Loaded, Run};
-use super::{compile, nvrtc, ptx_flags};
+use super::{compile, nvrtc, passes, ptx_flags};
 use crate::fuzz::Case;
 use crate::fuzz::oracle::expect;
 use torsh_codegen::cuda::{self, Options, generate};
@@ -39,7 +39,7 @@ impl Checker {
 
     /// Adds a case, which the passes compile with or without fusion.
     pub fn add(&mut self, what: &str, case: Case, fusion: bool) {
-        let options = PassOptions { fusion, donate: case.donate.clone(), ..PassOptions::default() };
+        let options = PassOptions { fusion, donate: case.donate.clone(), ..passes() };
         let made = torsh_passes::compile(&case.graph, &options)
             .and_then(|program| Ok((generate(&program, &self.options)?, program)));
         match made {

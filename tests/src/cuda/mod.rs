@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use torsh_codegen::cuda::Options;
+use torsh_ir::exec::{Device, Target};
+use torsh_passes::Options as PassOptions;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -26,6 +28,12 @@ pub(crate) fn python() -> PathBuf {
 
 fn script() -> PathBuf {
     root().join("tests/cuda/nvrtc.py")
+}
+
+/// How programs are compiled for CUDA devices.
+pub fn passes() -> PassOptions {
+    let target = Target { device: Device::Cuda(0), isa: "sm_90", threads: 1, l1_bytes: 227 << 10, l2_bytes: 50 << 20 };
+    PassOptions { target, ..PassOptions::default() }
 }
 
 /// The library in a folder.

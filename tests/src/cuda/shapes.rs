@@ -131,6 +131,48 @@ impl Shapes {
         }
     }
 
+    /// Attention of 16-bit floats, with what the gradient needs and without: masks of both kinds, hidden keys, dropout, a
+    /// negative factor; operands with heads before and behind the rows.
+    pub fn half_attention(&mut self, dtype: DType, [queries, keys, depth, width]: [usize; 4]) {
+        let (q, k, v) = ([2, queries, depth], [2, keys, depth], [2, keys, width]);
+        let at = format!("{queries} {keys} {depth} {width}");
+        let attrs = |scale: f64, causal: bool, dropout: f64, mask: bool| {
+            let float = |x: f64| Attr::Scalar(Scalar::Float(x));
+            vec![float(scale), Attr::Bool(causal), float(dropout), Attr::Bool(mask), Attr::Bool(mask)]
+        };
+        let lse = |on: bool| [Attr::Bool(on)];
+        let plain: [(&[usize], _); 3] = [(&q, None), (&k, None), (&v, None)];
+        for (name, causal) in [("all", false), ("causal", true)] {
+            self.add(&format!("{name} half attention {at}"), dtype, &plain, &|b, x| {
+                vec![b.op("scaled_dot_product_attention", x, &attrs(0.125, causal, 0.0, false))]
+            });
+        }
+        self.add(&format!("logarithms of half attention {at}"), dtype, &plain, &|b, x| {
+            vec![b.op("attention_forward", x, &[attrs(-0.25, false, 0.0, false), lse(true).to_vec()].concat())]
+        });
+        let scores = [2, queries, keys];
+        for (name, kind) in [("masked", Some(DType::Bool)), ("added", None)] {
+            let operands = [plain[0], plain[1], plain[2], (&scores, kind)];
+            self.add(&format!("{name} half attention {at}"), dtype, &operands, &|b, x| {
+                let all = [attrs(0.125, name == "added", 0.0, true), lse(name == "added").to_vec()].concat();
+                vec![b.op("attention_forward", x, &all)]
+            });
+        }
+        let state = [2];
+        let operands = [plain[0], plain[1], plain[2], (&state, Some(DType::I64))];
+        self.add(&format!("dropped half attention {at}"), dtype, &operands, &|b, x| {
+            vec![b.op("attention_forward", x, &[attrs(0.125, true, 0.25, false), lse(true).to_vec()].concat())]
+        });
+        // Heads behind the rows; columns that are not neighbours.
+        let (q, k, v) = ([1, queries, 2, depth], [1, keys, 2, depth], [1, 2, width, keys]);
+        let seen: [(&[usize], _); 3] = [(&q, None), (&k, None), (&v, None)];
+        self.add(&format!("views in half attention {at}"), dtype, &seen, &|b, x| {
+            let heads = |x: Val<'_>| x.permute(&[0, 2, 1, 3]).id();
+            let operands = [heads(x[0]), heads(x[1]), x[2].permute(&[0, 1, 3, 2]).id()].map(|id| b.val(id));
+            vec![b.op("scaled_dot_product_attention", &operands, &attrs(0.125, false, 0.0, false))]
+        });
+    }
+
     /// Sorts, scans, takes and updates.
     pub fn orders(&mut self, dtype: DType) {
         let sort = |d: i64, down: bool| [dim(d), Attr::Bool(down)];

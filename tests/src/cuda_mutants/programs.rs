@@ -466,6 +466,14 @@ pub fn programs() -> Vec<Entry> {
     ];
     l.add("rows in many parts", &many, &["softmax", "argmax"], ends, |s| s.rows(f, 1, 33 * 17 * 256 - 5));
     l.add("attention", &tiny, &[], &[], |s| s.attention(69, 20));
+    // Several blocks of keys, rows of a warp that is half empty, rows shorter than their fragments.
+    let kinds = ["causal half", "added half", "masked half", "dropped half", "views in half"];
+    l.add("attention, mma", &tiny, &kinds, &[extremes], |s| s.half_attention(h, [70, 85, 40, 24]));
+    l.add("attention, mma", &tiny, &["all half", "logarithms"], &[], |s| {
+        s.half_attention(DType::BF16, [66, 130, 24, 20]);
+    });
+    let two = Options { processors: 1, ..Options::default() };
+    l.add("attention, mma", &two, &["causal half"], &[], |s| s.half_attention(h, [140, 70, 24, 16]));
     l.add("fills and copies", &small, &[], &[], |s| {
         s.add("fill and concat", f, &[(&[7, 13], None), (&[7, 5], None)], &|b, x| {
             let full = x[0].full_like(2.5);

@@ -3,7 +3,7 @@
 use super::programs::Entry;
 use crate::cuda::batch::{Batch, symbol};
 use crate::cuda::sim::{Loaded, Run};
-use crate::cuda::{nvrtc, ptx_flags, root};
+use crate::cuda::{nvrtc, passes, ptx_flags, root};
 use crate::fuzz::Case;
 use crate::fuzz::oracle::{Expected, expect};
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use torsh_codegen::cuda::{self, generate};
 use torsh_ir::program::Program;
-use torsh_passes::Options as PassOptions;
 use torsh_ptx_sim::Module;
 
 /// Warp instructions that a block of a mutant may execute.
@@ -118,8 +117,7 @@ impl Subject {
     pub fn new(entry: Entry, compiler: &mut Compiler) -> Result<Subject, String> {
         let what = format!("{} of {}", entry.name, entry.family);
         let told = |e: String| format!("{what}: {e}");
-        let program =
-            torsh_passes::compile(&entry.case.graph, &PassOptions::default()).map_err(|e| told(e.to_string()))?;
+        let program = torsh_passes::compile(&entry.case.graph, &passes()).map_err(|e| told(e.to_string()))?;
         let plan = generate(&program, &entry.options).map_err(|e| told(e.to_string()))?;
         let mut batch = Batch::default();
         batch.add(NAME, &plan);

@@ -11,7 +11,7 @@ use crate::compare::{epsilon, magnitude, ulp};
 use crate::values::{Rng, show};
 use torsh_ir::graph::{Node, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph_with};
-use torsh_ir::op::Kind;
+use torsh_ir::op::{EvalCall, Kind};
 use torsh_ir::program::ScatterMode;
 use torsh_ir::scalar::{BinOp, ReduceOp, ScalarOp, UnOp};
 use torsh_ir::{Attr, DType, Result, Scalar};
@@ -140,7 +140,13 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
         return;
     }
     let loose_product = loose_products(node, x, value);
-    let step = eps * epsilon(dtype) * scale;
+    let weights = match node.op.kind {
+        Kind::Attention => rounded_weights(node, x),
+        _ => None,
+    };
+    // The sums of attention are f32 whatever its operands are.
+    let unit = if weights.is_some() { DType::F32 } else { dtype };
+    let step = eps * epsilon(unit) * scale;
     let sign_bit = 1u64 << (8 * dtype.size() - 1);
     for i in 0..value.len() {
         let Scalar::Float(v) = value.get(i) else { continue };
@@ -155,7 +161,8 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
             value.set_bits(i, value.bits(i) ^ sign_bit);
         } else if v.is_finite() && (ulps > 0.0 || step > 0.0) {
             let direction = if rng.one_in(2) { 1.0 } else { -1.0 };
-            value.set(i, Scalar::Float(v + direction * (ulps * ulp(v, dtype) + step)));
+            let weights = weights.as_ref().and_then(|w| w.get(i)).copied().unwrap_or(0.0);
+            value.set(i, Scalar::Float(v + direction * (ulps * ulp(v, dtype) + step + weights)));
         }
     }
 }
@@ -190,6 +197,25 @@ fn loose_products(node: &Node, x: &[&HostTensor], value: &HostTensor) -> Vec<boo
         octaves[at][1 - side] += if log.is_nan() { log } else { 0.0 };
     }
     octaves.iter().map(|o| o.iter().any(|&x| x > 1022.0)).collect()
+}
+
+/// By how much elements of an attention of 16-bit operands may be off because weights are rounded to their dtype: half an
+/// epsilon of each weight times the magnitude of its value. A tiny weight may be lost.
+fn rounded_weights(node: &Node, x: &[&HostTensor]) -> Option<Vec<f64>> {
+    let dtype = x[0].dtype();
+    if dtype.size() != 2 {
+        return None;
+    }
+    let positive = HostTensor::from_fn(x[2].ty.clone(), |i| Scalar::Float(x[2].get(i).as_f64().abs()));
+    let mut operands = x.to_vec();
+    operands[2] = &positive;
+    let mut attrs = node.attrs.clone();
+    attrs[5] = Attr::Bool(false);
+    let types: Vec<_> = operands.iter().map(|t| t.ty.clone()).collect();
+    let ty = node.op.infer(&types, &attrs).ok()?;
+    let sums = node.op.eval?(&EvalCall { x: &operands, attrs: &attrs, ty: &ty }).ok()?;
+    let lost = if dtype == DType::F16 { 2f64.powi(-24) * magnitude(&positive) } else { 0.0 };
+    Some(sums.to_f64().iter().map(|sum| epsilon(dtype) / 2.0 * sum + lost).collect())
 }
 
 /// The largest magnitude that takes part in one element of a sum.

@@ -61,6 +61,9 @@ pub(crate) fn run(
 ) -> Result<()> {
     let a = call.attend().ok_or_else(|| Error::internal("not an attention"))?;
     let forward = matches!(call, LibCall::Attention(_));
+    if a.dtype != DType::F32 {
+        return Err(Error::internal(format!("an attention of {} operands, which the passes make f32 here", a.dtype)));
+    }
     let mut bytes = Vec::with_capacity(args.len());
     for arg in args {
         match arg {

@@ -88,6 +88,7 @@ fn attend(case: &Case) -> (Attend, Vec<HostTensor>) {
         keys: s,
         depth: d,
         width: w,
+        dtype: DType::F32,
         scale: Scalar::Float(0.4),
         causal: case.causal,
         dropout: Scalar::Float(case.dropout),
