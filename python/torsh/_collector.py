@@ -6,7 +6,6 @@ import builtins
 import gc
 import sys
 import types
-from collections import Counter
 
 from torsh import _C
 from torsh._attributes import TABLES, Attributes
@@ -352,7 +351,10 @@ class Collector(Attributes):
         before = -1
         while len(self.guards) + len(self.doubtful) != before:
             before = len(self.guards) + len(self.doubtful)
-            ours = Counter(id(subject_of(guard)) for guard in self.guards + self.doubtful)
+            ours: dict = {}
+            for guard in (*self.guards, *self.doubtful):
+                subject = id(subject_of(guard))
+                ours[subject] = ours.get(subject, 0) + 1
             self.guards = [guard for guard in self.guards if _references(guard) > ours[id(subject_of(guard))]]
             self.doubtful = [guard for guard in self.doubtful if _references(guard) > ours[id(subject_of(guard))]]
         if self.doubtful:

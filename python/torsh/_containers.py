@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import gc
 import operator
 import sys
 import types
-import weakref
+from _weakref import ref
 from collections import OrderedDict, deque
 
 from torsh import _C
 
-__all__ = ["CONTAINERS", "Look", "Same", "is_buffer", "named", "parts", "underlying"]
+__all__ = ["CONTAINERS", "Look", "Same", "is_buffer", "is_context_variable", "named", "parts", "underlying"]
 
 CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
@@ -37,6 +36,11 @@ def is_buffer(value) -> bool:
         return not memoryview(value).readonly or isinstance(value, memoryview)
     except (TypeError, ValueError, BufferError):
         return False
+
+
+def is_context_variable(value) -> bool:
+    """Whether a value is a `contextvars.ContextVar`; nobody else has to load that module."""
+    return type(value).__name__ == "ContextVar" and type(value).__module__ == "_contextvars"
 
 
 class Look:
@@ -135,10 +139,10 @@ def parts(value) -> tuple[list, list]:
         return [value.func, value.args, value.keywords], []
     if isinstance(value, _METHODS):
         return [getattr(value, "__self__", None), getattr(value, "__func__", None)], []
-    if isinstance(value, contextvars.ContextVar):
+    if is_context_variable(value):
         held = Held(value)
         return [held()], [(held, held())]
-    if isinstance(value, weakref.ref):
+    if isinstance(value, ref):
         alive = Alive(value)
         return [value()], [(alive, alive())]
     if isinstance(value, functools.singledispatchmethod):

@@ -14,13 +14,10 @@ import functools
 import os
 import sys
 import types
-from collections.abc import Callable
-from typing import Any
 
 from torsh import _C
-from torsh._arguments import Given
 from torsh._collector import Collector, of_optimizer
-from torsh._containers import CONTAINERS
+from torsh._containers import CONTAINERS, is_context_variable
 from torsh._objects import (
     PLAIN,
     ROOT,
@@ -33,7 +30,6 @@ from torsh._objects import (
     skipped,
 )
 from torsh._reads import reads
-from torsh._results import Unmakable, plan
 
 __all__ = ["run_traced"]
 
@@ -45,9 +41,7 @@ _MESSAGES = ("linecache.py", "warnings.py", "tokenize.py", "traceback.py", f"log
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 
 
-def run_traced(
-    fn: Callable, args: tuple, kwargs: dict, own: tuple | None = None
-) -> tuple[Any, list, str | None, Callable | None]:
+def run_traced(fn, args: tuple, kwargs: dict, own: tuple | None = None) -> tuple:
     """Runs `fn` on copies of `own`, the caller's args and kwargs.
 
     Gives its result, what it read (`(kind, holder, name, value)` for each guard), why a program will not do, and what
@@ -73,7 +67,7 @@ def run_traced(
         if found.refused is not None:
             found.refused += _place(frame)
 
-    given = Given((args, kwargs), own) if own is not None else None
+    given = _given(args, kwargs, own)
     changed = None
     sys.setprofile(note)
     try:
@@ -91,6 +85,10 @@ def run_traced(
         return result, guards, f"reads {why}, which cannot be checked at each call", None
     if changed is not None:
         return result, guards, changed, None
+    if isinstance(result, (_C.Tensor, *PLAIN)):
+        return result, guards, None, None
+    from torsh._results import Unmakable, plan
+
     box = [result]
     del result
     try:
@@ -101,6 +99,15 @@ def run_traced(
         return box[0], guards, None, None
     tensors, make = planned
     return tuple(tensors), guards, None, make
+
+
+def _given(args: tuple, kwargs: dict, own: tuple | None):
+    """What notes changes in lists and dicts among the arguments, where there are any."""
+    if own is None or not any(isinstance(x, (list, dict, tuple)) for x in (*args, *kwargs.values())):
+        return None
+    from torsh._arguments import Given
+
+    return Given((args, kwargs), own)
 
 
 def _place(frame) -> str:
@@ -271,7 +278,7 @@ def _called(found: Collector, frame, function) -> None:
         found.whole_elements(False)
         _follow(found, frame, reads(code), found.functions.get(id(code), ()), local, True)
         found.settle()
-    elif type(owner).__name__ == "ContextVar" and type(owner).__module__ == "_contextvars":
+    elif is_context_variable(owner):
         found.reach(owner)
         found.settle()
 

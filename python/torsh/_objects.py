@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import os
 import sys
@@ -112,7 +111,12 @@ def is_module(value) -> bool:
 
 def is_number(value) -> bool:
     """Whether a value is None, a number or a string that can have no attributes of its own."""
-    return type(value) in PLAIN or (isinstance(value, PLAIN) and (isinstance(value, enum.Enum) or not has_dict(value)))
+    return type(value) in PLAIN or (isinstance(value, PLAIN) and (_is_enum(value) or not has_dict(value)))
+
+
+def _is_enum(value) -> bool:
+    # Who has members of an enumeration has loaded its module.
+    return isinstance(value, getattr(sys.modules.get("enum"), "Enum", ()))
 
 
 def name_of_class(value) -> str:

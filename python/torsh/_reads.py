@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import sys
 import types
-from typing import NamedTuple
+
+from torsh._bytecode import instructions
 
 __all__ = ["ANY", "Reads", "reads"]
 
 # Attributes of attributes, and names that a function gives to what it reads.
 _MAX_CHAIN = 24
 _MAX_NAMES = 1024
-_NOISE = {"CACHE", "PRECALL", "EXTENDED_ARG", "RESUME", "PUSH_NULL", "NOP", "COPY", "DUP_TOP", "NOT_TAKEN", "MAKE_CELL"}
 # The root of an attribute that is read of an item, a result, or whatever else is on the stack.
 ANY = ("any", "")
 
 
-class Reads(NamedTuple):
+class Reads:
     """`chains` and `writes` are `(root, attributes)` with root `(kind, name)`; the last attribute of a write is what
     is set, and `None` where the root is. `loose` are the attributes read of values that no root leads to. `constant`:
     every getattr and hasattr has a constant name, and is among the chains. `unnamed`: a pattern reads attributes that
     only the class of its subject names. `passed`: getattr or its like is handed to a function, which may read anything.
     `handles`: errors are caught. `optional`: the names that getattr and hasattr read, which may be absent."""
 
-    chains: tuple
-    writes: tuple
-    loose: tuple
-    constant: bool
-    unnamed: bool
-    passed: bool
-    handles: bool
-    optional: frozenset
+    __slots__ = ("chains", "constant", "handles", "loose", "optional", "passed", "unnamed", "writes")
+
+    def __init__(self, chains, writes, loose, constant, unnamed, passed, handles, optional) -> None:
+        self.chains: tuple = chains
+        self.writes: tuple = writes
+        self.loose: tuple = loose
+        self.constant: bool = constant
+        self.unnamed: bool = unnamed
+        self.passed: bool = passed
+        self.handles: bool = handles
+        self.optional: frozenset = optional
 
 
 @functools.lru_cache(maxsize=4096)
@@ -49,8 +51,8 @@ def reads(code) -> Reads:
     by_name, named = 0, 0
     root, chain, module = None, (), None
     unnamed = passed = False
-    handles = any(ins.opname in ("PUSH_EXC_INFO", "SETUP_FINALLY") for ins in dis.get_instructions(code))
-    listing = [ins for ins in dis.get_instructions(code) if ins.opname not in _NOISE]
+    listing = instructions(code)
+    handles = any(ins.opname in ("PUSH_EXC_INFO", "SETUP_FINALLY") for ins in listing)
     for at, ins in enumerate(listing):
         op = ins.opname
         if op in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM") and len(chain) < _MAX_CHAIN:
