@@ -413,6 +413,25 @@ def test_a_whole_number_that_is_not_found_is_called_that(tmp_path):
         )
 
 
+@pytest.mark.parametrize("low", [1, 700, 5000])
+@pytest.mark.parametrize("dtype", [torsh.float16, torsh.bfloat16])
+def test_constants_of_16_bits_are_rounded(tmp_path, dtype, low):
+    def f(x):
+        n = x.shape[0]
+        return (
+            x.to(dtype) + n,
+            torsh.full((2,), n, dtype=dtype),
+            torsh.full((1,), 2 * n, dtype=dtype) - x[:1, 0].to(dtype),
+        )
+
+    dim = Dim("n", min=low, max=70000)
+    torsh.export(f, (rand(low, 2),), tmp_path / "a.torsh", dynamic=({0: dim},))
+    program = torsh.load(tmp_path / "a.torsh")
+    for n in (low, low + 1, low + 257, low + 2049, 30000, 70000):
+        x = torsh.ones(n, 2)
+        assert [y.tolist() for y in program(x)] == [y.tolist() for y in torsh.compile(f)(x)]
+
+
 def test_layers_with_strides_over_their_length(tmp_path):
     torsh.manual_seed(0)
     model = nn.Sequential(*(nn.Conv1d(2, 2, 3, stride=2, padding=1) for _ in range(4)))

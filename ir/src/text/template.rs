@@ -13,10 +13,12 @@
 //! An integer, or the whole part of a float that ends in `.0`, may be an expression ([`SizeExpr`]) in angle brackets,
 //! which stand nowhere else outside of strings and comments. Filled in at some sizes, a template is ordinary text, which
 //! goes through the parser, the verifier and the limits like any other: an expression can say nothing that a number in
-//! its place could not.
+//! its place could not. The value of a `full` of 16-bit floats is rounded to that dtype, as the value of any `full` is.
 
 use super::size::SizeExpr;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::scalar::round_to;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -71,16 +73,29 @@ impl Template {
                 }
             };
             out.push_str(&self.text[at..start]);
+            at = end + 1;
             // Writing to a String cannot fail.
-            let _ = write!(out, "{value}");
+            let _ = match dtype_of_full(&self.text[..start]).filter(|_| self.text[at..].starts_with(".0")) {
+                Some(dtype) => {
+                    at += ".0".len();
+                    write!(out, "{:?}", round_to(value as f64, dtype) as f32)
+                }
+                None => write!(out, "{value}"),
+            };
             if out.len() as u64 > most {
                 return Err(Error::package(format!("the graph has more than {most} bytes at the sizes {sizes:?}")));
             }
-            at = end + 1;
         }
         out.push_str(&self.text[at..]);
         Ok(out)
     }
+}
+
+/// The dtype of a `full` of 16-bit floats whose value comes after this text.
+fn dtype_of_full(before: &str) -> Option<DType> {
+    let head = before.strip_suffix(" = full(value=")?;
+    let ty = &head[head.rfind(": ")? + 2..];
+    [DType::F16, DType::BF16].into_iter().find(|d| ty.strip_prefix(d.short()).is_some_and(|rest| rest.starts_with('[')))
 }
 
 fn place(text: &str, at: usize, why: &str) -> Error {
@@ -161,6 +176,22 @@ mod tests {
         // What a filled template says is checked like any text.
         assert!(text::parse(&template.at(&[0], MOST).unwrap()).is_err());
         assert!(template.at(&[3], 50).unwrap_err().message().contains("more than 50 bytes"));
+    }
+
+    #[test]
+    fn sixteen_bit_values_are_rounded() {
+        for (dtype, n, value) in [
+            ("f16", 2051, "2052.0"),
+            ("bf16", 257, "256.0"),
+            ("bf16", 60000, "59904.0"),
+            ("f16", 70000, "inf"),
+            ("f32", 16_777_217, "16777217.0"),
+        ] {
+            let text = format!("graph {{\n  %0: {dtype}[<n>, 3] = full(value=<n>.0)\n  return %0\n}}\n");
+            let filled = Template::parse(text, &["n"]).unwrap().at(&[n], MOST).unwrap();
+            assert_eq!(filled, format!("graph {{\n  %0: {dtype}[{n}, 3] = full(value={value})\n  return %0\n}}\n"));
+            text::parse(&filled).unwrap();
+        }
     }
 
     #[test]
