@@ -340,8 +340,8 @@ impl Session {
                     dump: self.config.dump.clone(),
                 };
                 // Who wants to see every pass, or to have it verified, wants it run.
-                let known =
-                    known.filter(|_| options.fusion == env::fusion() && !options.verify && options.dump.is_none());
+                let plain = options.fusion == env::fusion() && !options.verify && options.dump.is_none();
+                let known = known.filter(|_| plain && pipeline::serves(&graph, &options.target));
                 let program = match known {
                     Some(program) => pipeline::fits(program, &graph, donate).map(|()| program.clone())?,
                     None => Arc::new(pipeline::compile(&graph, &options)?),

@@ -4,10 +4,11 @@
 //! [`Options::verify`] is set, runs the verifier and checks that printing and parsing give the graph back.
 //! The graph is always verified at the door.
 
-use crate::{attention, decompose, fuse, limits, lower, plan, schedule, simplify, split};
+use crate::{attention, decompose, fuse, limits, lower, plan, rebuild, schedule, simplify, split};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
+use torsh_ir::dtype::DType;
 use torsh_ir::env;
 use torsh_ir::error::{Error, ErrorKind, Result};
 use torsh_ir::exec::{Device, Target};
@@ -123,6 +124,13 @@ pub fn fits(program: &Program, graph: &Graph, donate: &[(usize, usize)]) -> Resu
         return Err(Error::value("a program that overwrites an input that is not donated"));
     }
     Ok(())
+}
+
+/// Whether a program that [`compile`] made of this graph for a CPU is the one that it makes for this target, too. Passes look at
+/// the target for one thing only: whether attention takes 16-bit operands.
+pub fn serves(graph: &Graph, target: &Target) -> bool {
+    let half = |dtype: DType| dtype.is_float() && dtype.size() == 2;
+    !target.takes_half_attention() || !rebuild::live_nodes(graph).any(|id| half(graph.ty(id).dtype))
 }
 
 /// A line on the time that each pass took.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torsh import _C
 from torsh._dims import Dim
-from torsh._sizes import MAX_DIVISOR, Solver
+from torsh._sizes import HALVES, MAX_DIVISOR, Solver
 
 Tensor = _C.Tensor
 ExportError = _C.ExportError
@@ -31,6 +31,13 @@ _SHORT_RANGE, _NEAR = 192, 1024
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|%[\w.+-]+|[A-Za-z_][\w.:]*|-?\d[\w.+-]*')
 _WHOLE = re.compile(r"-?\d+(\.0)?")
 _NUMBER = re.compile(r"(?<![\w.%])-?\d[\w.+-]*")
+_FOUND = (
+    f"a sum or product of sizes, a quotient of them by up to {MAX_DIVISOR}, rounded down or up, or what such a "
+    "quotient of one size leaves"
+)
+_LOOKED_THROUGH = 4096
+# Values of a number that a message shows.
+_SHOWN = 5
 _ADVICE = (
     "A choice that Python makes by the size, a size of 1 that broadcasts, and numbers that are computed from a size in "
     "Python do this. Restrict the range (torsh.Dim(name, min=2)) or compute it with tensor operations"
@@ -39,22 +46,6 @@ _ADVICE = (
 
 # The value of a `full` of 16-bit floats is rounded to them.
 _HALF = re.compile(r": (f16|bf16)\[[^=]*= full\(value=")
-
-
-def _to_half(x: int) -> int | float:
-    try:
-        return int(struct.unpack("<e", struct.pack("<e", x))[0])
-    except OverflowError:
-        return math.inf
-
-
-def _to_bfloat(x: int) -> int:
-    bits = struct.unpack("<I", struct.pack("<f", x))[0]
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-    return int(struct.unpack("<f", struct.pack("<I", bits))[0])
-
-
-_HALVES = {"f16": _to_half, "bf16": _to_bfloat}
 
 
 class Trace(NamedTuple):
@@ -237,7 +228,8 @@ class _Family:
         while True:
             solver = Solver(self.names, [t.sizes for t in group])
             template = self.template(group, solver)
-            more = [s for s in self.residues(solver, group[0].sizes) if s not in self.traces]
+            wanted = [*self.residues(solver, group[0].sizes), *solver.edges(self.near(), group[0].sizes)]
+            more = [s for s in dict.fromkeys(wanted) if s not in self.traces]
             if not more:
                 break
             for sizes in more:
@@ -289,6 +281,10 @@ class _Family:
                     most[i] = max(middle[i], most[i] // 4)
         with contextlib.suppress(_C.LimitError):
             self.trace(tuple(most))
+
+    def near(self) -> list[range]:
+        """The smallest sizes of each dim, as many as are looked through for one that tells expressions apart."""
+        return [range(d.min, min(d.max, d.min + _LOOKED_THROUGH) + 1) for d in self.dims]
 
     def residues(self, solver: Solver, at: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Sizes with every remainder that a quotient may have."""
@@ -416,14 +412,22 @@ class _Family:
         found = solver.expression(values)
         half = _HALF.search(group[0].texts[g][line])
         if found is None and half is not None:
-            found = solver.rounded(values, _HALVES[half[1]])
+            found = solver.rounded(values, HALVES[half[1]])
         if found is None:
-            seen = ", ".join(f"{v} at {self.at(t.sizes)}" for v, t in list(zip(values, group, strict=True))[:4])
             raise ExportError(
                 f"export(): {self.blame(group[0], g, line)} has a number that follows from the sizes in no way that a "
-                f"package can hold: {seen}. {_ADVICE}"
+                f"package can hold: {self.seen(values, group)}, where {_FOUND} was expected. {_ADVICE}"
             )
         return found if found.lstrip("-").isdigit() else f"<{found}>"
+
+    def seen(self, values: tuple[int, ...], group: list[Trace]) -> str:
+        """Some values with their sizes, as many different ones as there are room for, in the order of the sizes."""
+        first: dict = {}
+        for pair in zip(values, group, strict=True):
+            first.setdefault(pair[0], pair)
+        again = [pair for pair in zip(values, group, strict=True) if first[pair[0]][1] is not pair[1]]
+        some = sorted([*first.values(), *again][:_SHOWN], key=lambda pair: pair[1].sizes)
+        return ", ".join(f"{v} at {self.at(t.sizes)}" for v, t in some)
 
     def size(self, solver: Solver, values: tuple[int, ...]):
         found = solver.expression(values)
@@ -484,6 +488,13 @@ class _Family:
                     here, there = (t.texts[g][min(i, len(t.texts[g]) - 1)].strip()[:200] for t in (other, usual))
                     if _NUMBER.sub("", here) == _NUMBER.sub("", there):
                         self.refuse_whole(other, g, i, x, y)
+                    if here == there:
+                        # Both are as usual, but the sizes in between say that this one should not be.
+                        raise ExportError(
+                            f"{what}, at {self.blame(other, g, i)}: `{y.strip()[:200]}`, where `{x.strip()[:200]}` was "
+                            f"expected from other sizes. {_ADVICE}"
+                        )
+                    if _NUMBER.sub("", here) == _NUMBER.sub("", there):
                         raise ExportError(
                             f"export(): {self.blame(other, g, i)} has a number that follows from the sizes, and only "
                             f"integers can be part of a package: `{here}` at {self.at(other.sizes)}, `{there}` at "
@@ -501,9 +512,8 @@ class _Family:
         if pair is not None and all(map(_WHOLE.fullmatch, pair)):
             raise ExportError(
                 f"export(): {self.blame(other, g, i)} has a number that follows from the sizes in no way that was "
-                f"found: {pair[1]} at {self.at(other.sizes)}, where {pair[0]} was expected from other sizes. Found are "
-                f"sums and products of sizes, and quotients of them by up to {MAX_DIVISOR}, rounded down or up. "
-                "Restrict the range, or compute it with tensor operations"
+                f"found: {pair[1]} at {self.at(other.sizes)}, where {pair[0]} was expected from other sizes. Found is "
+                f"{_FOUND}. Restrict the range, or compute it with tensor operations"
             )
 
     def blame(self, t: Trace, g: int, line: int) -> str:

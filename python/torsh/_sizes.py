@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import struct
 from fractions import Fraction
 
 MAX_DIVISOR = 64
@@ -17,6 +19,29 @@ _MAX_PAIRS = 30
 _MAX_TRIPLES = 14
 _MAX_QUOTIENTS = 32
 _MAX_BASES = 20
+# Factors and terms of a value that is rounded, the simplest first, and how far from it others are told apart.
+_SCALES = [(a, 0) for a in (*range(1, 17), -1, -2)] + [(a, k) for a in (1, 2) for n in range(1, 9) for k in (n, -n)]
+_NEAR = (*range(1, 17), *(1 << n for n in range(5, 24)))
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_FACTOR = re.compile(r"[\w*]+")
+
+
+def _to_half(x: int) -> int | float:
+    # 65520 is halfway to what would come next; `struct` refuses what becomes infinite.
+    return math.copysign(math.inf, x) if abs(x) >= 65520 else int(struct.unpack("<e", struct.pack("<e", x))[0])
+
+
+def _to_bfloat(x: int) -> int | float:
+    if abs(x) >= 1 << 64:
+        # No expression of sizes is as large.
+        return math.copysign(math.inf, x)
+    bits = struct.unpack("<I", struct.pack("<f", x))[0]
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return int(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+# How an integer is rounded to a dtype of 16 bits.
+HALVES = {"f16": _to_half, "bf16": _to_bfloat}
 
 
 class Solver:
@@ -29,6 +54,8 @@ class Solver:
         self.known: dict[tuple[int, ...], str | None] = {}
         # Divisors that were needed, and the dim under each.
         self.divisors: set[tuple[str, int]] = set()
+        # What was found for rounded values, and how they are rounded.
+        self.roundings: set[tuple] = set()
         self._list()
 
     def solve_all(self, wanted) -> None:
@@ -58,12 +85,37 @@ class Solver:
         return self.known[values]
 
     def rounded(self, values: tuple[int, ...], round_) -> str | None:
-        """An expression whose value gives these once it is rounded."""
-        known = [(text, found) for found, text in self.known.items() if text is not None]
-        for name, sizes in (*((n, tuple(v)) for n, v in self.products), *known):
-            if tuple(map(round_, sizes)) == values:
-                return name
+        """An expression whose value gives these once it is rounded: `a*x+k` of a product or of what was found.
+
+        Others give the same at these points; `edges` says at which sizes they would not.
+        """
+        known = [(text, found) for found, text in self.known.items() if text is not None and not text.isdigit()]
+        bases = [*((name, tuple(sizes)) for name, sizes in self.products), *known]
+        for factor, more in _SCALES:
+            for name, sizes in bases:
+                if all(round_(factor * x + more) == v for x, v in zip(sizes, values, strict=True)):
+                    found = _sum([factor, more], [name if _FACTOR.fullmatch(name) else f"({name})"])
+                    self.roundings.add((found, round_))
+                    return found
         return None
+
+    def edges(self, ranges: list[range], at: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Sizes at which a rounded value is next to where it is rounded to another one."""
+        out = []
+        for text, round_ in sorted(self.roundings, key=lambda x: x[0]):
+            for i, sizes in enumerate(ranges):
+                exact = [(s, self._at(text, (*at[:i], s, *at[i + 1 :]))) for s in sizes]
+                for sign in (1, -1):
+                    for step in _NEAR:
+                        edge = next((s for s, x in exact if round_(x + sign * step) != round_(x)), None)
+                        if edge is not None:
+                            out.append((*at[:i], edge, *at[i + 1 :]))
+                            break
+        return out
+
+    def _at(self, text: str, sizes: tuple[int, ...]) -> int:
+        named = dict(zip(self.names, sizes, strict=True))
+        return eval(_NAME.sub(lambda m: str(named[m[0]]), text).replace("/", "//"), {"__builtins__": {}})
 
     def _list(self) -> None:
         """Products of up to three atoms, the simplest first."""
@@ -115,7 +167,7 @@ class Solver:
     def _remainder(self, values: tuple[int, ...]) -> str | None:
         """`n % d` or `-n % d`."""
         for name, sizes in self.atoms[: len(self.names)]:
-            for d in range(max(values) + 1, MAX_DIVISOR + 1):
+            for d in range(max(1, *values) + 1, MAX_DIVISOR + 1):
                 for sign, text in ((1, f"{name}-{d}*({name}/{d})"), (-1, f"{d}*(({name}+{d - 1})/{d})-{name}")):
                     if all(v == sign * n % d for n, v in zip(sizes, values, strict=True)):
                         self.divisors.add((name, d))

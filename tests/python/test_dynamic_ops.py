@@ -153,3 +153,17 @@ def test_forward(op, tmp_path):
 @pytest.mark.parametrize("op", [op for op in OPS if op not in NO_GRADIENT])
 def test_gradient(op, tmp_path):
     check(gradient(OPS[op]), GRADIENT_FROM.get(op, 1), tmp_path / "a.torsh")
+
+
+@pytest.mark.parametrize("dtype", [torsh.float16, torsh.bfloat16])
+@pytest.mark.parametrize("of", [lambda n: n + 1, lambda n: 2 * n - 1, lambda n: 3 * n, lambda n: -n])
+def test_numbers_that_are_told_apart_only_where_they_round(tmp_path, of, dtype):
+    """Most sizes round `n` and `n + 1` alike: what is exported must be right where they are not."""
+
+    def f(x):
+        return torsh.full((1,), of(x.shape[0]), dtype=dtype) + 0 * x[:1].to(dtype)
+
+    torsh.export(f, (torsh.ones(5000),), tmp_path / "a.torsh", dynamic=({0: Dim("n", min=5000, max=8000)},))
+    program = torsh.load(tmp_path / "a.torsh")
+    for n in (*range(5000, 5140), 7999, 8000):
+        assert program(torsh.ones(n)).tolist() == torsh.full((1,), of(n), dtype=dtype).tolist(), n

@@ -280,6 +280,7 @@ impl<'b> Reader<'b> {
             keys: self.size()?,
             depth: self.size()?,
             width: self.size()?,
+            dtype: self.dtype()?,
             scale: self.scalar()?,
             causal: self.flag()?,
             dropout: self.scalar()?,

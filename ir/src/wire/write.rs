@@ -297,6 +297,7 @@ impl Writer {
     fn attend(&mut self, a: &Attend) {
         self.sizes(&a.batch);
         [a.queries, a.keys, a.depth, a.width].into_iter().for_each(|n| self.size(n));
+        self.dtype(a.dtype);
         self.scalar(a.scale);
         self.flag(a.causal);
         self.scalar(a.dropout);

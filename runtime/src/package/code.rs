@@ -76,9 +76,10 @@ pub(super) fn entries(levels: &[String], programs: &[LoweredProgram]) -> Result<
 }
 
 /// The programs of these graphs, the first of which is that of the manifest's program and the second that of its gradients:
-/// the same at every level, as for every device; kernels are not.
-pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph]) -> Result<Vec<LoweredProgram>> {
-    let target = Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
+/// the same for every CPU, and for every CUDA device; kernels are not.
+pub(super) fn programs(manifest: &Manifest, graphs: &[&Graph], cuda: bool) -> Result<Vec<LoweredProgram>> {
+    let (device, isa) = if cuda { (Device::Cuda(0), "sm_80") } else { (Device::Cpu, "portable") };
+    let target = Target { device, isa, threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 };
     let described = [Some(&manifest.forward), manifest.vjp.as_ref()];
     let compile = |(graph, program): (&&Graph, &super::manifest::Program)| {
         let options =

@@ -1,7 +1,7 @@
 //! Lowered programs in packages: what the passes made of a graph, so that a reader need not run them.
 //!
-//! An entry holds one program: of the graph or of the gradients, in a package with dims at the sizes of the example. Passes
-//! look at no target, so it serves every device and instruction set. A reader can check that a program is well formed,
+//! An entry holds one program: of the graph or of the gradients, in a package with dims at the sizes of the example. It
+//! serves every instruction set, and CUDA devices where the passes make the same for them. A reader can check that a program is well formed,
 //! stays within its memory and takes and gives what the graph does, and checks all of it; that it computes what the graph
 //! says is the word of its maker. So it is looked at only where machine code is: where the caller says whom to believe. In any
 //! other case the entry is hashed like every other one and the passes run; so they do where another version of torsh

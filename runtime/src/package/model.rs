@@ -115,6 +115,7 @@ impl Loaded {
         let mut donated = vec![false; graph.inputs().len()];
         donate.iter().for_each(|&(i, _)| donated[i] = true);
         let options = Options { target: executor.target(), donate, ..Options::default() };
+        let stored = stored.filter(|_| pipeline::serves(graph, &options.target));
         let lowered = || match stored {
             // The limits may be others than when the file was read.
             Some(lowered) => pipeline::fits(lowered, graph, &options.donate).map(|()| lowered.clone()),

@@ -112,7 +112,8 @@ fn assemble(
     };
     let compiled: Vec<&Graph> = [Some(forward), vjp].into_iter().flatten().collect();
     let wanted = !code.is_empty() || !cuda.names.is_empty();
-    let programs = if wanted { code::programs(&manifest, &compiled)? } else { Vec::new() };
+    let programs = if wanted { code::programs(&manifest, &compiled, false)? } else { Vec::new() };
+    let on_device = if cuda.names.is_empty() { Vec::new() } else { code::programs(&manifest, &compiled, true)? };
     let mut lowered = Vec::new();
     for (i, program) in programs.iter().enumerate() {
         let hash = Sha256::digest(&graphs[i].1).into();
@@ -121,7 +122,7 @@ fn assemble(
     manifest.lowered = lowered.iter().map(|(about, _)| about.clone()).collect();
     let code = code::entries(&code, &programs)?;
     manifest.code = code.iter().map(|(about, _)| about.clone()).collect();
-    let cuda = cubin::entries(&cuda, &programs)?;
+    let cuda = cubin::entries(&cuda, &on_device)?;
     manifest.cuda = cuda.iter().map(|(about, _)| about.clone()).collect();
     if wanted {
         manifest.version = VERSION_WITH_CODE;
