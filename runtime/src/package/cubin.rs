@@ -256,7 +256,11 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = bytes.clone();
                 bad[at] ^= 1 << bit;
-                assert!(decode(&bad, false).is_err(), "bit {bit} of byte {at}");
+                match decode(&bad, false) {
+                    Err(_) => {}
+                    // An image may be longer by zeros that were padding: those are other contents, in their one form.
+                    Ok(other) => assert!((16..40).contains(&at) && other != found, "bit {bit} of byte {at}"),
+                }
             }
         }
         // Lengths whose sum wraps round, and counts without room.
