@@ -80,6 +80,9 @@ enum Home {
     Weights,
 }
 
+/// Per tensor of the state: where it is, and the offset of its first value among the weights.
+type Homes = Vec<(Home, usize)>;
+
 /// A program with its function.
 struct Entry<'a> {
     /// `run` or `run_grad`.
@@ -100,8 +103,7 @@ struct Layout<'a> {
     types: Types,
     names: header::Names,
     entries: Vec<Entry<'a>>,
-    /// Per tensor of the state: where it is, and the offset of its first value among the weights.
-    state: Vec<(Home, usize)>,
+    state: Homes,
     /// Offset of the arena and of scratch memory in the context, and bytes of all of it.
     arena: usize,
     scratch: usize,
@@ -230,7 +232,7 @@ fn state(
     types: &Types,
     entries: &[Entry<'_>],
     bytes: &mut usize,
-) -> Result<(Vec<u8>, Vec<(Home, usize)>)> {
+) -> Result<(Vec<u8>, Homes)> {
     let written: HashSet<Slot> = entries.iter().flat_map(|e| e.slots.outputs.iter().copied()).collect();
     let kept = request.manifest.state.len();
     if request.state.len() != kept {
