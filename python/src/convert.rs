@@ -2,7 +2,7 @@
 
 use crate::errors::{OrRaise, outside};
 use crate::tensor::PyTensor;
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyTuple};
 use torsh_frontend::node::{Grad, NodeRef};
@@ -204,19 +204,15 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>, device: Device) -> PyRes
         && dtype != DType::Bool
     {
         for v in &values {
-            if let Scalar::Float(x) = v
-                && !x.is_finite()
-            {
-                return Err(PyValueError::new_err(format!(
-                    "cannot convert float {} to {dtype}",
-                    format!("{x}").to_lowercase()
-                )));
-            }
-            if let Scalar::Int(i) = v
-                && (*i < lo || *i > hi)
-            {
-                return Err(PyOverflowError::new_err(format!(
-                    "value {i} cannot be converted to {dtype} without overflow"
+            let (fits, text) = match v {
+                Scalar::Bool(_) => continue,
+                Scalar::Int(i) => ((lo..=hi).contains(i), i.to_string()),
+                // The upper end of int64 is no float, but the one above it.
+                Scalar::Float(x) => (x.trunc() >= lo as f64 && x.trunc() <= hi as f64, x.to_string().to_lowercase()),
+            };
+            if !fits {
+                return Err(PyRuntimeError::new_err(format!(
+                    "value {text} cannot be converted to type {dtype} without overflow"
                 )));
             }
         }
@@ -312,7 +308,7 @@ fn read(dtype: DType, chunk: &[u8]) -> Scalar {
 /// The only element.
 pub fn item(py: Python<'_>, t: &Tensor, what: &str) -> PyResult<Scalar> {
     if t.shape().numel() != 1 {
-        return Err(pyo3::exceptions::PyRuntimeError::new_err(format!(
+        return Err(PyRuntimeError::new_err(format!(
             "a Tensor with {} elements cannot be converted to Scalar",
             t.shape().numel()
         )));

@@ -71,12 +71,31 @@ def clamp_max(input, max) -> Tensor:
     return clamp(input, max=max)
 
 
+def _times(fn: str, input, other, alpha):
+    """`alpha * other`, for a sum with `input`."""
+    dtype = _C.result_type(input, other)
+    if isinstance(alpha, bool) and dtype.name != "bool":
+        raise RuntimeError(f"{fn}(): a bool alpha is only for bool results, this one is {dtype.name}")
+    if isinstance(alpha, float) and not dtype.is_floating_point:
+        raise RuntimeError(f"{fn}(): alpha must not be a float where the result is {dtype.name}")
+    if isinstance(other, Tensor):
+        return _C.binary("mul", other, alpha)
+    product = other * alpha
+    if not isinstance(product, int) or dtype.is_floating_point or dtype.name == "bool":
+        return product
+    # As the product of two tensors it wraps, where both factors are numbers that may stand beside the dtype.
+    size, low = 1 << 8 * dtype.itemsize, 0 if dtype.name == "uint8" else -(1 << 8 * dtype.itemsize - 1)
+    if all((low or -size) <= x < size + low for x in (other, alpha)):
+        product = (product - low) % size + low
+    return product
+
+
 def add(input, other, *, alpha=1) -> Tensor:
     """`input + alpha * other`."""
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
         tensor_arg(input, "add")
-    if alpha != 1:
-        other = _C.binary("mul", other, alpha) if isinstance(other, Tensor) else other * alpha
+    if type(alpha) is not int or alpha != 1:
+        other = _times("add", input, other, alpha)
     return _C.binary("add", input, other)
 
 
@@ -84,8 +103,8 @@ def sub(input, other, *, alpha=1) -> Tensor:
     """`input - alpha * other`."""
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
         tensor_arg(input, "sub")
-    if alpha != 1:
-        other = _C.binary("mul", other, alpha) if isinstance(other, Tensor) else other * alpha
+    if type(alpha) is not int or alpha != 1:
+        other = _times("sub", input, other, alpha)
     return _C.binary("sub", input, other)
 
 
