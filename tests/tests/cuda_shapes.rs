@@ -165,6 +165,24 @@ fn half_attention() {
 }
 
 #[test]
+fn half_attention_that_is_not_finite() {
+    let mut shapes = Shapes::default();
+    shapes.half_attention(DType::F16, [70, 85, 24, 16]);
+    let mut checker = Checker::new(small());
+    let wanted = |name: &str| ["all", "causal", "dropped"].iter().any(|w| name.starts_with(w));
+    for (name, mut case) in shapes.cases.into_iter().filter(|(name, _)| wanted(name)) {
+        let values = &mut case.inputs[2];
+        for (i, x) in [(3, f64::INFINITY), (20 * 16 + 5, f64::NAN), (84 * 16 + 9, f64::NEG_INFINITY)] {
+            values.set(i, Scalar::Float(x));
+        }
+        case.inputs[0].set(33 * 24 + 1, Scalar::Float(f64::NAN));
+        case.inputs[0].set(50 * 24 + 2, Scalar::Float(f64::INFINITY));
+        checker.add(&name, case, true);
+    }
+    assert_eq!(checker.finish(), 3);
+}
+
+#[test]
 fn orders() {
     check(small(), |s| {
         [DType::F32, DType::F16, DType::I64, DType::U8, DType::F64].into_iter().for_each(|d| s.orders(d));

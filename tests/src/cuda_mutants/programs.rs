@@ -466,9 +466,10 @@ pub fn programs() -> Vec<Entry> {
     ];
     l.add("rows in many parts", &many, &["softmax", "argmax"], ends, |s| s.rows(f, 1, 33 * 17 * 256 - 5));
     l.add("attention", &tiny, &[], &[], |s| s.attention(69, 20));
-    // Several blocks of keys, rows of a warp that is half empty, rows shorter than their fragments.
+    // Several blocks of keys, rows of a warp that is half empty, rows shorter than their fragments. Finite numbers: what is
+    // computed again takes more instructions than a mutant may.
     let kinds = ["causal half", "added half", "masked half", "dropped half", "views in half"];
-    l.add("attention, mma", &tiny, &kinds, &[extremes], |s| s.half_attention(h, [70, 85, 40, 24]));
+    l.add("attention, mma", &tiny, &kinds, &[], |s| s.half_attention(h, [70, 85, 40, 24]));
     l.add("attention, mma", &tiny, &["all half", "logarithms"], &[], |s| {
         s.half_attention(DType::BF16, [66, 130, 24, 20]);
     });
