@@ -1,6 +1,6 @@
 //! Device functions that kernels call: fixed text, put into a source only where it is used.
 
-use super::{access, attention_mma, dot_mma, dot_pipe, math};
+use super::{access, attention_text, dot_mma, dot_pipe, math};
 use std::collections::BTreeSet;
 use torsh_ir::scalar::UnOp;
 
@@ -53,7 +53,7 @@ fn all() -> Vec<(String, String)> {
     fixed(RECORD, &mut out);
     fixed(dot_mma::HELPERS, &mut out);
     fixed(dot_pipe::HELPERS, &mut out);
-    fixed(attention_mma::HELPERS, &mut out);
+    fixed(attention_text::HELPERS, &mut out);
     out
 }
 

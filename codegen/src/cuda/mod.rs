@@ -29,6 +29,7 @@ mod attention;
 mod attention_again;
 mod attention_grad;
 mod attention_mma;
+mod attention_text;
 mod copies;
 mod dot;
 mod dot_mma;
