@@ -12,14 +12,14 @@
 #[path = "../tests/common/package_fuzz.rs"]
 mod package_fuzz;
 
-use package_fuzz::{Fuzzer, entries};
+use package_fuzz::{Fuzzer, entries, without_code};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use torsh_runtime::package::{LoadOptions, Package, hex, layout};
+use torsh_runtime::package::{Contents, LoadOptions, Package, hex, layout, write};
 use torsh_runtime::{Config, CpuExecutor};
 
 /// Counts the bytes that are allocated, and the most of them at a time.
@@ -124,7 +124,24 @@ fn seeds() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     }
     files.retain(|f| f.extension().is_some_and(|e| e == "torsh"));
     files.sort();
-    Ok(files.into_iter().map(std::fs::read).collect::<Result<_, _>>()?)
+    let mut seeds: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    if cfg!(target_arch = "x86_64") {
+        seeds.extend(files.iter().map(|file| lowered(file)).collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(seeds)
+}
+
+/// A package with its lowered programs, which whoever has its hash believes.
+fn lowered(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    let package = Package::load(file)?;
+    let state = (0..package.types().state.len()).map(|i| package.state(i)).collect::<Result<_, _>>()?;
+    let (manifest, forward, vjp) = (package.manifest().clone(), package.forward().clone(), package.vjp().cloned());
+    let code = vec!["portable".to_string()];
+    let path = std::env::temp_dir().join(format!("torsh-fuzz-lowered-{}.torsh", std::process::id()));
+    write(&path, Contents { manifest, forward, vjp, state, code }, None)?;
+    let bytes = std::fs::read(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(without_code(&bytes))
 }
 
 /// Prints the time and memory of a load for files that grow in one part at a time. Those of twice the size must take about
