@@ -56,6 +56,7 @@ pub fn pack(mut entries: Vec<(String, Vec<u8>)>, rehash: bool) -> Vec<u8> {
 }
 
 /// A package without its machine code, of which no reader need be afraid; its lowered programs stay.
+#[allow(dead_code, reason = "not every user of this module needs it")]
 pub fn without_code(bytes: &[u8]) -> Vec<u8> {
     let mut parts = entries(bytes);
     parts.retain(|(name, _)| !name.starts_with("code-") && name != "signature.json");
