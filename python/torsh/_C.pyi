@@ -85,6 +85,9 @@ class Package:
     def graph(self) -> str:
         """The graph as text; with dims, its template."""
     @property
+    def lowered(self) -> str:
+        """Lowered programs in the file: of each entry the steps that it has, or why it is not used."""
+    @property
     def manifest(self) -> str:
         """The manifest as JSON."""
     @property
@@ -96,6 +99,9 @@ class Package:
     @property
     def vjp(self) -> str:
         """The gradient program as text; with dims, its template."""
+
+class PackageCalls:
+    """A package with the tensors of its state: what a call without a trace needs."""
 
 class PyDType:
     """An element type."""
@@ -1644,7 +1650,7 @@ def view(name: Any, x: Any, attrs: Any = None) -> Any:
     """
 def where(cond: Any, a: Any, b: Any) -> Any:
     """`cond ? a : b`, with promotion and broadcasting."""
-def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None, code: Any = ..., cuda: Any = ...) -> Any:
-    """Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs;
-    without, there is machine code for each level of `code` and for each CUDA target of `cuda`.
+def write_package(path: Any, manifest: Any, forward: Any, vjp: Any, state: Any, key: Any, templates: Any = None, code: Any = ..., cuda: Any = ..., example: Any = ...) -> Any:
+    """Writes a package; returns its size. With `templates`, the texts of a package with dims stand in place of the graphs.
+    There is machine code for each level of `code` and for each CUDA target of `cuda`, with dims at the sizes of `example`.
     """

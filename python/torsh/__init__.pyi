@@ -24,6 +24,7 @@ from torsh._C import (
     LimitError as LimitError,
     OutOfMemoryError as OutOfMemoryError,
     Package as Package,
+    PackageCalls as PackageCalls,
     PackageError as PackageError,
     PyDType as PyDType,
     PyDevice as PyDevice,
@@ -501,8 +502,9 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
         targets: of a package, "native" stands for the machine that loads the file, which compiles for itself. Levels
             of x86-64 beside it, "portable", "avx2" and "avx512", say for which of them the file has machine code, too.
             CUDA architectures, "sm_80" and its like, do so for CUDA devices, "cuda" for the present one; NVRTC must be
-            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. Sizes must be
-            fixed then. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
+            installed, a device only for "cuda". "compute_90" stands for PTX, which the simulator runs. With any of
+            them the file has what the passes make of the graph, too; with `dynamic`, all of it is for the sizes in the
+            example. Of a C library one of "native", "x86_64" and "aarch64"; for another machine than
             this one a cross compiler is needed.
         dynamic: sizes that a call may choose: a dict from names of arguments to `{dim: torsh.Dim("batch", max=512)}`
             (or a tuple with a Dim or None for each dim), or a tuple of these, one for each positional argument;

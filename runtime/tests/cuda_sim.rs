@@ -682,7 +682,8 @@ fn packages_with_dims_run_on_a_device() {
     let total = cpu.upload(&ty(3), &[0; 12]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.torsh");
-    write_template(&path, manifest, (graph.into(), None), vec![total], (vec![], CudaTargets::default(), vec![]), None).unwrap();
+    write_template(&path, manifest, (graph.into(), None), vec![total], (vec![], CudaTargets::default(), vec![]), None)
+        .unwrap();
     let mut model = Package::load(&path).unwrap().instantiate(&*executor).unwrap();
     let floats = |value: &Value| -> Vec<f32> {
         let bytes = value.download(&*executor).unwrap();

@@ -256,7 +256,15 @@ fn rows(path: &Path) -> u64 {
     manifest.inputs[0].shape = sizes();
     manifest.outputs[0].shape = sizes();
     manifest.vjp.as_mut().unwrap().outputs = vec![Slot::Input(0)];
-    write_template(path, manifest, (ROWS.into(), Some(ROWS_VJP.into())), state, (vec![], CudaTargets::default(), vec![]), None).unwrap()
+    write_template(
+        path,
+        manifest,
+        (ROWS.into(), Some(ROWS_VJP.into())),
+        state,
+        (vec![], CudaTargets::default(), vec![]),
+        None,
+    )
+    .unwrap()
 }
 
 fn table(n: usize, value: f32) -> Value {

@@ -19,7 +19,11 @@ import torsh
 import torsh.nn.functional as F
 from torsh import nn
 
-pytestmark = [pytest.mark.compiled_only, pytest.mark.host_only("libraries in C run on the host"), pytest.mark.usefixtures("compiler")]
+pytestmark = [
+    pytest.mark.compiled_only,
+    pytest.mark.host_only("libraries in C run on the host"),
+    pytest.mark.usefixtures("compiler"),
+]
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
