@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use torsh_runtime::package::{Contents, LoadOptions, Package, hex, layout, write};
+use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Package, hex, layout, write};
 use torsh_runtime::{Config, CpuExecutor};
 
 /// Counts the bytes that are allocated, and the most of them at a time.
@@ -138,7 +138,7 @@ fn lowered(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let (manifest, forward, vjp) = (package.manifest().clone(), package.forward().clone(), package.vjp().cloned());
     let code = vec!["portable".to_string()];
     let path = std::env::temp_dir().join(format!("torsh-fuzz-lowered-{}.torsh", std::process::id()));
-    write(&path, Contents { manifest, forward, vjp, state, code }, None)?;
+    write(&path, Contents { manifest, forward, vjp, state, code, cuda: CudaTargets::default() }, None)?;
     let bytes = std::fs::read(&path)?;
     std::fs::remove_file(&path)?;
     Ok(without_code(&bytes))
