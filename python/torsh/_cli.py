@@ -320,7 +320,8 @@ def _verify(args) -> int:
             continue
         signer = f", signed by {program.signer.hex()}" if program.signer else ""
         code = "".join(f", code for {c.level}{'' if c.unused is None else ' (not used)'}" for c in program.code)
-        print(f"{path}: good{signer}{code}")
+        lowered = "".join(f", {x.entry}{'' if x.unused is None else ' (not used)'}" for x in program.lowered)
+        print(f"{path}: good{signer}{code}{lowered}")
     return 1 if bad else 0
 
 

@@ -258,3 +258,44 @@ def test_the_present_device_says_what_it_loads(packages):
     manifest = torsh.load(packages / "values.torsh").manifest
     sm = "".join(map(str, torsh.cuda.get_device_capability()))
     assert f"compute_{sm}" in [c["target"] for c in manifest["cuda"]]
+
+
+def attend(x):
+    half = x.to(torsh.bfloat16)
+    return torsh.nn.functional.scaled_dot_product_attention(half, half, half, is_causal=True)
+
+
+@pytest.mark.parametrize("varies", [False, True], ids=["fixed", "dims"])
+def test_attention_of_16_bits_and_sizes_that_vary(tmp_path, varies):
+    """Programs of the CPU convert 16-bit operands first, those of a device do not: each finds its own kernels."""
+    x = np.random.default_rng(1).standard_normal((2, 128, 16), dtype=np.float32)
+    dynamic = {"x": {0: torsh.Dim("n", min=1, max=8)}} if varies else None
+    path = tmp_path / "a.torsh"
+    torsh.export(attend, (torsh.from_numpy(x),), path, targets=("avx2", "cuda"), dynamic=dynamic, sign=KEY)
+    np.save(tmp_path / "x.npy", x)
+    script = (
+        "import sys, json, numpy as np, torsh\n"
+        "key = [bytes.fromhex(sys.argv[2])] if sys.argv[2] else None\n"
+        "program = torsh.load(sys.argv[1], map_location='cuda', trusted_keys=key)\n"
+        "x = torsh.from_numpy(np.load(sys.argv[3])).cuda()\n"
+        "out = program(x).cpu().view(torsh.int16).numpy().tobytes().hex()\n"
+        "steps = [s for p in program.explain()['programs'] for s in p['steps']]\n"
+        "print(json.dumps([out, len(steps), sum(s['reason'] == 'machine code of the package' for s in steps)]))\n"
+    )
+
+    def run(key, **env):
+        words = [sys.executable, "-c", script, str(path), key, str(tmp_path / "x.npy")]
+        done = subprocess.run(
+            words, env={**os.environ, "TORSH_CACHE_DIR": "off", **env}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    compiled = run("")
+    believed = run(PUBLIC, TORSH_NVRTC="/nowhere/libnvrtc.so")
+    assert compiled[2] == 0 and believed[0] == compiled[0]
+    assert believed[1] == believed[2] == compiled[1], "a conversion and one attention"
+    # On the CPU the same file gives what the function gives there.
+    own = torsh.load(path, trusted_keys=[bytes.fromhex(PUBLIC)])
+    want = torsh.compile(attend)(torsh.from_numpy(x))
+    assert own(torsh.from_numpy(x)).tolist() == want.tolist()

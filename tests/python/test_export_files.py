@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import signal
 import stat
 import subprocess
@@ -100,6 +101,14 @@ def test_the_manifest_fits_its_schema(tmp_path):
     model = nn.Linear(3, 2)
     torsh.export(model, (torsh.ones(1, 3),), tmp_path / "m.torsh", include_grad=True, metadata={"a": "b"})
     jsonschema.validate(load(tmp_path / "m.torsh").manifest, schema)
+    if platform.machine() == "x86_64":
+        dynamic = {"input": {0: torsh.Dim("n", max=9)}}
+        torsh.export(
+            model, (torsh.ones(2, 3),), tmp_path / "n.torsh", targets="avx2", dynamic=dynamic, include_grad=True
+        )
+        manifest = load(tmp_path / "n.torsh").manifest
+        assert [e["name"] for e in manifest["entries"] if e["name"].startswith("program")], "lowered programs"
+        jsonschema.validate(manifest, schema)
 
 
 def test_a_killed_export_leaves_the_old_file_or_the_new(tmp_path):

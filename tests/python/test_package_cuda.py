@@ -91,14 +91,14 @@ def test_the_command_shows_kernels(nvrtc, tmp_path):
         return done.stdout
 
     shown = command("inspect", a)
-    assert shown.count("not used: nobody vouches") == 2 and "entry cuda-sm_90.bin: " in shown
+    assert shown.count("not used: nobody vouches") == 3 and "entry cuda-sm_90.bin: " in shown
     assert (
         "code cuda sm_80 (" in shown and f"kernels, torsh {torsh.__version__} generator" in shown and "NVRTC " in shown
     )
     shown = command("inspect", a, "--trusted-key", key)
     assert shown.count("): believed, ") == 2 and "not used" not in shown
     assert "code for sm_80 (not used), code for sm_90 (not used)" in command("verify", a)
-    assert command("verify", a, "--trusted-key", key).endswith("code for sm_80, code for sm_90\n")
+    assert command("verify", a, "--trusted-key", key).endswith("code for sm_80, code for sm_90, program.bin\n")
     different = command("diff", a, b, status=1)
     assert '-      "entry": "cuda-sm_90.bin",' in different and "cuda-sm_80" not in different
     script = tmp_path / "script.py"
