@@ -474,6 +474,7 @@ mod tests {
         assert_eq!(name("SIZE_MAX"), "SIZE_MAX_x");
         assert_eq!((name("I"), name("W")), ("I_x".to_string(), "W".to_string()));
         assert_eq!(name("co_await"), "co_await_2");
+        assert_eq!(name("complex"), "complex_2");
         assert_eq!(name("t_m"), "x_t_m");
         assert_eq!(name("model_run"), "x_model_run");
         assert_eq!(name("a_bytes"), "a_bytes_x");
