@@ -511,7 +511,8 @@ def export(fn: Any, example_args: tuple | dict, path: Any, *, targets: Any = ...
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
             and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd. A C library has a
-            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad.
+            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad;
+            the function must leave its parameters and their gradients alone.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.

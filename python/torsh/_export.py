@@ -75,7 +75,8 @@ def export(
             containers have entries like their own. One name is one size. The function is traced at some dozen sizes
             and must do the same at each, but for sizes. Without it, sizes are those of the example.
         include_grad: also export the gradients, so that the loaded program takes part in autograd. A C library has a
-            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad.
+            second function then, `model_run_grad`, for the parameters and the arguments whose example requires grad;
+            the function must leave its parameters and their gradients alone.
         name: of the program; the function's own by default.
         metadata: words to keep in the file, text to text.
         license: SPDX expression.
@@ -176,6 +177,7 @@ class _Exporter:
         # `joint`: gradients are given by a program that also does what the function does (see _export_joint).
         self.fn, self.grad, self.made, self.joint = fn, grad, made, joint
         self.with_gradients: tuple | None = None
+        self.leaves_gradients = False
         if grad and not made:
             # In C whoever wants the gradient of an argument says so by its example.
             own = (lambda x: _variable(x) if x.requires_grad else x.detach()) if joint else _variable
@@ -277,6 +279,7 @@ class _Exporter:
         forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
         self._refuse_exchanges(before)
+        self.leaves_gradients = forward.leaves_gradients
         if not forward.leaves_gradients:
             return forward
         # The next call finds the gradients of this one: what it does with them is what is exported.

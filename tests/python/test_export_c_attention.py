@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +115,29 @@ def test_large_values_are_finite_where_the_meaning_is(tmp_path):
     k = np.array(k.numpy())
     k[0, 2, 9, 4] = np.inf
     compare(tmp_path, numbers_of(forward_and_grads()), (q, torsh.tensor(k), torsh.tensor(v), ct), name="odder")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_queries_with_nan_cost_no_more_than_others(tmp_path):
+    """Rows whose numbers are not finite are computed again, key by key, but not those that have nothing else."""
+    q, k, v, _ = operands(256, 512, 64, 16, heads=(1, 1))
+    f = F.scaled_dot_product_attention
+    nan = torsh.full_like(q, float("nan"))
+    compare(tmp_path, numbers_of(f), (nan, k, v), name="nans")
+    torsh.export(f, (q, k, v), tmp_path / "plain", format="c")
+    lib, out = Library(tmp_path, "plain"), np.empty((1, 1, 256, 16), np.float32)
+
+    def best(q):
+        times = []
+        for _ in range(9):
+            begin = time.perf_counter()
+            assert lib.run([q, array(k), array(v)], [out]) == 0
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    finite_time, nan_time = best(array(q)), best(array(nan))
+    assert np.isnan(out).all()
+    assert nan_time < 3 * finite_time
 
 
 def numbers_of(f):

@@ -226,13 +226,16 @@ def check_header(folder, name):
     for own, languages in (("gcc", c), ("clang", c), ("g++", cpp), ("clang++", cpp)):
         for language in languages if shutil.which(own) else []:
             command = [own, "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", *language.split(), "-"]
-            source = f'#include <limits.h>\n#include <math.h>\n#include <stdio.h>\n#include "{name}.h"\n'
+            # The last one makes a word a macro that headers of C++ use.
+            words = "limits math stdio complex iso646 stdbool stdnoreturn".split()
+            source = "".join(f"#include <{word}.h>\n" for word in words) + f'#include "{name}.h"\n'
             done = subprocess.run(command, cwd=folder, input=source, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
 
 
 NAMES = (
-    "SIZE_MAX INT8_MAX NAN INFINITY NULL EOF I t T_CHECK co_await and_eq thread_local wchar_t decltype stdin linux W"
+    "SIZE_MAX INT8_MAX NAN INFINITY NULL EOF I t T_CHECK co_await and_eq thread_local wchar_t decltype stdin linux W "
+    "complex imaginary noreturn bool math_errhandling"
 )
 
 
@@ -256,6 +259,13 @@ def test_names_of_libraries(tmp_path, name):
 @pytest.mark.parametrize("name", ["t", "T", "t_m", "t_s1", "T_STATES"])
 def test_names_of_libraries_are_not_those_within_the_source(tmp_path, name):
     with pytest.raises(torsh.ExportError, match="begin with no t_"):
+        torsh.export(lambda x: x + 1, (rand(3),), tmp_path / name, format="c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m", "c", "pthread", "dl", "rt", "gcc", "sem", "pthread_mutex", "mtx"])
+def test_names_of_libraries_are_not_those_of_the_system(tmp_path, name):
+    with pytest.raises(torsh.ExportError, match="functions of the system"):
         torsh.export(lambda x: x + 1, (rand(3),), tmp_path / name, format="c")
     assert list(tmp_path.iterdir()) == []
 

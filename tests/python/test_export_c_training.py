@@ -103,7 +103,25 @@ def test_seeds_of_contexts_are_their_own(tmp_path):
 def test_a_program_without_random_numbers_says_so(tmp_path):
     torsh.export(lambda x: x + 1, (rand(3),), tmp_path / "model", format="c")
     assert Library(tmp_path).seed(1) == ERRORS["state"]
-    assert "This program draws none" in (tmp_path / "model.h").read_text()
+    header = " ".join((tmp_path / "model.h").read_text().replace("*", "").split())
+    assert "This program draws none from the default generator: the result is MODEL_ERROR_STATE" in header
+
+
+def test_generators_of_the_program_are_state(tmp_path):
+    g = torsh.Generator().manual_seed(3)
+    torsh.export(lambda x: x + torsh.rand(20, generator=g), (rand(20),), tmp_path / "own", format="c")
+    header = " ".join((tmp_path / "own.h").read_text().replace("*", "").split())
+    assert "draws none from the default generator" in header
+    lib, x, out = Library(tmp_path, "own"), rand(20), np.empty(20, np.float32)
+    assert lib.seed(3) == ERRORS["state"]
+    # A new context goes on from where the generator was; a seed and 0 begin its numbers.
+    for seed in (3, 2**63 + 5):
+        if seed != 3:
+            assert lib.write("g.state", np.array([seed, 0], np.uint64)) == 0
+        mine = torsh.Generator().manual_seed(seed)
+        for _ in range(2):
+            assert lib.run([array(x)], [out]) == 0
+            same_bits([out], [array(x + torsh.rand(20, generator=mine))])
 
 
 @pytest.mark.parametrize("case", ["dropout", "attention"])
@@ -239,7 +257,77 @@ def test_gradients_that_are_not_there_are_refused(tmp_path):
 
     with pytest.raises(torsh.ExportError, match="training step.*without include_grad"):
         torsh.export(step, (rand(3),), tmp_path / "model", format="c", include_grad=True)
+    # The gradient of a tensor that is no parameter is nobody's.
+    twice = layer.weight * 2
+    with pytest.raises(torsh.ExportError, match="there is no gradient: outputs depend on no parameter"):
+        torsh.export(lambda x: twice @ x, (rand(3),), tmp_path / "model", format="c", include_grad=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def refused(folder, f, match, args=None):
+    with pytest.raises(torsh.ExportError, match=match):
+        torsh.export(f, args or (rand(3),), folder / "model", format="c", include_grad=True)
+    assert list(folder.iterdir()) == []
+
+
+def test_functions_that_write_parameters_have_no_gradients(tmp_path):
+    p, q = nn.Parameter(rand(3)), nn.Parameter(rand(3, seed=1))
+
+    def decays(x):
+        y = (x * p * q).sum()
+        with torsh.no_grad():
+            p.mul_(0.9)
+        return y
+
+    refused(tmp_path, decays, r"writes parameters: p\. .*outside of the function")
+    layer = nn.Linear(3, 2)
+    opt = torsh.optim.SGD(layer.parameters(), lr=0.1)
+
+    def predictions_of_a_step(x):
+        opt.zero_grad()
+        y = layer(x)
+        y.sum().backward()
+        opt.step()
+        return y
+
+    refused(tmp_path, predictions_of_a_step, r"writes parameters: layer\.bias, layer\.weight\. .*without include_grad")
+
+
+def test_functions_that_have_gradients_of_their_own_are_refused(tmp_path):
+    layer = nn.Linear(3, 2)
+
+    def leaves(x):
+        layer(x).sum().backward()
+        return layer(x).sum()
+
+    refused(tmp_path, leaves, "leaves gradients itself")
+    layer(rand(3)).sum().backward()
+    refused(tmp_path, leaves, r"state called 'layer\.\w+\.grad' already|leaves gradients itself")
+    refused(tmp_path, lambda x: layer(x).sum() * layer.weight.grad.sum(), r"state called 'layer\.weight\.grad' already")
+    # Gradients that the function does not look at are in nobody's way.
+    torsh.export(lambda x: layer(x).sum(), (rand(3),), tmp_path / "model", format="c", include_grad=True)
+    assert "layer.weight.grad" in Library(tmp_path).states()
+
+
+def test_arguments_without_a_gradient_are_named(tmp_path):
+    w = nn.Parameter(rand(3))
+    args = (rand(3), rand(2).requires_grad_(True), rand(2).requires_grad_(True))
+    refused(tmp_path, lambda x, y, z: (x * w).sum() + z.sum(), r"require grad: y\. .*detach", args)
+
+
+def test_gradients_change_no_name_of_run(tmp_path):
+    w = nn.Parameter(rand(3))
+    f = lambda x: {"output": x * w, "grad_output": x + w, "grad_x": x * 2}  # noqa: E731
+    runs = []
+    for grads in (False, True):
+        x = rand(3).requires_grad_(grads)
+        torsh.export(f, (x,), tmp_path / "model", format="c", include_grad=grads)
+        header = (tmp_path / "model.h").read_text()
+        runs.append(header[header.index("int model_run(") :].split(";")[0])
+    assert runs[0] == runs[1]
+    assert "float *output,\n    float *grad_output,\n    float *grad_x)" in runs[0]
+    assert "const float *grad_output_2" in header
+    assert "float *grad_x_2" in header
 
 
 TUNE = r"""

@@ -49,9 +49,44 @@ def test_pointers(folder):
     lib.free()
 
 
+def test_contexts_are_of_one_library(folder):
+    """A context of another library has other memory: it is refused before anything is read or written there."""
+    model, tune = Library(folder), Library(folder, "tune")
+    x, y, loss = np.ones((1, 70, 6), np.float32), np.zeros(70, np.int64), np.zeros((), np.float32)
+    out, word = np.zeros((8, 5), np.float32), np.zeros(2, np.int64)
+    for context in (model.context, (ctypes.c_void_p * 4)(*model.context)):
+        given = [context, pointer(x), pointer(y)]
+        assert tune.call("run", *given, pointer(loss)) == ERRORS["context"]
+        assert tune.call("run_grad", *given, None, pointer(loss)) == ERRORS["context"]
+        assert tune.call("seed", context, ctypes.c_uint64(1)) == ERRORS["context"]
+        at = tune.call("state_find", b"random.state")
+        for what in ("state_read", "state_write"):
+            assert tune.call(what, context, at, pointer(word), ctypes.c_size_t(16)) == ERRORS["context"]
+        assert tune.call("state_data", context, at, result=ctypes.c_void_p) is None
+    assert model.call("run", tune.context, pointer(array(rand(8, 20))), pointer(out)) == ERRORS["context"]
+    assert loss == 0
+    assert not out.any()
+    assert tune.run([x, y], [loss]) == 0
+    model.free()
+    tune.free()
+
+
+def test_contexts_of_libraries_with_one_name_and_size(tmp_path):
+    need("cc")
+    libs = []
+    for i, f in enumerate((lambda x: x + 1, lambda x: (x * 2).sum() + x)):
+        (tmp_path / str(i)).mkdir()
+        torsh.export(f, (rand(3),), tmp_path / str(i) / "model", format="c")
+        libs.append(Library(tmp_path / str(i)))
+    x, out = array(rand(3)), np.zeros(3, np.float32)
+    assert libs[0].call("run", libs[1].context, pointer(x), pointer(out)) == ERRORS["context"]
+    assert libs[1].call("run", libs[0].context, pointer(x), pointer(out)) == ERRORS["context"]
+    assert [lib.run([x], [out]) for lib in libs] == [0, 0]
+
+
 def test_pointers_of_gradients(folder):
     lib = Library(folder, "tune")
-    x, y, loss = np.zeros((1, 70, 6), np.float32), np.zeros(70, np.int64), np.empty((), np.float32)
+    x, y, loss = array(rand(1, 70, 6)), np.zeros(70, np.int64), np.empty((), np.float32)
     assert lib.run([x, y, None], [loss], "run_grad") == 0
     for at in (0, 1, 3):
         given = [x, y, None, loss]
@@ -61,7 +96,7 @@ def test_pointers_of_gradients(folder):
     call = lambda ct: lib.call("run_grad", lib.context, pointer(x), pointer(y), ct, pointer(loss))  # noqa: E731
     assert call(pointer(one)) == 0
     assert call(pointer(one, 2)) == ERRORS["alignment"]
-    # A label that is no class is found before anything is written to the state.
+    # After a label that is no class the state is as before, but for gradients: what is in them then is not to be used.
     before = (
         lib.state("up.weight.grad", np.empty((18, 6), np.float32)),
         lib.state("random.state", np.empty(2, np.int64)),
@@ -69,8 +104,18 @@ def test_pointers_of_gradients(folder):
     y[69] = 5
     assert lib.run([x, y, None], [loss], "run_grad") == ERRORS["index"]
     same_bits([lib.state("random.state", before[1])], [before[1]])
+    # The next run has all of them again.
     y[69] = 4
     assert lib.run([x, y, None], [loss], "run_grad") == 0
+    other, again = Library(folder, "tune"), np.empty_like(loss)
+    assert other.write("random.state", before[1]) == 0
+    assert other.run([x, y, None], [again], "run_grad") == 0
+    grad = lib.state("up.weight.grad", before[0])
+    same_bits([loss, grad], [again, other.state("up.weight.grad", before[0])])
+    assert before[0].any()
+    assert (grad != before[0]).any()
+    text = lib.call("error_text", ERRORS["index"], result=ctypes.c_char_p)
+    assert b"state but for gradients is as before" in text
 
 
 def test_arenas(folder):

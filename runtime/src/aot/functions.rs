@@ -31,6 +31,20 @@ impl Writer<'_> {
         out
     }
 
+    /// A number of this library's own, by which it knows its contexts: those of another one have other memory.
+    fn own(&self) -> u64 {
+        let layout = self.layout;
+        let mut hash = <sha2::Sha256 as sha2::Digest>::new();
+        let bytes = layout.bytes.to_le_bytes();
+        let texts = [layout.names.library.as_bytes(), &bytes, &layout.weights_hash];
+        for text in texts.into_iter().chain([self.tables.as_bytes(), self.body.as_bytes()]) {
+            sha2::Digest::update(&mut hash, (text.len() as u64).to_le_bytes());
+            sha2::Digest::update(&mut hash, text);
+        }
+        let digest = sha2::Digest::finalize(hash);
+        digest.iter().take(8).fold(0, |n, &b| (n << 8) | u64::from(b))
+    }
+
     /// Every function but those that run a program.
     pub(super) fn functions(&self, weights_at: usize) -> String {
         let layout = self.layout;
@@ -41,7 +55,7 @@ impl Writer<'_> {
         {
             line!(out, "#define T_ERROR_{code} {big}_ERROR_{code}");
         }
-        line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)0x746f727368u)");
+        line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)UINT64_C({:#018x}))", self.own());
         line!(
             out,
             "static const struct {{ const char *name; size_t bytes; int kept; size_t offset, first; }} t_states[] = {{"

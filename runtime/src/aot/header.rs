@@ -1,7 +1,7 @@
 //! Names of a library, and its header.
 
 use super::{Entry, HEAD, Home, Layout, refused};
-use crate::package::manifest::Manifest;
+use crate::package::manifest::{Manifest, Port};
 use std::collections::HashSet;
 use std::fmt::Write;
 use torsh_codegen::cpu::c::c_type;
@@ -124,6 +124,42 @@ const KEYWORDS: &[&str] = &[
     "linux",
     "unix",
     "main",
+    "complex",
+    "imaginary",
+    "noreturn",
+    "math_errhandling",
+];
+/// Names of libraries that every system has, which ours would take the place of (`-lm`), and words that begin names of
+/// theirs which ours would have too (`sem_init`).
+const SYSTEM: &[&str] = &[
+    "aio",
+    "anl",
+    "atomic",
+    "c",
+    "cnd",
+    "crypt",
+    "dl",
+    "fanotify",
+    "gcc",
+    "gcc_s",
+    "inet6_opt",
+    "inet6_rth",
+    "inotify",
+    "m",
+    "mtx",
+    "mvec",
+    "nsl",
+    "obstack",
+    "pkey",
+    "posix_spawn_file_actions",
+    "posix_spawnattr",
+    "pthread",
+    "resolv",
+    "rt",
+    "sem",
+    "svc",
+    "util",
+    "xdr",
 ];
 /// Longer names would not be told apart by every linker of C99.
 const MAX_NAME: usize = 31;
@@ -173,8 +209,9 @@ fn unique(name: &str, library: &str, taken: &mut HashSet<String>) -> String {
 }
 
 impl Names {
-    /// Checks the library's name and makes names of those of the manifest.
-    pub fn new(library: &str, manifest: &Manifest) -> Result<Names> {
+    /// Checks the library's name and makes names of those of the manifest, of which the first `run` inputs and outputs
+    /// are those of the program without gradients.
+    pub fn new(library: &str, manifest: &Manifest, run: (usize, usize)) -> Result<Names> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let fits = library.starts_with(|c: char| c.is_ascii_alphabetic()) && library.chars().all(word);
         if !fits || library.len() > MAX_NAME || KEYWORDS.contains(&library) {
@@ -189,10 +226,20 @@ impl Names {
                 "the library's name {library:?} must be no t and begin with no t_: such are the names within the source"
             )));
         }
+        if SYSTEM.contains(&library) || library.starts_with("pthread_") {
+            return Err(refused(format!(
+                "the library's name {library:?} is that of a library or of functions of the system; take another one"
+            )));
+        }
         let mut taken = HashSet::from(["context".to_string()]);
-        let mut all = |names: Vec<&String>| names.into_iter().map(|n| unique(n, library, &mut taken)).collect();
-        let inputs = all(manifest.inputs.iter().map(|p| &p.name).collect());
-        let outputs = all(manifest.outputs.iter().map(|p| &p.name).collect());
+        let mut all =
+            |ports: &[Port]| -> Vec<String> { ports.iter().map(|p| unique(&p.name, library, &mut taken)).collect() };
+        // Cotangents and gradients come last: `run` has the same names without them.
+        let (inputs, cotangents) = manifest.inputs.split_at(run.0.min(manifest.inputs.len()));
+        let (outputs, gradients) = manifest.outputs.split_at(run.1.min(manifest.outputs.len()));
+        let (mut inputs, mut outputs) = (all(inputs), all(outputs));
+        inputs.extend(all(cotangents));
+        outputs.extend(all(gradients));
         let mut taken = HashSet::new();
         let state = manifest.state.iter().map(|s| unique(&s.name, library, &mut taken)).collect();
         Ok(Names { library: library.to_string(), inputs, outputs, state })
@@ -230,12 +277,13 @@ pub(super) const ERRORS: &[(&str, &str)] = &[
     ("OK", "no error"),
     ("ERROR_NULL", "a pointer is null"),
     ("ERROR_ALIGNMENT", "a pointer is not aligned to the elements it points to"),
-    ("ERROR_CONTEXT", "the context was not made by init, or has been freed"),
+    ("ERROR_CONTEXT", "the context was not made by this library's init, or has been freed"),
     ("ERROR_ARENA", "the arena is smaller than arena_bytes() says"),
     ("ERROR_MEMORY", "there is not enough memory for the arena"),
     (
         "ERROR_INDEX",
-        "an index among the inputs is out of range; the state is as before, the outputs are not to be used",
+        "an index among the inputs is out of range; the state but for gradients is as before, outputs and gradients are not \
+         to be used",
     ),
     ("ERROR_STATE", "there is no such tensor in the state"),
     ("ERROR_SIZE", "the number of bytes is not that of the tensor"),
@@ -278,9 +326,9 @@ fn runs(layout: &Layout<'_>) -> String {
             "run" => "/* Runs the program once. State that it updates is in the context. */".to_string(),
             _ => format!(
                 "/* The same with gradients: of the arguments into memory of the caller, of the parameters into the state\n * \
-                 `NAME.grad`, which the next call replaces. Each output of floats has its cotangent, what its elements count\n \
-                 * in the sum whose gradient this is; a null pointer stands for 1 where there is one element. Parameters\n * \
-                 change by {n}_state_write, or in place by {n}_state_data. */"
+                 `NAME.grad`, which the next call replaces, and an error leaves undefined. Each output of floats has its\n * \
+                 cotangent, what its elements count in the sum whose gradient this is; a null pointer stands for 1 where there\n * \
+                 is one element. Parameters change by {n}_state_write, or in place by {n}_state_data. */"
             ),
         };
         let run: String = parameters(layout, entry).iter().map(|p| format!(",\n    {p}")).collect();
@@ -333,8 +381,8 @@ pub(super) fn header(layout: &Layout<'_>) -> String {
         "/* {n}: a model that torsh exported for {target}. It needs the C library and libm, nothing else.
  *
  * Tensors are contiguous and row-major, in the byte order of the machine; bool is a byte 0 or 1, float16 and bfloat16 are
- * their 16 bits. Outputs must overlap neither inputs nor each other. A run allocates nothing. Contexts are independent:
- * several threads may run at once with a context each. */
+ * their 16 bits. Outputs must overlap neither inputs nor each other, and neither of them the context's memory or
+ * weights. A run allocates nothing. Contexts are independent: several threads may run at once with a context each. */
 #ifndef {big}_H
 #define {big}_H
 
@@ -399,7 +447,10 @@ typedef struct {n}_context {{
 ",
         target = request.target.name(),
         random = if request.seeds.is_empty() {
-            format!(". This program draws none: the result is {big}_ERROR_STATE.")
+            format!(
+                ". This program draws none from the default generator: the\n * result is {big}_ERROR_STATE. A generator of its \
+                 own is state of two words, the seed and 0 where it begins: {n}_state_write."
+            )
         } else {
             "; those of a new context go on from where Python's were at the export.".to_string()
         },
@@ -423,6 +474,7 @@ mod tests {
         assert_eq!(name("SIZE_MAX"), "SIZE_MAX_x");
         assert_eq!((name("I"), name("W")), ("I_x".to_string(), "W".to_string()));
         assert_eq!(name("co_await"), "co_await_2");
+        assert_eq!(name("complex"), "complex_2");
         assert_eq!(name("t_m"), "x_t_m");
         assert_eq!(name("model_run"), "x_model_run");
         assert_eq!(name("a_bytes"), "a_bytes_x");

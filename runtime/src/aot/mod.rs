@@ -148,7 +148,10 @@ pub fn build(request: &Request<'_>) -> Result<Library> {
         return Err(refused("the program with gradients has other inputs, outputs or state than the program"));
     }
     let types = known(manifest)?;
-    let names = header::Names::new(request.name, manifest)?;
+    let names = {
+        let run = (request.manifest.inputs.len(), request.manifest.outputs.len());
+        header::Names::new(request.name, manifest, run)?
+    };
     let mut entries = Vec::new();
     for (function, &(manifest, graph)) in ["run", "run_grad"].into_iter().zip(&given) {
         manifest.check_graph(&manifest.forward, graph, &types).map_err(|e| refused(e.message()))?;

@@ -241,6 +241,13 @@ static float t_attend_again(const t_call *h, int64_t i, float *p, float *to) {
     float top = -INFINITY, lse = -INFINITY;
     double total = -0.0, sum;
     int64_t j, d;
+    /* A query with NaN has no other scores, whatever is masked: the row is NaN, without a look at its keys. */
+    for (d = 0; d < a->depth && !a->drops; d++) {
+        const float x = h->q[i * a->side[0].row + d * a->side[0].col];
+        if (x == x) continue;
+        for (d = 0; d < a->width; d++) to[d] = (float)NAN;
+        return (float)NAN;
+    }
     for (j = 0; j < seen; j++) {
         p[j] = t_score(h, i, j);
         if (p[j] > top || p[j] != p[j]) top = p[j];
