@@ -12,7 +12,6 @@ import itertools
 import math
 import random
 import re
-import struct
 from collections import Counter
 from typing import Any, NamedTuple
 
