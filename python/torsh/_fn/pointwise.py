@@ -75,7 +75,8 @@ def _sum(fn: str, input, other, alpha) -> Tensor:
     """`input + alpha * other` or `input - alpha * other`, computed in the dtype of the result."""
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
         tensor_arg(input, fn)
-    if type(alpha) is int and alpha == 1:
+    if type(alpha) is int and alpha == 1 or fn == "sub" and (_is_bool(input) or _is_bool(other)):
+        # That a bool is subtracted is refused there.
         return _C.binary(fn, input, other)
     dtype = _C.result_type(input, other)
     if isinstance(alpha, bool) and dtype.name != "bool":
@@ -100,6 +101,10 @@ def _sum(fn: str, input, other, alpha) -> Tensor:
 def _widened(x, dtype, device) -> Tensor:
     """`x`, rounded to a 16-bit float dtype, in float32."""
     return _C.cast(_C.cast(x, dtype) if isinstance(x, Tensor) else _C.full([], x, dtype, device), _C.float32)
+
+
+def _is_bool(x) -> bool:
+    return x.dtype == _C.bool if isinstance(x, Tensor) else isinstance(x, bool)
 
 
 def _product(other, alpha, dtype):
