@@ -451,11 +451,15 @@ impl PyPackage {
     }
 }
 
-/// What the machine would compile: kernels, peak bytes, for `inspect`.
+/// What a call of the package runs on the CPU, with dims at the smallest sizes: kernels, peak bytes, for `inspect`.
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
-    let graph: &Graph = package.package.forward();
-    let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
+    let package = &package.package;
+    let (graph, manifest) = (package.forward(), package.manifest());
+    let donate = package::donations(graph, &manifest.forward);
+    let stored = package.program(false, &manifest.smallest());
+    let compiled =
+        outside(py, || torsh_frontend::session::get()?.executable_of(Device::Cpu, graph, donate, stored))?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);
     d.set_item("peak_bytes", program.peak_bytes)?;
