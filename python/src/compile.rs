@@ -213,7 +213,10 @@ impl CompiledFunction {
         d.set_item("entries", entries.len())?;
         let bytes: usize = entries
             .iter()
-            .map(|e| if let Body::Program { program, .. } = &e.body { program.compiled().bytes } else { 0 })
+            .map(|e| match &e.body {
+                Body::Program { program, .. } => program.compiled().map_or(0, |compiled| compiled.bytes),
+                Body::Lazy(_) => 0,
+            })
             .sum();
         d.set_item("bytes", bytes)?;
         d.set_item("max_entries", MAX_ENTRIES)?;

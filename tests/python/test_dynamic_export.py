@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import torsh
-from torsh import Dim, nn
+from torsh import _C, Dim, nn
 from torsh._sizes import HALVES
 from torsh.nn import functional as F
 
@@ -437,6 +437,19 @@ def test_constants_of_16_bits_are_rounded(tmp_path, dtype, low):
     for n in (low, low + 1, low + 257, low + 2049, 30000, 70000):
         x = torsh.ones(n, 2)
         assert [y.tolist() for y in program(x)] == [y.tolist() for y in torsh.compile(f)(x)]
+
+
+def test_sizes_that_are_tried_are_not_compiled(tmp_path):
+    seen = set()
+
+    def f(x):
+        seen.add(x.shape[0])
+        return x.sum(0) * 2 + x[1:].amax(0)
+
+    before = _C.cache_info()["misses"]
+    torsh.export(f, (rand(12, 2),), tmp_path / "a.torsh", dynamic=({0: Dim("n", min=2, max=40000)},))
+    assert len(seen) > 8
+    assert _C.cache_info()["misses"] - before < 4
 
 
 def test_rounded_constants_are_tried_at_large_sizes(tmp_path):
