@@ -23,10 +23,6 @@ def WHERE(v):  # noqa: N802
     return torsh.where(MASK, U, v)
 
 
-def WHERE(v):  # noqa: N802
-    return torsh.where(MASK, U, v)
-
-
 @pytest.mark.parametrize(
     "call",
     [
