@@ -107,7 +107,8 @@ type Ids = HashSet<u64, FxBuildHasher>;
 
 /// A traced function, ready to run.
 pub struct Program {
-    compiled: Arc<Compiled>,
+    // None where it is made to be exported alone.
+    compiled: Option<Arc<Compiled>>,
     device: Device,
     graph: Graph,
     inputs: Vec<Input>,
@@ -217,6 +218,17 @@ fn see(results: &[Tensor]) -> Seen {
 
 /// Ends the active trace of a function that returned `results`.
 pub fn finish(results: &[Tensor]) -> Result<Ended> {
+    end(results, true)
+}
+
+/// As [`finish`], with a program that can be exported and not run: no pass is run and no code made.
+///
+/// Errors: `Limit` for a graph beyond the limits. What a run would need is not known.
+pub fn finish_for_export(results: &[Tensor]) -> Result<Ended> {
+    end(results, false)
+}
+
+fn end(results: &[Tensor], runs: bool) -> Result<Ended> {
     let seen = see(results);
     let device = match place::of_trace(&seen.roots(results)) {
         Ok(device) => device,
@@ -227,7 +239,7 @@ pub fn finish(results: &[Tensor]) -> Result<Ended> {
     };
     match trace::stop()? {
         Err(broken) => Ok(Ended::Broken(broken)),
-        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace, device)?.program(&trace, results, seen)?))),
+        Ok(trace) => Ok(Ended::Program(Box::new(Finish::new(&trace, device)?.program(&trace, results, seen, runs)?))),
     }
 }
 
@@ -391,7 +403,7 @@ impl Finish {
         Ok(())
     }
 
-    fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen) -> Result<Program> {
+    fn program(mut self, trace: &Trace, results: &[Tensor], seen: Seen, runs: bool) -> Result<Program> {
         let mut writes = Vec::new();
         let mut written = Ids::default();
         for capture in &trace.captures {
@@ -470,7 +482,12 @@ impl Finish {
             .iter()
             .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
             .collect();
-        let compiled = session::get()?.executable(device, &graph, donations)?;
+        let compiled = if runs {
+            Some(session::get()?.executable(device, &graph, donations)?)
+        } else {
+            torsh_passes::limits::check(&graph, &torsh_ir::limits::get())?;
+            None
+        };
         let is_arg = |i: &usize| match trace.inputs.get(*i).map(|(_, s)| s) {
             Some(Source::Float(leaf)) => Some(*leaf),
             _ => None,

@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 use smallvec::{SmallVec, smallvec};
 use torsh_ir::exec::Device;
 use torsh_ir::op::{Kind, Surface, Vjp};
-use torsh_ir::scalar::ScalarOp;
+use torsh_ir::scalar::{ScalarOp, fits};
 use torsh_ir::{Attr, Attrs, AttrsExt, DType, Error, Loc, Op, Result, Scalar, Shape, Type, limits, ops};
 
 /// Finds an op of the registry.
@@ -114,19 +114,12 @@ pub fn full(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Resul
 /// # Errors
 /// A `Runtime` error, as PyTorch's, where an integer dtype does not hold the value.
 pub fn full_exact(value: Scalar, dtype: DType, shape: &Shape, device: Device) -> Result<NodeRef> {
-    if let Some((lo, hi)) = dtype.int_range().filter(|_| dtype != DType::Bool) {
-        let fits = match value {
-            Scalar::Bool(_) => true,
-            Scalar::Int(i) => (lo..=hi).contains(&i),
-            Scalar::Float(x) => x.trunc() >= lo as f64 && x.trunc() <= hi as f64,
+    if !fits(value, dtype) {
+        let value = match value {
+            Scalar::Float(x) => x.to_string(),
+            other => other.as_i64().to_string(),
         };
-        if !fits {
-            let value = match value {
-                Scalar::Float(x) => x.to_string(),
-                other => other.as_i64().to_string(),
-            };
-            return Err(Error::runtime(format!("value {value} cannot be converted to type {dtype} without overflow")));
-        }
+        return Err(Error::runtime(format!("value {value} cannot be converted to type {dtype} without overflow")));
     }
     full(value, dtype, shape, device)
 }

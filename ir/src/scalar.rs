@@ -231,6 +231,18 @@ pub fn wrap(x: i64, dtype: DType) -> i64 {
     }
 }
 
+/// Whether a scalar that is to be stored as it is fits into `dtype`: a float loses its fraction alone, and only above the
+/// smallest value, as in PyTorch. Floats and bools hold everything.
+pub fn fits(value: Scalar, dtype: DType) -> bool {
+    let Some((lo, hi)) = dtype.int_range().filter(|_| dtype != DType::Bool) else { return true };
+    match value {
+        Scalar::Bool(_) => true,
+        Scalar::Int(i) => (lo..=hi).contains(&i),
+        // The upper end of int64 is no float, but the one above it is, to which the sum is rounded.
+        Scalar::Float(x) => x >= lo as f64 && x < hi as f64 + 1.0,
+    }
+}
+
 /// Converts a scalar to `dtype` by the rule of [`ScalarOp::Cast`].
 pub fn convert(value: Scalar, dtype: DType) -> Scalar {
     match (value, dtype) {
@@ -557,6 +569,30 @@ mod tests {
     fn philox_known_answer() {
         // Random123 known-answer file, philox4x32 10, zero key and counter.
         assert_eq!(philox_block(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    }
+
+    #[test]
+    fn numbers_that_dtypes_hold() {
+        let two_63 = 9_223_372_036_854_775_808.0;
+        let cases = [
+            (Scalar::Float(two_63), DType::I64, false),
+            (Scalar::Float(two_63 - 1024.0), DType::I64, true),
+            (Scalar::Float(-two_63), DType::I64, true),
+            (Scalar::Float(-two_63 - 2048.0), DType::I64, false),
+            (Scalar::Float(-0.0), DType::U8, true),
+            (Scalar::Float(-0.5), DType::U8, false),
+            (Scalar::Float(255.5), DType::U8, true),
+            (Scalar::Float(256.0), DType::U8, false),
+            (Scalar::Float(-128.5), DType::I8, false),
+            (Scalar::Float(f64::NAN), DType::I8, false),
+            (Scalar::Float(f64::NAN), DType::Bool, true),
+            (Scalar::Int(-1), DType::U8, false),
+            (Scalar::Int(300), DType::F16, true),
+            (Scalar::Bool(true), DType::I8, true),
+        ];
+        for (value, dtype, want) in cases {
+            assert_eq!(fits(value, dtype), want, "{value:?} {dtype}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use torsh_frontend::compiled::Program;
 use torsh_frontend::mode;
 use torsh_frontend::trace::{self, Break};
-use torsh_ir::Loc;
+use torsh_ir::{Error, Loc};
 
 mod explain;
 mod floats;
@@ -213,7 +213,10 @@ impl CompiledFunction {
         d.set_item("entries", entries.len())?;
         let bytes: usize = entries
             .iter()
-            .map(|e| if let Body::Program { program, .. } = &e.body { program.compiled().bytes } else { 0 })
+            .map(|e| match &e.body {
+                Body::Program { program, .. } => program.compiled().map_or(0, |compiled| compiled.bytes),
+                Body::Lazy(_) => 0,
+            })
             .sum();
         d.set_item("bytes", bytes)?;
         d.set_item("max_entries", MAX_ENTRIES)?;
@@ -320,14 +323,20 @@ impl CompiledFunction {
                 captured.push(dict.bind(py).as_any().get_item(key.bind(py))?.extract::<f64>()?);
             }
         }
+        // The nodes of a program without a trace have no lines: its errors are those of the line that calls it now, which
+        // a call without one has no need to look for.
+        let located = |e: Error| match program.site().and_then(|_| Python::attach(crate::source::here)) {
+            Some(here) => e.moved_to(here),
+            None => e,
+        };
         let at_once = if program.cost_ns() < SHORT_NS {
-            guarded(|| program.run_at_once(leaves, &captured)).or_raise()?
+            guarded(|| program.run_at_once(leaves, &captured).map_err(located)).or_raise()?
         } else {
             None
         };
         let returned = match at_once {
             Some(returned) => returned,
-            None => outside(py, || program.run(leaves, &captured))?,
+            None => outside(py, || program.run(leaves, &captured).map_err(located))?,
         };
         let out = assemble(py, returned, result, template.bind(py), constants, leaves)?;
         built(py, build.as_ref(), out)

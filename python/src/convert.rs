@@ -8,7 +8,7 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyTuple}
 use torsh_frontend::node::{Grad, NodeRef};
 use torsh_frontend::{Arg, Tensor, session, trace};
 use torsh_ir::exec::Device;
-use torsh_ir::scalar::{from_bits, to_bits};
+use torsh_ir::scalar::{fits, from_bits, to_bits};
 use torsh_ir::{DType, Scalar, Shape, Type};
 
 /// Nesting of lists beyond this is refused (a cyclic list nests for ever).
@@ -200,22 +200,14 @@ fn nested(obj: &Bound<'_, PyAny>, dtype: Option<DType>, device: Device) -> PyRes
         DType::Bool
     };
     let dtype = dtype.unwrap_or(natural);
-    if let Some((lo, hi)) = dtype.int_range()
-        && dtype != DType::Bool
-    {
-        for v in &values {
-            let (fits, text) = match v {
-                Scalar::Bool(_) => continue,
-                Scalar::Int(i) => ((lo..=hi).contains(i), i.to_string()),
-                // The upper end of int64 is no float, but the one above it.
-                Scalar::Float(x) => (x.trunc() >= lo as f64 && x.trunc() <= hi as f64, x.to_string().to_lowercase()),
-            };
-            if !fits {
-                return Err(PyRuntimeError::new_err(format!(
-                    "value {text} cannot be converted to type {dtype} without overflow"
-                )));
-            }
-        }
+    if let Some(v) = values.iter().find(|v| !fits(**v, dtype)) {
+        let text = match v {
+            Scalar::Float(x) => x.to_string().to_lowercase(),
+            other => other.as_i64().to_string(),
+        };
+        return Err(PyRuntimeError::new_err(format!(
+            "value {text} cannot be converted to type {dtype} without overflow"
+        )));
     }
     let ty = Type::new(dtype, sizes);
     let size = dtype.size();

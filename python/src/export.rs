@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, gradient_stop};
+use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, finish_for_export, gradient_stop};
 use torsh_frontend::node::{Grad, Node};
 use torsh_frontend::{Tensor, inline, mode, ops, trace};
 use torsh_ir::exec::{Buffer, BufferRef, Device};
@@ -222,6 +222,8 @@ fn trace_export(
     let handles: Vec<Tensor> = found.iter().filter_map(Given::tensor).cloned().collect();
     let ended = outside(py, || match divided(&handles) {
         Some(error) => Err(error),
+        // A trace that is compared with others is one of many.
+        None if bake => finish_for_export(&handles),
         None => finish(&handles),
     });
     if ended.is_err() {
@@ -451,11 +453,14 @@ impl PyPackage {
     }
 }
 
-/// What the machine would compile: kernels, peak bytes, for `inspect`.
+/// What a call of the package runs on the CPU, with dims at the smallest sizes: kernels, peak bytes, for `inspect`.
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
-    let graph: &Graph = package.package.forward();
-    let compiled = outside(py, || torsh_frontend::session::get()?.executable(Device::Cpu, graph, Vec::new()))?;
+    let package = &package.package;
+    let (graph, manifest) = (package.forward(), package.manifest());
+    let donate = package::donations(graph, &manifest.forward);
+    let stored = package.program(false, &manifest.smallest());
+    let compiled = outside(py, || torsh_frontend::session::get()?.executable_of(Device::Cpu, graph, donate, stored))?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);
     d.set_item("peak_bytes", program.peak_bytes)?;

@@ -233,6 +233,10 @@ fn sizes(shape: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
 
 /// A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy. On `device`, else where the
 /// tensor given is, else on the default device.
+///
+/// Raises: RuntimeError for a number that an integer dtype does not hold, here as everywhere where one is stored or
+/// computed with: `torsh.tensor([-1], dtype=torsh.uint8)` and `uint8 + 300` are refused, where PyTorch stores 255 and
+/// wraps. Results of computations wrap.
 #[pyfunction]
 #[pyo3(signature = (data, dtype = None, device = None, requires_grad = false))]
 fn tensor(

@@ -1629,6 +1629,10 @@ def synchronize(device: Any) -> Any:
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Any:
     """A tensor from numbers, nested lists, NumPy arrays, buffers or a tensor; always a copy. On `device`, else where the
     tensor given is, else on the default device.
+
+    Raises: RuntimeError for a number that an integer dtype does not hold, here as everywhere where one is stored or
+    computed with: `torsh.tensor([-1], dtype=torsh.uint8)` and `uint8 + 300` are refused, where PyTorch stores 255 and
+    wraps. Results of computations wrap.
     """
 def to_device(x: Any, device: Any) -> Any:
     """The value on a device, with gradient; the tensor itself when it is there already."""

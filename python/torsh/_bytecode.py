@@ -56,17 +56,17 @@ def instructions(code) -> list:
         variable = free = code._varname_from_oparg
     else:
         variable, free = code.co_varnames.__getitem__, (code.co_cellvars + code.co_freevars).__getitem__
-    out, starts, targets = [], [], set()
-    high = 0
+    out, spans, targets = [], [], set()
+    high = begin = 0
     for at in range(0, len(raw), 2):
         op, arg = raw[at], raw[at + 1] | high
         name = _NAMES[op]
         if name is None:
             high = arg << 8 if op == opcode.EXTENDED_ARG else 0
             continue
-        # A jump leads to the first of the bytes that make up an argument.
-        starts.append(at)
-        high = 0
+        # A jump may lead to the prefixes of an argument, and to what is left out before it.
+        spans.append(range(begin, at + 2, 2))
+        high, begin = 0, at + 2
         kind, value = _KINDS[op], None
         if kind is None:
             pass
@@ -88,8 +88,8 @@ def instructions(code) -> list:
             value = names[arg >> 2]
         out.append(Instruction(name, arg, value, False))
     if targets:
-        for start, instruction in zip(starts, out, strict=True):
-            instruction.is_jump_target = start in targets
+        for span, instruction in zip(spans, out, strict=True):
+            instruction.is_jump_target = not targets.isdisjoint(span)
     return out
 
 
@@ -111,8 +111,13 @@ def _caches(op: int) -> int:
 def _listed(code) -> list:
     import dis
 
-    found = (ins for ins in dis.get_instructions(code) if ins.opname not in _NOISE)
-    return [Instruction(ins.opname, ins.arg, ins.argval, ins.is_jump_target) for ins in found]
+    out, is_target = [], False
+    for ins in dis.get_instructions(code):
+        is_target |= ins.is_jump_target
+        if ins.opname not in _NOISE:
+            out.append(Instruction(ins.opname, ins.arg, ins.argval, is_target))
+            is_target = False
+    return out
 
 
 _fill()

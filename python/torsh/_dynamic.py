@@ -43,8 +43,8 @@ _ADVICE = (
 )
 
 
-# The value of a `full` of 16-bit floats is rounded to them.
-_HALF = re.compile(r": (f16|bf16)\[[^=]*= full\(value=")
+# What stands before the value of a `full` of 16-bit floats, which is rounded to them; no other number of the line is.
+_HALF = re.compile(r": (f16|bf16)\[[^=]*= full\(value=$")
 
 
 class Trace(NamedTuple):
@@ -216,6 +216,7 @@ class _Family:
         self.example = tuple(spec.example[n][0] for n in self.names)
         self.traces: dict[tuple[int, ...], Trace] = {}
         self.lines: dict[str, tuple[str, list[str]]] = {}
+        self.too_large: set[tuple[int, ...]] = set()
 
     def result(self) -> Result:
         # What cannot be exported at all is said of the example, as without dims.
@@ -227,12 +228,14 @@ class _Family:
         while True:
             solver = Solver(self.names, [t.sizes for t in group])
             template = self.template(group, solver)
-            wanted = [*self.residues(solver, group[0].sizes), *solver.edges(self.near(), group[0].sizes)]
+            at = group[0].sizes
+            wanted = [*self.residues(solver, at), *solver.edges(self.near(), at)]
             more = [s for s in dict.fromkeys(wanted) if s not in self.traces]
-            if not more:
-                break
             for sizes in more:
                 self.trace(sizes)
+            more += self.allowed(solver.edges(self.far(), at))
+            if not more:
+                break
             group = self.group([t.sizes for t in group] + more)
         manifest, texts = template
         # Only now: a function that takes steps by its sizes takes many here.
@@ -284,6 +287,23 @@ class _Family:
     def near(self) -> list[range]:
         """The smallest sizes of each dim, as many as are looked through for one that tells expressions apart."""
         return [range(d.min, min(d.max, d.min + _LOOKED_THROUGH) + 1) for d in self.dims]
+
+    def far(self) -> list[range]:
+        """The largest sizes of each dim, as many."""
+        return [range(max(d.min, d.max - _LOOKED_THROUGH), d.max + 1) for d in self.dims]
+
+    def allowed(self, points: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Traces at those of the sizes that are new and within the limits; gives these."""
+        found = []
+        for sizes in dict.fromkeys(points):
+            if sizes in self.traces or sizes in self.too_large:
+                continue
+            try:
+                self.trace(sizes)
+                found.append(sizes)
+            except _C.LimitError:
+                self.too_large.add(sizes)
+        return found
 
     def residues(self, solver: Solver, at: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Sizes with every remainder that a quotient may have."""
@@ -392,7 +412,8 @@ class _Family:
             made = []
             for i, (line, columns) in enumerate(lines):
                 for values in columns or ():
-                    line = line.replace("\0", self.written(solver, values, group, g, i), 1)
+                    before, _, rest = line.partition("\0")
+                    line = before + self.written(solver, values, group, g, i, before) + rest
                 made.append(line)
             out.append("\n".join(made))
         manifest = {**group[0].manifest, "version": 2}
@@ -407,9 +428,12 @@ class _Family:
         ]
         return manifest, out
 
-    def written(self, solver: Solver, values: tuple[int, ...], group: list[Trace], g: int, line: int) -> str:
+    def written(
+        self, solver: Solver, values: tuple[int, ...], group: list[Trace], g: int, line: int, before: str
+    ) -> str:
+        """The number behind `before` in a line."""
         found = solver.expression(values)
-        half = _HALF.search(group[0].texts[g][line])
+        half = _HALF.search(before)
         if found is None and half is not None:
             found = solver.rounded(values, HALVES[half[1]])
         if found is None:

@@ -14,6 +14,7 @@ import types
 
 import pytest
 
+import torsh
 from torsh import _bytecode, _reads
 
 _MODULES = (ast, contextlib, dis, functools, inspect, subprocess, textwrap, types, pytest, _bytecode, _reads)
@@ -54,6 +55,31 @@ def test_an_argument_of_more_than_a_byte():
     mine = _bytecode.instructions(space["f"].__code__)
     assert [x.argval for x in mine if x.opname == "STORE_ATTR"] == [f"a{i}" for i in range(700)]
     assert [x.argval for x in mine if x.opname == "LOAD_ATTR"] == ["first", "last"]
+
+
+def test_a_jump_to_a_prefix_of_an_argument():
+    """The attribute's number takes two bytes, so that the branches meet at what comes before LOAD_ATTR."""
+    source = (
+        "def f(x, c):\n    if c is None:\n"
+        + "".join(f"        y = c.n{i}\n" for i in range(300))
+        + "    return x * (aa if flag else bb).attr\n"
+    )
+    space: dict = {}
+    exec(source, space)
+    for list_ in (_bytecode.instructions, _bytecode._listed):
+        last = [x for x in list_(space["f"].__code__) if x.argval == "attr"]
+        assert [x.is_jump_target for x in last] == [True], list_
+
+    class Holder:
+        def __init__(self, attr):
+            self.attr = attr
+
+    space.update(aa=Holder(2), bb=Holder(3), flag=True)
+    g = torsh.compile(space["f"])
+    x = torsh.ones(1)
+    assert g(x, 1).tolist() == [2.0]
+    space["aa"].attr = 5
+    assert g(x, 1).tolist() == [5.0]
 
 
 def test_other_interpreters_are_left_to_dis(monkeypatch):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import torsh
-from torsh import Dim, nn
+from torsh import _C, Dim, nn
+from torsh._sizes import HALVES
 from torsh.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -436,6 +437,39 @@ def test_constants_of_16_bits_are_rounded(tmp_path, dtype, low):
     for n in (low, low + 1, low + 257, low + 2049, 30000, 70000):
         x = torsh.ones(n, 2)
         assert [y.tolist() for y in program(x)] == [y.tolist() for y in torsh.compile(f)(x)]
+
+
+def test_sizes_that_are_tried_are_not_compiled(tmp_path):
+    seen = set()
+
+    def f(x):
+        seen.add(x.shape[0])
+        return x.sum(0) * 2 + x[1:].amax(0)
+
+    before = _C.cache_info()["misses"]
+    torsh.export(f, (rand(12, 2),), tmp_path / "a.torsh", dynamic=({0: Dim("n", min=2, max=40000)},))
+    assert len(seen) > 8
+    assert _C.cache_info()["misses"] - before < 4
+
+
+def test_rounded_constants_are_tried_at_large_sizes(tmp_path):
+    """Where other sizes are rounded to the same than at the small ones."""
+    seen = set()
+
+    def f(x):
+        seen.add(x.shape[0])
+        return torsh.full((2,), x.shape[0], dtype=torsh.float16)
+
+    torsh.export(f, (rand(5000, 2),), tmp_path / "a.torsh", dynamic=({0: Dim("n", min=5000, max=40000)},))
+    assert any(40000 - 4096 <= n < 40000 for n in seen), sorted(seen)
+
+
+def test_sizes_are_not_rounded_as_constants_of_16_bits_are(tmp_path):
+    def f(x):
+        return torsh.full((HALVES["f16"](x.shape[0]), 2), 1.0, dtype=torsh.float16)
+
+    with pytest.raises(torsh.ExportError, match="no way that a package can hold"):
+        torsh.export(f, (rand(5000, 2),), tmp_path / "a.torsh", dynamic=({0: Dim("n", min=5000, max=6000)},))
 
 
 @pytest.mark.host_only("an export tries hundreds of these sizes, and a device compiles each by NVRTC")

@@ -264,9 +264,32 @@ def test_an_error_of_a_run_names_the_line_of_the_call(tmp_path):
     torsh.export(lambda x, i: x[i], (torsh.ones(3), torsh.tensor([0, 1])), path)
     program = load(path)
     assert program(torsh.ones(3), torsh.tensor([2, 0])).tolist() == [1.0, 1.0]
-    with pytest.raises(IndexError) as caught:
+    with pytest.raises(IndexError) as first:
         program(torsh.ones(3), torsh.tensor([0, 3])).tolist()
-    assert os.path.basename(__file__) in str(caught.value.location)
+    with pytest.raises(IndexError) as second:
+        program(torsh.ones(3), torsh.tensor([0, 4])).tolist()
+    for caught in (first, second):
+        assert str(caught.value.location) == f"{__file__}:{caught.traceback[0].lineno + 1}"
+
+
+@pytest.mark.parametrize("targets", [(), ("portable",)])
+def test_a_plan_is_that_of_the_program_that_a_call_runs(tmp_path, targets):
+    """State that a run replaces is donated in both, so that there is nothing left to compile."""
+    path = tmp_path / "sum.torsh"
+    total = torsh.zeros(7)
+
+    def add(x):
+        total.add_(x)
+        return total * 3
+
+    torsh.export(add, (torsh.ones(7),), path, targets=targets)
+    program = load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert program(torsh.ones(7)).tolist() == [3.0] * 7
+    before = _C.cache_info()
+    plan = _C.package_plan(program._package)
+    after = _C.cache_info()
+    assert (after["misses"], after["hits"]) == (before["misses"], before["hits"] + 1)
+    assert plan["kernels"] >= 1 and len(plan["steps"]) >= plan["kernels"]
 
 
 def test_a_program_that_writes_an_argument_of_its_own_state(tmp_path):

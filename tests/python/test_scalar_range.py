@@ -62,6 +62,47 @@ def test_stored_floats_must_fit(value):
     assert x.fill_(-3.7).tolist() == [-3]
 
 
+STORES = {
+    "tensor": lambda v, dtype: torsh.tensor(v, dtype=dtype),
+    "nested": lambda v, dtype: torsh.tensor([v], dtype=dtype)[0],
+    "full": lambda v, dtype: torsh.full((), v, dtype=dtype),
+    "fill_": lambda v, dtype: torsh.zeros((), dtype=dtype).fill_(v),
+    "masked_fill": lambda v, dtype: torsh.zeros((), dtype=dtype).masked_fill(torsh.tensor(True), v),
+    "setitem": lambda v, dtype: written(torsh.zeros(1, dtype=dtype), v),
+}
+
+
+def written(x, v):
+    x[0] = v
+    return x[0]
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+@pytest.mark.parametrize(
+    "value, dtype, want",
+    [
+        (2.0**63, "int64", None),
+        (2.0**63 - 1024, "int64", 2**63 - 1024),
+        (-(2.0**63), "int64", -(2**63)),
+        (-(2.0**63) - 2048, "int64", None),
+        (-0.5, "uint8", None),
+        (-0.0, "uint8", 0),
+        (255.5, "uint8", 255),
+        (-128.5, "int8", None),
+        (-127.5, "int8", -127),
+        (127.5, "int8", 127),
+    ],
+)
+def test_floats_next_to_the_ends(store, value, dtype, want):
+    """A fraction is lost above the largest value, and refused below the smallest, as in PyTorch."""
+    dtype = getattr(torsh, dtype)
+    if want is None:
+        with pytest.raises(RuntimeError, match="without overflow"):
+            store(value, dtype)
+    else:
+        assert store(value, dtype).item() == want
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
 def test_the_ends_of_each_dtype_fit(dtype):
     info = torsh.iinfo(getattr(torsh, dtype))

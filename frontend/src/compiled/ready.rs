@@ -80,7 +80,7 @@ impl Program {
             .enumerate()
             .all(|(at, (i, spec))| *i == at && matches!(spec, ResultSpec::New { output, .. } if *output == at));
         Ok(Some(Program {
-            compiled,
+            compiled: Some(compiled),
             device,
             graph: graph.clone(),
             plain: writes.is_empty() && in_order,

@@ -173,9 +173,9 @@ impl Program {
     pub fn site(&self) -> Option<&Loc> {
         self.site.as_ref()
     }
-    /// The executable and how long it took to make.
-    pub fn compiled(&self) -> &Arc<Compiled> {
-        &self.compiled
+    /// The executable and how long it took to make; `None` where the program is there to be exported alone.
+    pub fn compiled(&self) -> Option<&Arc<Compiled>> {
+        self.compiled.as_ref()
     }
     /// Leaves of float arguments whose value the trace needed.
     pub fn specialised(&self) -> &[usize] {
@@ -281,7 +281,7 @@ impl Program {
 
     /// Nanoseconds that a run takes, roughly, when everything it reads is there.
     pub fn cost_ns(&self) -> f64 {
-        self.compiled.exe.cost_ns()
+        self.compiled.as_ref().map_or(0.0, |compiled| compiled.exe.cost_ns())
     }
 
     /// Runs once. `captured` holds the captured floats.
@@ -330,11 +330,14 @@ impl Program {
 
     // The outputs, which are as many as the graph's before anything is done with one.
     fn execute(&self, inputs: &mut [BufferRef]) -> Result<Outputs> {
+        let Some(compiled) = &self.compiled else {
+            return Err(Error::internal("a program that was made to be exported is run"));
+        };
         let located = |e: Error| match &self.site {
             Some(site) => e.moved_to(site.clone()),
-            None => self.compiled.located(e, &self.graph),
+            None => compiled.located(e, &self.graph),
         };
-        let outputs = self.compiled.exe.run(inputs).map_err(located)?;
+        let outputs = compiled.exe.run(inputs).map_err(located)?;
         let count = self.graph.outputs().len();
         if outputs.len() != count {
             return Err(Error::internal(format!("a program of {count} outputs returned {}", outputs.len())));

@@ -1,9 +1,11 @@
 //! What was compiled and why, as plain data.
 
 use super::{Body, Entry};
+use crate::errors::OrRaise;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::atomic::Ordering;
+use torsh_ir::Error;
 use torsh_ir::program::StepOp;
 
 impl Entry {
@@ -23,10 +25,13 @@ impl Entry {
             Body::Program { program, floats, .. } => {
                 d.set_item("graph_break", py.None())?;
                 d.set_item("device", program.device().to_string())?;
-                let stats = &program.compiled().exe.program().stats;
+                let Some(compiled) = program.compiled() else {
+                    return Err(Error::internal("a program without code is kept for calls")).or_raise();
+                };
+                let stats = &compiled.exe.program().stats;
                 let steps = PyList::empty(py);
-                let details = program.compiled().exe.details();
-                for (i, step) in program.compiled().exe.program().steps.iter().enumerate() {
+                let details = compiled.exe.details();
+                for (i, step) in compiled.exe.program().steps.iter().enumerate() {
                     let s = PyDict::new(py);
                     if let Some(d) = details.get(i) {
                         s.set_item("schedule", d.schedule)?;
@@ -58,9 +63,9 @@ impl Entry {
                 d.set_item("nodes", program.graph().len())?;
                 d.set_item("passes", stats.passes.clone())?;
                 d.set_item("fusion_notes", stats.fusion_notes.clone())?;
-                d.set_item("peak_bytes", program.compiled().exe.program().peak_bytes)?;
-                d.set_item("compile_seconds", program.compiled().seconds)?;
-                d.set_item("codegen_seconds", program.compiled().exe.codegen_seconds())?;
+                d.set_item("peak_bytes", compiled.exe.program().peak_bytes)?;
+                d.set_item("compile_seconds", compiled.seconds)?;
+                d.set_item("codegen_seconds", compiled.exe.codegen_seconds())?;
                 d.set_item("donated_inputs", program.donated())?;
                 d.set_item("captured_floats", floats.len())?;
                 d.set_item("specialised_floats", program.specialised().to_vec())?;

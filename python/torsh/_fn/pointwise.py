@@ -71,17 +71,46 @@ def clamp_max(input, max) -> Tensor:
     return clamp(input, max=max)
 
 
-def _times(fn: str, input, other, alpha):
-    """`alpha * other`, for a sum with `input`."""
+def _sum(fn: str, input, other, alpha) -> Tensor:
+    """`input + alpha * other` or `input - alpha * other`, computed in the dtype of the result."""
+    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+        tensor_arg(input, fn)
+    if type(alpha) is int and alpha == 1 or fn == "sub" and (_is_bool(input) or _is_bool(other)):
+        # That a bool is subtracted is refused there.
+        return _C.binary(fn, input, other)
     dtype = _C.result_type(input, other)
     if isinstance(alpha, bool) and dtype.name != "bool":
         raise RuntimeError(f"{fn}(): a bool alpha is only for bool results, this one is {dtype.name}")
     if isinstance(alpha, float) and not dtype.is_floating_point:
         raise RuntimeError(f"{fn}(): alpha must not be a float where the result is {dtype.name}")
+    if dtype.name == "bool":
+        counts = bool(alpha)
+        return _C.binary(fn, input, other & counts if isinstance(other, Tensor) else other and counts)
+    if dtype.is_floating_point and dtype.itemsize == 2:
+        # All three are rounded to the dtype, as any operand is, but what is computed of them once, at the end.
+        device = (input if isinstance(input, Tensor) else other).device
+        x, y, scale = (_widened(v, dtype, device) for v in (input, other, alpha))
+        return _C.cast(_C.binary(fn, x, _C.binary("mul", y, scale)), dtype)
     if isinstance(other, Tensor):
-        return _C.binary("mul", other, alpha)
+        product = _C.binary("mul", _C.cast(other, dtype), alpha)
+    else:
+        product = _product(other, alpha, dtype)
+    return _C.binary(fn, input, product)
+
+
+def _widened(x, dtype, device) -> Tensor:
+    """`x`, rounded to a 16-bit float dtype, in float32."""
+    return _C.cast(_C.cast(x, dtype) if isinstance(x, Tensor) else _C.full([], x, dtype, device), _C.float32)
+
+
+def _is_bool(x) -> bool:
+    return x.dtype == _C.bool if isinstance(x, Tensor) else isinstance(x, bool)
+
+
+def _product(other, alpha, dtype):
+    """`alpha * other` of a number."""
     product = other * alpha
-    if not isinstance(product, int) or dtype.is_floating_point or dtype.name == "bool":
+    if not isinstance(product, int) or dtype.is_floating_point:
         return product
     # As the product of two tensors it wraps, where both factors are numbers that may stand beside the dtype.
     size, low = 1 << 8 * dtype.itemsize, 0 if dtype.name == "uint8" else -(1 << 8 * dtype.itemsize - 1)
@@ -92,20 +121,12 @@ def _times(fn: str, input, other, alpha):
 
 def add(input, other, *, alpha=1) -> Tensor:
     """`input + alpha * other`."""
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
-        tensor_arg(input, "add")
-    if type(alpha) is not int or alpha != 1:
-        other = _times("add", input, other, alpha)
-    return _C.binary("add", input, other)
+    return _sum("add", input, other, alpha)
 
 
 def sub(input, other, *, alpha=1) -> Tensor:
     """`input - alpha * other`."""
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
-        tensor_arg(input, "sub")
-    if type(alpha) is not int or alpha != 1:
-        other = _times("sub", input, other, alpha)
-    return _C.binary("sub", input, other)
+    return _sum("sub", input, other, alpha)
 
 
 subtract = sub
