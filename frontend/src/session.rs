@@ -95,6 +95,8 @@ struct Entry {
     donate: Donations,
     // What the graph was checked against; under other limits it is checked again.
     limits: Limits,
+    // The program that was believed instead of running the passes. It serves those alone who believe that very one.
+    known: Option<Arc<Program>>,
     compiled: Arc<Compiled>,
     used: u64,
 }
@@ -125,18 +127,7 @@ pub struct CacheInfo {
 
 /// Installs the session; the first call wins.
 pub fn init(executor: Arc<dyn Executor>, config: Config) {
-    let _ = SESSION.set(Session {
-        executor,
-        provider: OnceLock::new(),
-        devices: [const { OnceLock::new() }; SLOTS],
-        opening: Mutex::new(()),
-        interpreter: config.interpret.then(InterpExecutor::new),
-        config,
-        cache: Mutex::default(),
-        hits: AtomicU64::new(0),
-        misses: AtomicU64::new(0),
-        evictions: AtomicU64::new(0),
-    });
+    let _ = SESSION.set(Session::new(executor, config));
 }
 
 /// The session of this process.
@@ -154,6 +145,21 @@ fn slot(device: Device) -> Option<usize> {
 }
 
 impl Session {
+    fn new(executor: Arc<dyn Executor>, config: Config) -> Session {
+        Session {
+            executor,
+            provider: OnceLock::new(),
+            devices: [const { OnceLock::new() }; SLOTS],
+            opening: Mutex::new(()),
+            interpreter: config.interpret.then(InterpExecutor::new),
+            config,
+            cache: Mutex::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+        }
+    }
+
     /// Installs what opens devices other than the CPU; the first call wins.
     pub fn set_provider(&self, provider: Arc<dyn DeviceProvider>) {
         let _ = self.provider.set(provider);
@@ -279,7 +285,8 @@ impl Session {
         self.executable_of(device, graph, donate, None)
     }
 
-    /// As [`Session::executable`]; where the graph must be compiled, its lowered program may be known.
+    /// As [`Session::executable`]; where the graph must be compiled, its lowered program may be known. What is made of a known
+    /// program is kept apart: it serves no caller who did not give that very program.
     pub fn executable_of(
         &self,
         device: Device,
@@ -289,13 +296,21 @@ impl Session {
     ) -> Result<Arc<Compiled>> {
         let hash = graph.structural_hash();
         let limits = limits::get();
+        let known = match known {
+            Some(program) => self.is_used(device, graph)?.then_some(program),
+            None => None,
+        };
         {
             let mut cache = lock(&self.cache);
             cache.clock += 1;
             let now = cache.clock;
             if let Some(list) = cache.entries.get_mut(&hash)
                 && let Some(e) = list.iter_mut().find(|e| {
-                    e.device == device && e.donate == donate && e.limits == limits && e.compiled.graph.same(graph)
+                    e.device == device
+                        && e.donate == donate
+                        && e.limits == limits
+                        && e.known.as_ref().map(Arc::as_ptr) == known.map(Arc::as_ptr)
+                        && e.compiled.graph.same(graph)
                 })
             {
                 e.used = now;
@@ -308,11 +323,23 @@ impl Session {
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
-        cache.entries.entry(hash).or_default().push(Entry { device, donate, limits, compiled: compiled.clone(), used });
+        // The entry holds the program, so that no other comes to stand at its address.
+        let entry = Entry { device, donate, limits, known: known.cloned(), compiled: compiled.clone(), used };
+        cache.entries.entry(hash).or_default().push(entry);
         let evicted = cache.shrink(self.config.cache_bytes, used);
         drop(cache);
         self.evictions.fetch_add(evicted.len() as u64, Ordering::Relaxed);
         Ok(compiled)
+    }
+
+    /// Whether a known program of the graph is used instead of the passes.
+    fn is_used(&self, device: Device, graph: &Graph) -> Result<bool> {
+        if device == Device::Cpu && self.interpreter.is_some() {
+            return Ok(false);
+        }
+        // Who wants to see every pass, or to have it verified, wants it run.
+        let plain = self.config.fusion == env::fusion() && !self.config.verify && self.config.dump.is_none();
+        Ok(plain && pipeline::serves(graph, &self.on(device)?.target()))
     }
 
     fn compile(
@@ -339,9 +366,6 @@ impl Session {
                     donate: donate.clone(),
                     dump: self.config.dump.clone(),
                 };
-                // Who wants to see every pass, or to have it verified, wants it run.
-                let plain = options.fusion == env::fusion() && !options.verify && options.dump.is_none();
-                let known = known.filter(|_| plain && pipeline::serves(&graph, &options.target));
                 let program = match known {
                     Some(program) => pipeline::fits(program, &graph, donate).map(|()| program.clone())?,
                     None => Arc::new(pipeline::compile(&graph, &options)?),
@@ -398,5 +422,38 @@ impl Cache {
             out.push(entry);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torsh_ir::{Builder, Shape};
+
+    fn graph(factor: f64) -> Graph {
+        let b = Builder::new(Graph::new());
+        let y = b.input(Type::new(DType::F32, Shape::of(&[3]))).scale(factor).id();
+        let mut graph = b.finish().expect("well formed");
+        graph.set_outputs(vec![y]);
+        graph
+    }
+
+    #[test]
+    fn a_known_program_serves_those_alone_who_know_it() {
+        let config = Config { fusion: env::fusion(), verify: false, ..Config::default() };
+        let session = Session::new(Arc::new(InterpExecutor::new()), config);
+        let wanted = graph(2.0);
+        let other = Arc::new(pipeline::compile(&graph(3.0), &Options::default()).expect("it compiles"));
+        let get = |known| session.executable_of(Device::Cpu, &wanted, Vec::new(), known).expect("it loads");
+        let believed = get(Some(&other));
+        let plain = get(None);
+        assert!(!Arc::ptr_eq(&believed, &plain));
+        // Each finds its own, whichever came last.
+        assert!(Arc::ptr_eq(&believed, &get(Some(&other))) && Arc::ptr_eq(&plain, &get(None)));
+        // An equal program of somebody else's word is another one.
+        let again = get(Some(&Arc::new((*other).clone())));
+        assert!(!Arc::ptr_eq(&again, &believed) && !Arc::ptr_eq(&again, &plain));
+        let info = session.cache_info();
+        assert_eq!((info.hits, info.misses, info.entries), (2, 3, 3));
     }
 }

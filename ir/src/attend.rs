@@ -3,6 +3,7 @@
 use crate::attr::{Attr, Scalar};
 use crate::dtype::DType;
 use crate::ops::attention::{Options, Sizes};
+use crate::program::reach;
 use crate::shape::{Dims, Ints, Shape, Type};
 
 /// A strided operand: element `[b, i, j]` is at `offset + b . batch + i * row + j * col`.
@@ -148,6 +149,11 @@ impl Attend {
         if mask != DType::Bool && mask != self.dtype {
             return Err(format!("the mask is {mask}"));
         }
+        for (i, &(rows, cols, batched)) in extents.iter().enumerate() {
+            let batch = if batched { self.batch.as_slice() } else { &[] };
+            let dims: Vec<usize> = batch.iter().copied().chain([rows, cols]).collect();
+            Shape::new(&dims).map_err(|e| format!("operand {i}: {}", e.message()))?;
+        }
         for (i, ty) in self.types(forward, mask).iter().enumerate() {
             let (side, (rows, cols, batched), (dtype, n)) = (&self.sides[i], extents[i], buffers[i]);
             if dtype != ty.dtype {
@@ -156,16 +162,15 @@ impl Attend {
             if side.batch.len() != self.batch.len() || (!batched && side.batch.iter().any(|&s| s != 0)) {
                 return Err(format!("operand {i} has batch strides {:?}", side.batch.as_slice()));
             }
-            let axes = self.batch.iter().zip(&side.batch).chain([(&rows, &side.row), (&cols, &side.col)]);
-            let (mut lo, mut hi) = (i128::from(side.offset), i128::from(side.offset));
-            let empty = axes.clone().any(|(&n, _)| n == 0);
-            for (&n, &stride) in axes {
-                let reach = i128::from(stride) * (n as i128 - 1);
-                lo += reach.min(0);
-                hi += reach.max(0);
+            let batch = self.batch.iter().copied().zip(side.batch.iter().copied());
+            let axes = batch.chain([(rows, side.row), (cols, side.col)]);
+            if axes.clone().any(|(extent, _)| extent == 0) {
+                continue;
             }
-            if !empty && (lo < 0 || hi >= n as i128) {
-                return Err(format!("operand {i} addresses elements {lo} to {hi} of {n}"));
+            match reach(side.offset, axes) {
+                Some((lo, hi)) if lo >= 0 && hi < n as i128 => {}
+                Some((lo, hi)) => return Err(format!("operand {i} addresses elements {lo} to {hi} of {n}")),
+                None => return Err(format!("operand {i} addresses elements far beyond its {n}")),
             }
         }
         Ok(())

@@ -76,6 +76,14 @@ pub fn digits(list: impl IntoIterator<Item = (usize, i64)>) -> Digits {
     out
 }
 
+/// Smallest and largest address of strided axes, none of which is empty; `None` beyond 128 bits, which no buffer reaches.
+pub(crate) fn reach(offset: i64, axes: impl IntoIterator<Item = (usize, i64)>) -> Option<(i128, i128)> {
+    axes.into_iter().try_fold((i128::from(offset), i128::from(offset)), |(lo, hi), (n, stride)| {
+        let reach = i128::from(stride).checked_mul(n as i128 - 1)?;
+        Some((lo.checked_add(reach.min(0))?, hi.checked_add(reach.max(0))?))
+    })
+}
+
 /// What position `i` of an axis adds to the address. `i` is below the product of the extents.
 pub fn digits_at(digits: &[(usize, i64)], mut i: usize) -> i64 {
     let mut at = 0;

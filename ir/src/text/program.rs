@@ -6,6 +6,7 @@ use crate::kernel::Kernel;
 use crate::program::{
     Attend, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride,
 };
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -37,22 +38,28 @@ pub fn program(program: &Program) -> String {
 
 /// Kernels in order of first use; equal ones once.
 pub(crate) fn distinct_kernels(program: &Program) -> Vec<&Arc<Kernel>> {
-    let mut seen = std::collections::HashSet::new();
-    let mut kernels = Vec::new();
+    numbered(program).0
+}
+
+/// Kernels in order of first use, equal ones once, and the number of each by its address. A kernel is looked into once, however
+/// many steps run it.
+fn numbered(program: &Program) -> (Vec<&Arc<Kernel>>, HashMap<*const Kernel, usize>) {
+    let (mut kernels, mut by_value, mut by_address) = (Vec::new(), HashMap::<&Kernel, usize>::new(), HashMap::new());
     for step in &program.steps {
-        if let StepOp::Kernel { kernel, .. } = &step.op
-            && seen.insert(kernel.as_ref())
-        {
-            kernels.push(kernel);
-        }
+        let StepOp::Kernel { kernel, .. } = &step.op else { continue };
+        by_address.entry(Arc::as_ptr(kernel)).or_insert_with(|| {
+            *by_value.entry(kernel.as_ref()).or_insert_with(|| {
+                kernels.push(kernel);
+                kernels.len() - 1
+            })
+        });
     }
-    kernels
+    (kernels, by_address)
 }
 
 /// The lines of a program (kernels by number) with what each shows.
 pub(crate) fn lines(program: &Program) -> Vec<(Line, String)> {
-    let kernels: std::collections::HashMap<&Kernel, usize> =
-        distinct_kernels(program).into_iter().enumerate().map(|(i, k)| (k.as_ref(), i)).collect();
+    let (_, kernels) = numbered(program);
     let mut out = vec![(Line::Head, format!("program arena {} peak {} {{", program.arena_bytes, program.peak_bytes))];
     for (i, buf) in program.buffers.iter().enumerate() {
         out.push((Line::Buffer(i), format!("  b{i}: {} {}", buf.ty, place(buf))));
@@ -60,7 +67,7 @@ pub(crate) fn lines(program: &Program) -> Vec<(Line, String)> {
     for (i, step) in program.steps.iter().enumerate() {
         let text = match &step.op {
             StepOp::Kernel { kernel, args } => {
-                let number = kernels.get(kernel.as_ref()).copied().unwrap_or_default();
+                let number = kernels.get(&Arc::as_ptr(kernel)).copied().unwrap_or_default();
                 format!("kernel k{number}({})", bufs(args))
             }
             StepOp::Dot(dot) => dot_text(dot),

@@ -237,37 +237,65 @@ impl<'a> Checker<'a> {
 
     /// Loads of a stored parameter.
     fn in_place(&self) -> Check {
+        let uses = Uses::of(self.kernel);
         for p in 0..self.kernel.params.len() as u32 {
-            conflict(self.kernel, p, p).map_or(Ok(()), Err)?;
+            uses.conflict(p, p).map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 }
 
-/// What stands against `loaded` and `stored` being the same memory: the line and the reason.
-pub(super) fn conflict(kernel: &Kernel, loaded: u32, stored: u32) -> Option<(Line, String)> {
-    let mut stores: Vec<(usize, &Affine)> = Vec::new();
-    for (s, stage) in kernel.stages.iter().enumerate() {
-        for store in stage.stores.iter().filter(|st| st.param == stored) {
-            stores.push((s, &store.index));
-        }
-    }
-    let first = stores.iter().map(|(s, _)| *s).min()?;
-    for (s, stage) in kernel.stages.iter().enumerate() {
-        for &id in &stage.insts {
-            let Some(Inst::Load { param, index }) = kernel.values.get(id.0 as usize).map(|v| &v.inst) else { continue };
-            if *param != loaded {
-                continue;
+/// Stores of a parameter: the stage of the first, its map, and whether all the others have the same.
+struct Stores<'k> {
+    stage: usize,
+    map: &'k Affine,
+    uniform: bool,
+}
+
+/// Where a kernel loads and stores each parameter.
+pub(super) struct Uses<'k> {
+    kernel: &'k Kernel,
+    loads: Vec<Vec<(usize, ValueId, &'k Affine)>>,
+    stores: Vec<Option<Stores<'k>>>,
+}
+
+impl<'k> Uses<'k> {
+    pub(super) fn of(kernel: &'k Kernel) -> Uses<'k> {
+        let n = kernel.params.len();
+        let mut uses = Uses { kernel, loads: vec![Vec::new(); n], stores: (0..n).map(|_| None).collect() };
+        for (s, stage) in kernel.stages.iter().enumerate() {
+            for &id in &stage.insts {
+                if let Some(Inst::Load { param, index }) = kernel.values.get(id.0 as usize).map(|v| &v.inst)
+                    && let Some(loads) = uses.loads.get_mut(*param as usize)
+                {
+                    loads.push((s, id, index));
+                }
             }
-            if stores.iter().any(|(_, map)| !same_map(kernel, map, index)) {
+            for store in &stage.stores {
+                match uses.stores.get_mut(store.param as usize) {
+                    Some(Some(known)) => known.uniform &= same_map(kernel, known.map, &store.index),
+                    Some(empty) => *empty = Some(Stores { stage: s, map: &store.index, uniform: true }),
+                    None => {}
+                }
+            }
+        }
+        uses
+    }
+
+    /// What stands against `loaded` and `stored` being the same memory: the line and the reason.
+    pub(super) fn conflict(&self, loaded: u32, stored: u32) -> Option<(Line, String)> {
+        let stores = self.stores.get(stored as usize)?.as_ref()?;
+        for &(s, id, index) in self.loads.get(loaded as usize)? {
+            // Maps that differ from each other cannot all be that of the load.
+            if !stores.uniform || !same_map(self.kernel, stores.map, index) {
                 return Some((Line::Inst(id), format!("p{loaded} is stored in place through another map")));
             }
-            if s > first {
+            if s > stores.stage {
                 return Some((Line::Inst(id), format!("p{loaded} is loaded after it was stored in place")));
             }
         }
+        None
     }
-    None
 }
 
 /// True when two maps give the same address at every point; strides of axes of one point do not count.

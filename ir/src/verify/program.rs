@@ -12,16 +12,18 @@
 //!    and stores of it have one map, the base of a scatter or index_put, a copy onto itself;
 //! 7. outputs exist, hold a value at the end, and are not in the arena.
 
-use super::kernel::conflict;
+use super::kernel::Uses;
 use super::report::failure;
 use crate::attr::Attr;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 use crate::ops;
-use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp, digits};
+use crate::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, StepOp, digits, reach};
 use crate::shape::{Shape, Type};
 use crate::text::program::{Line, distinct_kernels, lines};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Alignment of arena buffers in bytes.
 pub const ARENA_ALIGN: usize = 64;
@@ -45,11 +47,14 @@ impl Program {
     }
 }
 
+/// Arguments of a library call, at most: those of the gradient of an attention with a mask and dropout.
+const MAX_ARGS: usize = 7;
+
 /// A line of the listing and what is wrong there.
 type Check<T = ()> = std::result::Result<T, (Line, String)>;
 
 /// Which memory a buffer is in.
-#[derive(Copy, Clone, PartialEq, Eq)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Region {
     Arena,
     /// An input's memory, shared by the buffers donated from it.
@@ -70,27 +75,35 @@ enum State {
 struct Checker<'a> {
     program: &'a Program,
     state: Vec<State>,
-    /// Defined buffers of the arena and of donated inputs: what a write may destroy.
-    shared: Vec<BufId>,
+    /// Defined buffers of the arena by where they start, none of which overlap; an empty one is not among them.
+    arena: BTreeMap<usize, BufId>,
+    /// Defined buffers of inputs: all that were declared until the first write, then what was written last.
+    inputs: HashMap<u32, Vec<BufId>>,
+    /// Kernels by address, with the pairs of parameters that may share memory.
+    kernels: HashMap<*const Kernel, InPlace<'a>>,
 }
+
+/// Where a kernel uses its parameters, and the pairs (loaded, stored) found to be right in place.
+type InPlace<'a> = (Uses<'a>, HashSet<(u32, u32)>);
 
 impl<'a> Checker<'a> {
     fn new(program: &'a Program) -> Checker<'a> {
-        Checker { program, state: Vec::new(), shared: Vec::new() }
+        Checker { program, state: Vec::new(), arena: BTreeMap::new(), inputs: HashMap::new(), kernels: HashMap::new() }
     }
 
     fn run(mut self) -> Check {
         for (i, buf) in self.program.buffers.iter().enumerate() {
             let state = self.buffer(buf).map_err(|m| (Line::Buffer(i), m))?;
             self.state.push(state);
-            if matches!(buf.place, Place::Input(_) | Place::Donated(_)) {
-                self.shared.push(BufId(i as u32));
+            if let (Place::Input(n) | Place::Donated(n), State::Defined) = (&buf.place, state) {
+                self.inputs.entry(*n).or_default().push(BufId(i as u32));
             }
         }
         if self.program.peak_bytes < self.program.arena_bytes {
             return Err((Line::Head, "the peak is below the arena".to_string()));
         }
-        for (i, step) in self.program.steps.iter().enumerate() {
+        let program = self.program;
+        for (i, step) in program.steps.iter().enumerate() {
             let written = match &step.op {
                 StepOp::Kernel { kernel, args } => self.kernel(kernel, args),
                 StepOp::Dot(dot) => self.dot(dot),
@@ -112,11 +125,12 @@ impl<'a> Checker<'a> {
         match &buf.place {
             Place::Input(i) | Place::Donated(i) => {
                 let ty = input(*i)?;
-                let retyped = matches!(buf.place, Place::Input(_)) && ty.dtype != buf.ty.dtype;
-                if retyped || ty.nbytes() != buf.ty.nbytes() {
+                let retyped = ty.dtype != buf.ty.dtype;
+                if (retyped && matches!(buf.place, Place::Input(_))) || ty.nbytes() != buf.ty.nbytes() {
                     return Err(format!("input {i} is {ty}"));
                 }
-                Ok(State::Defined)
+                // Bytes of one dtype are no values of another, least of all bools.
+                Ok(if retyped { State::Undefined } else { State::Defined })
             }
             Place::Output => Ok(State::Undefined),
             Place::Arena { offset } => {
@@ -172,7 +186,9 @@ impl<'a> Checker<'a> {
         match self.state[buf.0 as usize] {
             State::Defined => Ok(()),
             State::Undefined if decl.ty.numel() == 0 => Ok(()),
-            State::Undefined | State::Lost(..) if self.shared.iter().any(|&other| self.alias(other, buf)) => Ok(()),
+            State::Undefined | State::Lost(..) if self.holder(buf).is_some_and(|other| self.alias(other, buf)) => {
+                Ok(())
+            }
             State::Undefined => Err(format!("b{} is read before it is written", buf.0)),
             State::Lost(by, step) => {
                 Err(format!("b{} is read after step {step} wrote b{}, which shares its memory", buf.0, by.0))
@@ -188,25 +204,42 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn define(&mut self, buf: BufId, step: usize) {
-        if matches!(self.memory(buf).0, Region::Own(_)) {
-            self.state[buf.0 as usize] = State::Defined;
-            return;
+    /// The defined buffer that starts where this one does and may be read in its stead. Before the first write to an input
+    /// all its buffers of its dtype are defined, so that no other need be found.
+    fn holder(&self, buf: BufId) -> Option<BufId> {
+        match self.memory(buf) {
+            (Region::Arena, at) => self.arena.get(&at.start).copied(),
+            (Region::Input(i), _) => self.inputs.get(&i)?.last().copied(),
+            (Region::Own(_), _) => None,
         }
-        let mut shared = std::mem::take(&mut self.shared);
-        shared.retain(|&other| {
-            let lost = other != buf && self.overlap(other, buf);
-            if lost {
-                self.state[other.0 as usize] = State::Lost(buf, step);
+    }
+
+    fn define(&mut self, buf: BufId, step: usize) {
+        let (region, at) = self.memory(buf);
+        let lost = match region {
+            _ if at.is_empty() => Vec::new(),
+            Region::Own(_) => Vec::new(),
+            Region::Input(i) => std::mem::replace(self.inputs.entry(i).or_default(), vec![buf]),
+            Region::Arena => {
+                // Those that are defined do not overlap: all that start before the end of this one and end behind its
+                // start are the last ones.
+                let before = self.arena.range(..at.end).rev().map(|(_, &other)| other);
+                before.take_while(|&other| self.memory(other).1.end > at.start).collect()
             }
-            !lost && other != buf
-        });
-        shared.push(buf);
-        self.shared = shared;
+        };
+        for other in lost {
+            if let (Region::Arena, was) = self.memory(other) {
+                self.arena.remove(&was.start);
+            }
+            self.state[other.0 as usize] = State::Lost(buf, step);
+        }
+        if region == Region::Arena && !at.is_empty() {
+            self.arena.insert(at.start, buf);
+        }
         self.state[buf.0 as usize] = State::Defined;
     }
 
-    fn kernel(&self, kernel: &Kernel, args: &[BufId]) -> Result<Vec<BufId>, String> {
+    fn kernel(&mut self, kernel: &'a Arc<Kernel>, args: &[BufId]) -> Result<Vec<BufId>, String> {
         if args.len() != kernel.params.len() {
             return Err(format!("the kernel takes {} buffers, got {}", kernel.params.len(), args.len()));
         }
@@ -224,23 +257,61 @@ impl<'a> Checker<'a> {
                 written.push(buf);
             }
         }
-        for (i, p) in kernel.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read) {
-            for (j, q) in kernel.params.iter().enumerate().filter(|&(j, _)| j != i) {
-                if !self.overlap(args[i], args[j]) {
-                    continue;
-                }
-                if q.access != Access::Read {
-                    return Err(format!("p{i} and p{j} are both written and share memory"));
-                }
-                if p.dtype.size() != q.dtype.size() || self.memory(args[i]) != self.memory(args[j]) {
-                    return Err(format!("p{i} is written and overlaps p{j} at another place"));
-                }
-                if let Some((_, message)) = conflict(kernel, j as u32, i as u32) {
+        for (i, j) in self.overlaps(kernel, args) {
+            let (p, q) = (&kernel.params[i as usize], &kernel.params[j as usize]);
+            if q.access != Access::Read {
+                return Err(format!("p{i} and p{j} are both written and share memory"));
+            }
+            if p.dtype.size() != q.dtype.size() || self.memory(args[i as usize]) != self.memory(args[j as usize]) {
+                return Err(format!("p{i} is written and overlaps p{j} at another place"));
+            }
+            let (uses, right) =
+                self.kernels.entry(Arc::as_ptr(kernel)).or_insert_with(|| (Uses::of(kernel), HashSet::new()));
+            if !right.contains(&(j, i)) {
+                if let Some((_, message)) = uses.conflict(j, i) {
                     return Err(format!("p{i} and p{j} share memory: {message}"));
                 }
+                right.insert((j, i));
             }
         }
         Ok(written)
+    }
+
+    /// Pairs of a written parameter and another that overlaps it, found in order of addresses. All pairs in the same memory are
+    /// among them, and of those that overlap otherwise, which is wrong, at least one.
+    fn overlaps(&self, kernel: &Kernel, args: &[BufId]) -> Vec<(u32, u32)> {
+        let mut spans: Vec<(Region, usize, usize, u32)> = Vec::with_capacity(args.len());
+        for (i, &buf) in args.iter().enumerate() {
+            let (region, at) = self.memory(buf);
+            if !at.is_empty() {
+                spans.push((region, at.start, at.end, i as u32));
+            }
+        }
+        spans.sort_unstable();
+        let is_written = |i: u32| kernel.params.get(i as usize).is_some_and(|p| p.access != Access::Read);
+        let mut pairs = Vec::new();
+        // The span that reaches furthest so far in this region, and the written one that does.
+        let (mut here, mut any, mut wrote): (_, Option<(usize, u32)>, Option<(usize, u32)>) = (None, None, None);
+        for one in spans.chunk_by(|x, y| (x.0, x.1, x.2) == (y.0, y.1, y.2)) {
+            let (region, from, to, first) = one[0];
+            if here != Some(region) {
+                (here, any, wrote) = (Some(region), None, None);
+            }
+            let writer = one.iter().map(|s| s.3).find(|&i| is_written(i));
+            if let Some(w) = writer {
+                pairs.extend(one.iter().filter(|s| s.3 != w).map(|s| (w, s.3)));
+                pairs.extend(any.filter(|&(end, _)| end > from).map(|(_, other)| (w, other)));
+                if wrote.is_none_or(|(end, _)| to > end) {
+                    wrote = Some((to, w));
+                }
+            } else {
+                pairs.extend(wrote.filter(|&(end, _)| end > from).map(|(_, w)| (w, first)));
+            }
+            if any.is_none_or(|(end, _)| to > end) {
+                any = Some((to, writer.unwrap_or(first)));
+            }
+        }
+        pairs
     }
 
     fn dot(&self, dot: &DotStep) -> Result<Vec<BufId>, String> {
@@ -277,29 +348,28 @@ impl<'a> Checker<'a> {
                 return Err(format!("has {axis} whose digits could be fewer"));
             }
         }
-        if rows == 0 || cols == 0 {
+        let dims: Vec<usize> = batch.iter().copied().chain([rows, cols]).collect();
+        Shape::new(&dims).map_err(|e| format!("is too large: {}", e.message()))?;
+        if dims.contains(&0) {
             return Ok(());
         }
         let axes = batch.iter().copied().zip(x.batch_strides.iter().copied());
-        let (mut lo, mut hi) = (i128::from(x.offset), i128::from(x.offset));
-        for (n, stride) in axes.chain(x.rows.iter().chain(&x.cols).copied()) {
-            if n == 0 {
-                return Ok(());
-            }
-            let reach = i128::from(stride) * (n as i128 - 1);
-            lo += reach.min(0);
-            hi += reach.max(0);
-        }
         let n = self.ty(x.buf)?.numel();
-        if lo < 0 || hi >= n as i128 {
-            return Err(format!("addresses elements {lo} to {hi} of {n}"));
+        match reach(x.offset, axes.chain(x.rows.iter().chain(&x.cols).copied())) {
+            Some((lo, hi)) if lo >= 0 && hi < n as i128 => Ok(()),
+            Some((lo, hi)) => Err(format!("addresses elements {lo} to {hi} of {n}")),
+            None => Err(format!("addresses elements far beyond its {n}")),
         }
-        Ok(())
     }
 
     fn lib(&self, call: &LibCall, args: &[BufId], out: BufId) -> Result<Vec<BufId>, String> {
         let out_ty = self.ty(out)?;
         self.write(out)?;
+        // Before any work for each: no call takes more than this.
+        let takes = |n: usize| format!("{n} arguments are not what it takes");
+        if args.len() > MAX_ARGS {
+            return Err(takes(args.len()));
+        }
         for &a in args {
             self.read(a)?;
         }
@@ -310,7 +380,7 @@ impl<'a> Checker<'a> {
             None => match (call, types.as_slice()) {
                 (LibCall::Copy, [one]) => one.clone(),
                 (LibCall::Fill(_), []) => out_ty.clone(),
-                _ => return Err(format!("{} arguments are not what it takes", args.len())),
+                _ => return Err(takes(args.len())),
             },
         };
         if result.dtype != out_ty.dtype || result.numel() != out_ty.numel() {
@@ -340,8 +410,8 @@ fn attention_type(call: &LibCall, types: &[Type]) -> Result<Type, String> {
     let forward = matches!(call, LibCall::Attention(_));
     let attend = call.attend().ok_or_else(|| "it is no attention".to_string())?;
     let buffers: Vec<_> = types.iter().map(|t| (t.dtype, t.numel())).collect();
-    attend.check(forward, &buffers)?;
     let n = attend.numel(forward).ok_or_else(|| "its result has too many elements".to_string())?;
+    attend.check(forward, &buffers)?;
     Ok(Type::new(attend.result(forward), Shape::of(&[n])))
 }
 
@@ -355,7 +425,7 @@ mod tests {
     use super::super::examples::program;
     use super::*;
     use crate::dtype::DType;
-    use crate::program::Step;
+    use crate::program::{Attend, Side, Step};
     use crate::scalar::ReduceOp;
 
     #[track_caller]
@@ -455,6 +525,128 @@ k0 = kernel sum_exp_mul grid [2] inner [3] {
             "b1 = scan",
             "argument 0 and the result share memory",
         );
+    }
+
+    #[test]
+    fn bytes_of_another_dtype_are_no_value() {
+        let mut p = program();
+        p.buffers[2].place = Place::Donated(0);
+        p.buffers[0].ty.dtype = DType::I32;
+        p.inputs[0].dtype = DType::I32;
+        p.buffers.push(BufDecl { ty: Type::new(DType::F32, Shape::of(&[2, 3])), place: Place::Output });
+        p.steps = vec![lib(LibCall::Copy, &[2], 3)];
+        p.outputs = vec![BufId(3)];
+        assert!(p.verify().unwrap_err().message().contains("b2 is read before it is written"));
+        // As memory to write to it is as good as any.
+        p.steps.insert(0, lib(LibCall::Fill(crate::Scalar::Float(1.0)), &[], 2));
+        p.verify().unwrap();
+        p.outputs.push(BufId(0));
+        assert!(p.verify().unwrap_err().message().contains("b0 is read after step 0 wrote b2"));
+    }
+
+    #[test]
+    fn addresses_beyond_128_bits_are_refused() {
+        let far = |batch: &[usize], digits: &[(usize, i64)], strides: &[i64]| DotOperand {
+            buf: BufId(0),
+            offset: i64::MIN,
+            batch_strides: strides.into(),
+            rows: digits.into(),
+            cols: if batch.is_empty() { Default::default() } else { digits.into() },
+        };
+        let dot = |batch: &[usize], k: usize, stride: i64| DotStep {
+            batch: batch.into(),
+            m: 1,
+            n: 1,
+            k,
+            lhs: DotOperand { rows: Default::default(), cols: [(k, stride)][..].into(), ..far(&[], &[], &[stride]) },
+            rhs: DotOperand { cols: Default::default(), rows: [(k, stride)][..].into(), ..far(&[], &[], &[stride]) },
+            out: BufId(2),
+        };
+        for k in [usize::MAX, 1 << 60, 1 << 59] {
+            let mut p = program();
+            p.buffers[2].ty = Type::new(DType::F32, Shape::of(&[1 << 59]));
+            let dot = dot(&[1 << 59], k, i64::MIN);
+            p.steps.push(Step { op: StepOp::Dot(dot), ops: vec![], loc: None });
+            p.steps.remove(0);
+            assert!(p.verify().unwrap_err().message().contains("lhs is too large"));
+        }
+        // Every extent fits, the addresses do not.
+        let n = 1usize << 59;
+        assert_eq!(reach(0, [(usize::MAX, i64::MIN), (usize::MAX, i64::MIN)]), None);
+        assert_eq!(reach(i64::MIN, [(n, i64::MIN)]).map(|r| r.1), Some(i128::from(i64::MIN)));
+        let most = usize::MAX;
+        for batch in [&[most, most][..], &[most], &[n, 2], &[0, most, most]] {
+            let side = || Side {
+                offset: i64::MIN,
+                batch: batch.iter().map(|_| i64::MIN).collect(),
+                row: i64::MIN,
+                col: i64::MIN,
+            };
+            let attend = Attend {
+                batch: batch.into(),
+                queries: 2,
+                keys: 2,
+                depth: 2,
+                width: 0,
+                dtype: DType::F32,
+                scale: crate::Scalar::Float(1.0),
+                causal: false,
+                dropout: crate::Scalar::Float(0.0),
+                mask: false,
+                safe: false,
+                lse: false,
+                sides: vec![side(), side(), side()],
+            };
+            let mut p = program();
+            p.steps.push(lib(LibCall::Attention(Box::new(attend)), &[0, 0, 0], 2));
+            let e = p.verify().unwrap_err();
+            let told = ["more elements than can be addressed", "its result has too many elements"];
+            assert!(told.iter().any(|m| e.message().contains(m)), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_written_parameter_overlaps_no_part_of_another() {
+        let at = |offset: usize| {
+            let mut p = program();
+            p.arena_bytes = 256;
+            p.peak_bytes = 256;
+            p.outputs.clear();
+            p.buffers[1].place = Place::Arena { offset: 0 };
+            p.buffers[0] = BufDecl { ty: p.buffers[0].ty.clone(), place: Place::Arena { offset } };
+            p.steps.insert(0, lib(LibCall::Fill(crate::Scalar::Float(1.0)), &[], 0));
+            p
+        };
+        at(64).verify().unwrap();
+        let e = at(0).verify().unwrap_err();
+        assert!(e.message().contains("p1 is written and overlaps p0 at another place"), "{e}");
+    }
+
+    /// A quadratic verifier takes minutes for these.
+    #[test]
+    fn large_programs_are_verified_in_time() {
+        let start = std::time::Instant::now();
+        // One call of many arguments.
+        let mut p = program();
+        p.steps.push(lib(LibCall::Copy, &vec![0; 1 << 20], 2));
+        assert!(p.verify().unwrap_err().message().contains("1048576 arguments"));
+        // Many steps of one kernel, and many kernels of equal value.
+        let mut p = program();
+        let step = p.steps[0].clone();
+        p.steps = vec![step.clone(); 1 << 17];
+        p.verify().unwrap();
+        // Many buffers in one arena, each of which is written.
+        let mut p = program();
+        let n = 1usize << 17;
+        p.arena_bytes = (n + 1) * ARENA_ALIGN;
+        p.peak_bytes = p.arena_bytes;
+        p.buffers[1].place = Place::Arena { offset: n * ARENA_ALIGN };
+        for i in 0..n {
+            let x = buffer(&mut p, Place::Arena { offset: i * ARENA_ALIGN });
+            p.steps.push(lib(LibCall::Copy, &[0], x));
+        }
+        p.verify().unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub const MAX_ITEMS: usize = 1 << 20;
 const MAX_KERNEL_ITEMS: usize = 2048;
 /// Likewise, the product of the numbers of buffers and steps.
 const MAX_PAIRS: usize = 1 << 28;
+/// The largest extent, that of a tensor whose size in bytes still fits.
+const MAX_EXTENT: usize = (i64::MAX / 8) as usize;
 /// Bytes of a name or a note.
 const MAX_TEXT: usize = 4096;
 /// Numbers in a list of sizes, strides or digits.

@@ -1,6 +1,6 @@
 //! The reader.
 
-use super::{MAX_AXES, MAX_ITEMS, MAX_KERNEL_ITEMS, MAX_PAIRS, MAX_TEXT};
+use super::{MAX_AXES, MAX_EXTENT, MAX_ITEMS, MAX_KERNEL_ITEMS, MAX_PAIRS, MAX_TEXT};
 use crate::attr::Scalar;
 use crate::dtype::DType;
 use crate::kernel::{Access, Affine, Domain, Inst, Kernel, Param, Reduce, Stage, Store, Value, ValueId};
@@ -77,6 +77,10 @@ impl<'b> Reader<'b> {
     fn size(&mut self) -> Read<usize> {
         usize::try_from(self.number()?).map_err(|_| RANGE)
     }
+    /// A number of elements along an axis, or of an axis.
+    fn extent(&mut self) -> Read<usize> {
+        self.size().and_then(|n| if n > MAX_EXTENT { Err(RANGE) } else { Ok(n) })
+    }
     fn id(&mut self) -> Read<u32> {
         u32::try_from(self.number()?).map_err(|_| RANGE)
     }
@@ -123,7 +127,7 @@ impl<'b> Reader<'b> {
         self.member(&DType::ALL)
     }
     fn sizes(&mut self) -> Read<Dims> {
-        self.short(Reader::size)
+        self.short(Reader::extent)
     }
     fn ints(&mut self) -> Read<Ints> {
         self.short(Reader::signed)
@@ -165,7 +169,7 @@ impl<'b> Reader<'b> {
     fn kernel(&mut self) -> Read<Kernel> {
         let name = self.text()?.to_string();
         let params = self.list_of(MAX_KERNEL_ITEMS, |r| {
-            let (dtype, numel) = (r.dtype()?, r.size()?);
+            let (dtype, numel) = (r.dtype()?, r.extent()?);
             Ok(Param { dtype, numel, access: r.member(&[Access::Read, Access::Write, Access::ReadWrite])? })
         })?;
         let (grid, inner) = (self.sizes()?, self.sizes()?);
@@ -217,7 +221,12 @@ impl<'b> Reader<'b> {
             3 => Place::Arena { offset: self.size()? },
             4 => {
                 let n = self.count(usize::MAX)?;
-                Place::Const(self.take(n)?.into())
+                let data = self.take(n)?;
+                // Kernels rely on it.
+                if ty.dtype == DType::Bool && data.iter().any(|&b| b > 1) {
+                    return Err("a bool that is neither 0 nor 1");
+                }
+                Place::Const(data.into())
             }
             _ => return Err(CHOICE),
         };
@@ -236,7 +245,7 @@ impl<'b> Reader<'b> {
             }
             1 => {
                 let batch = self.sizes()?;
-                let (m, n, k) = (self.size()?, self.size()?, self.size()?);
+                let (m, n, k) = (self.extent()?, self.extent()?, self.extent()?);
                 StepOp::Dot(DotStep { batch, m, n, k, lhs: self.operand()?, rhs: self.operand()?, out: self.buf()? })
             }
             2 => StepOp::Lib { call: self.call()?, args: self.list(Reader::buf)?, out: self.buf()? },
@@ -252,19 +261,19 @@ impl<'b> Reader<'b> {
     }
 
     fn digits(&mut self) -> Read<Digits> {
-        let found: Digits = self.short(|r| Ok((r.size()?, r.signed()?)))?;
+        let found: Digits = self.short(|r| Ok((r.extent()?, r.signed()?)))?;
         if digits(found.iter().copied()) == found { Ok(found) } else { Err("digits that are not canonical") }
     }
 
     fn call(&mut self) -> Read<LibCall> {
         let modes = &ScatterMode::ALL;
         Ok(match self.tag()? {
-            0 => LibCall::Take { dim: self.size()? },
-            1 => LibCall::Gather { dim: self.size()? },
-            2 => LibCall::Scatter { dim: self.size()?, mode: self.member(modes)? },
-            3 => LibCall::IndexPut { dim: self.size()?, mode: self.member(modes)? },
-            4 => LibCall::ArgSort { dim: self.size()?, descending: self.flag()? },
-            5 => LibCall::Scan { op: self.member(ReduceOp::ALL)?, dim: self.size()? },
+            0 => LibCall::Take { dim: self.extent()? },
+            1 => LibCall::Gather { dim: self.extent()? },
+            2 => LibCall::Scatter { dim: self.extent()?, mode: self.member(modes)? },
+            3 => LibCall::IndexPut { dim: self.extent()?, mode: self.member(modes)? },
+            4 => LibCall::ArgSort { dim: self.extent()?, descending: self.flag()? },
+            5 => LibCall::Scan { op: self.member(ReduceOp::ALL)?, dim: self.extent()? },
             6 => LibCall::Attention(Box::new(self.attend()?)),
             7 => LibCall::AttentionGrad(Box::new(self.attend()?)),
             8 => LibCall::Fill(self.scalar()?),
@@ -276,10 +285,10 @@ impl<'b> Reader<'b> {
     fn attend(&mut self) -> Read<Attend> {
         Ok(Attend {
             batch: self.sizes()?,
-            queries: self.size()?,
-            keys: self.size()?,
-            depth: self.size()?,
-            width: self.size()?,
+            queries: self.extent()?,
+            keys: self.extent()?,
+            depth: self.extent()?,
+            width: self.extent()?,
             dtype: self.dtype()?,
             scale: self.scalar()?,
             causal: self.flag()?,

@@ -71,3 +71,39 @@ fn an_id_that_leads_nowhere_is_for_the_verifier() {
     let read = decode(&encode(&p)).unwrap();
     assert!(read.verify().unwrap_err().message().contains("b77"));
 }
+
+#[test]
+fn bools_are_0_or_1() {
+    let with = |byte: u8| {
+        let mut p = program();
+        let ty = Type::new(DType::Bool, Shape::of(&[3]));
+        p.buffers.push(BufDecl { ty, place: Place::Const([0, byte, 0][..].into()) });
+        p
+    };
+    assert_eq!(decode(&encode(&with(1))).unwrap(), with(1));
+    assert_eq!(decode(&encode(&with(2))), Err("a bool that is neither 0 nor 1"));
+}
+
+#[test]
+fn extents_beyond_every_tensor_are_refused() {
+    let out_of_range = Err("a number out of range");
+    for (n, fits) in [(MAX_EXTENT, true), (MAX_EXTENT + 1, false), (usize::MAX, false)] {
+        let with = |change: &dyn Fn(&mut Program)| {
+            let mut p = program();
+            change(&mut p);
+            let read = decode(&encode(&p));
+            assert!(if fits { read == Ok(p) } else { read == out_of_range }, "{n}");
+        };
+        let kernel = |p: &mut Program, change: &dyn Fn(&mut crate::kernel::Kernel)| {
+            let mut kernel = examples::kernel();
+            change(&mut kernel);
+            let args = vec![BufId(0), BufId(1), BufId(2)];
+            p.steps[0].op = StepOp::Kernel { kernel: std::sync::Arc::new(kernel), args };
+        };
+        with(&|p| kernel(p, &|k| k.grid[0] = n));
+        with(&|p| kernel(p, &|k| k.inner[0] = n));
+        with(&|p| kernel(p, &|k| k.params[1].numel = n));
+        // Beyond i64 it would be a negative dim, which ops take.
+        with(&|p| p.steps[1].op = StepOp::Lib { call: LibCall::Take { dim: n }, args: vec![], out: BufId(4) });
+    }
+}
