@@ -37,10 +37,12 @@ pub fn program(program: &Program) -> String {
 
 /// Kernels in order of first use; equal ones once.
 pub(crate) fn distinct_kernels(program: &Program) -> Vec<&Arc<Kernel>> {
-    let mut seen = std::collections::HashSet::new();
+    let (mut met, mut seen) = (std::collections::HashSet::new(), std::collections::HashSet::new());
     let mut kernels = Vec::new();
     for step in &program.steps {
+        // Most steps of a program that was read share a kernel as one object, which takes no look inside.
         if let StepOp::Kernel { kernel, .. } = &step.op
+            && met.insert(Arc::as_ptr(kernel))
             && seen.insert(kernel.as_ref())
         {
             kernels.push(kernel);
