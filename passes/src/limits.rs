@@ -54,17 +54,17 @@ fn check_node(graph: &Graph, id: NodeId, limits: &Limits, constants: &mut u64) -
 
 /// Checks one tensor type against given limits.
 pub fn check_type(ty: &Type, limits: &Limits) -> Result<()> {
-    let what = format!("a tensor of shape {} and dtype {}", ty.shape, ty.dtype);
+    let what = || format!("a tensor of shape {} and dtype {}", ty.shape, ty.dtype);
     if ty.rank() as u64 > limits.max_rank {
-        return Err(exceeded(&what, ty.rank() as u64, "dimensions", limits.max_rank, "max_rank"));
+        return Err(exceeded(&what(), ty.rank() as u64, "dimensions", limits.max_rank, "max_rank"));
     }
     let elements = ty.shape.checked_numel()? as u64;
     if elements > limits.max_elements {
-        return Err(exceeded(&what, elements, "elements", limits.max_elements, "max_elements"));
+        return Err(exceeded(&what(), elements, "elements", limits.max_elements, "max_elements"));
     }
     let bytes = elements.saturating_mul(ty.dtype.size() as u64);
     if bytes > limits.max_tensor_bytes {
-        return Err(exceeded(&what, bytes, "bytes", limits.max_tensor_bytes, "max_tensor_bytes"));
+        return Err(exceeded(&what(), bytes, "bytes", limits.max_tensor_bytes, "max_tensor_bytes"));
     }
     Ok(())
 }

@@ -357,7 +357,8 @@ impl PyPackage {
     ) -> PyResult<PyPackage> {
         let keys = trusted_keys.map(|keys| keys.iter().map(|k| seed(k, "a trusted key")).collect()).transpose()?;
         let sha256 = sha256.map(|hash| seed(&hash, "a SHA-256")).transpose()?;
-        let options = LoadOptions { trusted_keys: keys, sha256, memory: executor::memory() };
+        let threads = torsh_frontend::session::get().or_raise()?.executor().threads();
+        let options = LoadOptions { trusted_keys: keys, sha256, memory: executor::memory(), threads };
         let package = outside(py, || Package::load_with(&path, &options))?;
         let state = Mutex::new(vec![None; package.types().state.len()]);
         Ok(PyPackage { package, state })

@@ -13,6 +13,7 @@ use crate::lib_calls::{PackKey, Par};
 use crate::memory::{CpuBuffer, Loan};
 use crate::sys::jit::{self, Code};
 use crate::units::Unit;
+use crate::verified;
 use run::Run;
 use sizing::{FEW_STEPS, Sizing, cost_ns, takes_long};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,7 +72,7 @@ impl CpuExecutable {
     /// Generates code and uploads constants.
     pub fn new(shared: Arc<Shared>, program: Arc<Program>) -> Result<CpuExecutable> {
         // Everything below, the machine code above all, trusts what the verifier establishes.
-        program.verify()?;
+        verified::check(&program)?;
         let start = Instant::now();
         let (kernels, actions) = resolve(&program, &options(&shared), shared.product_level);
         let threads = shared.threads.count();

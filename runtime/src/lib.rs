@@ -16,6 +16,7 @@ mod packed;
 pub mod sys;
 mod threads;
 mod units;
+mod verified;
 
 /// The version of this crate.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -517,6 +517,32 @@ for _i in range(17):
 CASES["seventeen entries"] = (_many.end(), "17 entries")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_file_with_another_hash_is_refused_as_such(tmp_path, threads):
+    # With two threads, weights of this size are hashed while the rest is parsed: what is wrong there comes second.
+    path = tmp_path / "large.torsh"
+    path.write_bytes(build(parts(data=weights() + bytes(1 << 20))))
+    before = torsh.get_num_threads()
+    torsh.set_num_threads(threads)
+    try:
+        for _ in range(5):
+            with pytest.raises(torsh.PackageError, match="which is not the one that is demanded"):
+                torsh.load(path, sha256="0" * 64)
+            with pytest.raises(torsh.PackageError, match="the tensors of the manifest take 24"):
+                torsh.load(path, sha256=hashlib.sha256(path.read_bytes()).digest())
+    finally:
+        torsh.set_num_threads(before)
+
+
+def test_a_hash_of_the_file_stands_for_the_checksum_of_mapped_weights(tmp_path):
+    path = tmp_path / "crc.torsh"
+    path.write_bytes(build(weights={"crc": 1}))
+    program = torsh.load(path, sha256=hashlib.sha256(path.read_bytes()).digest())
+    assert program(torsh.ones(2, 3)).tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    with pytest.raises(torsh.PackageError, match="its checksum"):
+        torsh.load(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", b"torshMC\n\1\0\0\0" + b"\xff" * 5000, b"\xcc" * 4096], ids=len)
 def test_code_that_nobody_wrote_is_left_alone(tmp_path, data):
     path = tmp_path / "coded.torsh"

@@ -17,11 +17,13 @@ use crate::shape::Type;
 use crate::text;
 use petgraph::Direction;
 use petgraph::graph::NodeIndex;
+use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 use std::collections::HashMap;
 
 /// Checks a graph; the list stands in the module docs.
 pub fn graph(graph: &Graph) -> Result<()> {
-    let mut seen = HashMap::with_capacity(graph.len());
+    let mut seen = HashMap::with_capacity_and_hasher(graph.len(), FxBuildHasher);
     for id in graph.ids() {
         node(graph, id).map_err(|message| report(graph, id, &message))?;
         let first = *seen.entry(graph.node(id)).or_insert(id);
@@ -59,15 +61,15 @@ fn node(graph: &Graph, id: NodeId) -> Result<(), String> {
     if let Some(o) = node.operands.iter().find(|o| **o >= id) {
         return Err(format!("operand %{} does not stand above", o.0));
     }
-    let mut edges: Vec<usize> =
+    let mut edges: SmallVec<[usize; 4]> =
         graph.dag().neighbors_directed(NodeIndex::new(id.index()), Direction::Incoming).map(|n| n.index()).collect();
-    let mut operands: Vec<usize> = node.operands.iter().map(|o| o.index()).collect();
+    let mut operands: SmallVec<[usize; 4]> = node.operands.iter().map(|o| o.index()).collect();
     edges.sort_unstable();
     operands.sort_unstable();
     if edges != operands {
         return Err(format!("its edges come from {edges:?}, its operands are {operands:?}"));
     }
-    let types: Vec<Type> = node.operands.iter().map(|&o| graph.ty(o).clone()).collect();
+    let types: SmallVec<[Type; 4]> = node.operands.iter().map(|&o| graph.ty(o).clone()).collect();
     let ty = node.op.infer(&types, &node.attrs).map_err(|e| e.message().to_string())?;
     if ty != node.ty {
         return Err(format!("its type is {}, inference gives {ty}", node.ty));

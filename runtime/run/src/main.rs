@@ -134,8 +134,12 @@ fn run(options: &Options) -> Result<()> {
     let executor = CpuExecutor::with_config(&config)?;
     limits::set(env::limits(Limits::with_memory(executor.memory_stats().limit / 3 * 4)));
     let start = Instant::now();
-    let conditions =
-        LoadOptions { trusted_keys: options.keys.clone(), sha256: options.sha256, memory: Some(executor.memory()) };
+    let conditions = LoadOptions {
+        trusted_keys: options.keys.clone(),
+        sha256: options.sha256,
+        memory: Some(executor.memory()),
+        threads: executor.threads(),
+    };
     let package = Package::load_with(path, &conditions)?;
     let loaded = start.elapsed().as_secs_f64() * 1e3;
     let mut model = package.instantiate(&executor)?;

@@ -14,6 +14,7 @@ use super::matmul::LibraryProduct;
 use crate::executable::{first_writes, writes};
 use crate::executor::interrupted;
 use crate::sys::cuda::driver::{Arg, Stream};
+use crate::verified;
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -77,7 +78,7 @@ impl CudaExecutable {
     /// Generates and compiles code, and uploads constants.
     pub fn new(shared: Arc<Shared>, program: Arc<Program>) -> Result<CudaExecutable> {
         // Kernels trust what the verifier establishes.
-        program.verify()?;
+        verified::check(&program)?;
         let start = Instant::now();
         let mut constant_bytes = 0;
         let mut homes = Vec::with_capacity(program.buffers.len());

@@ -17,7 +17,7 @@ use crate::cuda::images::{self, Images};
 use crate::memory::{CpuBuffer, Pool};
 use crate::sys::map::Mapping;
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use torsh_ir::exec::BufferRef;
 use torsh_ir::program::Program as LoweredProgram;
 use torsh_ir::{Error, Graph, Result, env, text, verify};
 use torsh_passes::limits;
+
+/// Weights of so many bytes are worth a thread that hashes them.
+const LARGE: u64 = 1 << 20;
 
 /// What a loader demands.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +41,9 @@ pub struct LoadOptions {
     /// Against whose cap weights count that are read into memory, because the file cannot be mapped. Without one they are
     /// bounded by the size of the file alone.
     pub memory: Option<Memory>,
+    /// How many threads may read: with two or more, large weights are hashed for `sha256` while the rest is parsed. Nothing
+    /// is believed before the hash is known.
+    pub threads: usize,
 }
 
 /// The memory of an executor, as [`crate::CpuExecutor::memory`] gives it.
@@ -64,8 +70,8 @@ pub struct Package {
     lowered: Vec<LoweredUse>,
     stored: Stored,
     // Known to every program that is loaded while the package is here.
-    _codes: Vec<Arc<Codes>>,
-    _images: Vec<Arc<Images>>,
+    codes: Vec<Arc<Codes>>,
+    images: Vec<Arc<Images>>,
     bytes: u64,
 }
 
@@ -165,6 +171,15 @@ fn open(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
+/// A file whose directory, manifest's bytes and signature have been read.
+struct Opened {
+    file: File,
+    meta: Metadata,
+    items: Vec<Item>,
+    text: Vec<u8>,
+    signer: Option<PublicKey>,
+}
+
 fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let io = |what: &str| {
         let what = what.to_string();
@@ -176,30 +191,68 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
         return Err(Error::package("not a regular file"));
     }
     let items = archive::list(&file, meta.len())?;
-    let find = |name: &str| items.iter().find(|i| i.name == name);
-    let need = |name: &str| find(name).ok_or_else(|| bad(name, "the entry is missing"));
-
-    let text = small(&file, need(MANIFEST)?, MAX_MANIFEST_BYTES)?;
+    let text = small(&file, need(&items, MANIFEST)?, MAX_MANIFEST_BYTES)?;
     // Before the text is looked at: what is not from a trusted key is not parsed.
-    let signer = match find(SIGNATURE) {
+    let signer = match find(&items, SIGNATURE) {
         Some(item) => Some(sign::verify(&small(&file, item, MAX_SIGNATURE_BYTES)?, &text)?),
         None => None,
     };
     trusted(signer.as_ref(), options)?;
+    let opened = Opened { file, meta, items, text, signer };
+    let package = match &options.sha256 {
+        Some(wanted) => pinned(&opened, options, wanted)?,
+        None => parse(&opened, options, None)?,
+    };
+    say(path, &package.code, &package.lowered);
+    package.codes.iter().for_each(codes::believe);
+    package.images.iter().for_each(images::believe);
+    Ok(package)
+}
+
+fn find<'a>(items: &'a [Item], name: &str) -> Option<&'a Item> {
+    items.iter().find(|i| i.name == name)
+}
+
+fn need<'a>(items: &'a [Item], name: &str) -> Result<&'a Item> {
+    find(items, name).ok_or_else(|| bad(name, "the entry is missing"))
+}
+
+/// Reads what has this hash as a whole: a file that is another one is refused as such, whatever else is wrong with it.
+fn pinned(opened: &Opened, options: &LoadOptions, wanted: &[u8; 32]) -> Result<Package> {
+    let Opened { file, meta, items, text, .. } = opened;
     // The weights that the file's hash is made of are those that are used, where they are mapped.
-    let mut hashed = None;
-    if let Some(wanted) = &options.sha256 {
-        let item = find(WEIGHTS).filter(|item| is_ours(&meta) && item.data.end > item.data.start);
-        hashed = item.map(|item| map(&file, item)).transpose()?;
-        let weights = item.zip(hashed.as_ref());
-        pinned(&file, meta.len(), wanted, (need(MANIFEST)?, &text[..]), weights)?;
+    let item = find(items, WEIGHTS).filter(|item| is_ours(meta) && item.data.end > item.data.start);
+    let mapped = item.map(|item| map(file, item)).transpose()?.map(Arc::new);
+    let weights = item.zip(mapped.as_deref());
+    let manifest = need(items, MANIFEST)?;
+    let hash = || check_whole(file, meta.len(), wanted, (manifest, text), weights);
+    if options.threads > 1 && item.is_some_and(|item| item.data.end - item.data.start >= LARGE) {
+        // What is parsed meanwhile is believed by nobody yet, and parsers believe nothing.
+        let both = std::thread::scope(|scope| {
+            let hashing = std::thread::Builder::new().spawn_scoped(scope, hash).ok()?;
+            let package = parse(opened, options, mapped.clone());
+            Some((hashing.join(), package))
+        });
+        // Without another thread it is done on this one.
+        if let Some((hashed, package)) = both {
+            hashed.map_err(|_| Error::internal("panic while a package was hashed"))??;
+            return package;
+        }
     }
-    let manifest = Manifest::parse(&text)?;
+    hash()?;
+    parse(opened, options, mapped)
+}
+
+/// Checks and reads all that is in a file. `hashed` are its weights, if the hash of the file covers them.
+fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -> Result<Package> {
+    let Opened { file, meta, items, text, signer } = opened;
+    let need = |name: &str| need(items, name);
+    let manifest = Manifest::parse(text)?;
     let types = manifest.check()?;
     if let Some(item) = items.iter().find(|i| !manifest.expects(&i.name)) {
         return Err(bad(&item.name, "the manifest does not know this entry"));
     }
-    in_order(&items, &manifest)?;
+    in_order(items, &manifest)?;
     for entry in &manifest.entries {
         let item = need(&entry.name)?;
         if item.data.end - item.data.start != entry.bytes {
@@ -211,7 +264,7 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     let believed = options.trusted_keys.is_some() || options.sha256.is_some();
     let (mut uses, mut codes) = (Vec::new(), Vec::new());
     for about in &manifest.code {
-        let bytes = small(&file, need(&about.entry)?, MAX_CODE_BYTES)?;
+        let bytes = small(file, need(&about.entry)?, MAX_CODE_BYTES)?;
         check_hash(&about.entry, &bytes, &manifest)?;
         let (became, found) = code::read(about, bytes, believed)?;
         uses.push(became);
@@ -219,20 +272,20 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     }
     let mut images = Vec::new();
     for about in &manifest.cuda {
-        let bytes = small(&file, need(&about.entry)?, MAX_CODE_BYTES)?;
+        let bytes = small(file, need(&about.entry)?, MAX_CODE_BYTES)?;
         check_hash(&about.entry, &bytes, &manifest)?;
         let (became, found) = cubin::read(about, bytes, believed)?;
         uses.push(became);
         images.extend(found);
     }
     let item = need(WEIGHTS)?;
-    weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(&file, item.data.start, bytes))?;
-    let forward = source(&file, need(GRAPH)?, &manifest)?;
-    let vjp = manifest.vjp.as_ref().map(|_| source(&file, need(VJP)?, &manifest)).transpose()?;
+    weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(file, item.data.start, bytes))?;
+    let forward = source(file, need(GRAPH)?, &manifest)?;
+    let vjp = manifest.vjp.as_ref().map(|_| source(file, need(VJP)?, &manifest)).transpose()?;
     let (forward, vjp, templates) = graphs(&manifest, &types, forward, vjp).map_err(|e| Error::package(e.message()))?;
     let (mut lowered, mut stored) = (Vec::new(), Stored::default());
     for about in &manifest.lowered {
-        let bytes = small(&file, need(&about.entry)?, MAX_LOWERED_BYTES)?;
+        let bytes = small(file, need(&about.entry)?, MAX_LOWERED_BYTES)?;
         check_hash(&about.entry, &bytes, &manifest)?;
         let at = |of: &Templates| of.at(&about.sizes).map_err(|e| Error::package(e.message()));
         let instance = templates.as_deref().filter(|_| believed).map(at).transpose()?;
@@ -247,39 +300,36 @@ fn read(path: &Path, options: &LoadOptions) -> Result<Package> {
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
     let known = hashed.is_some() && !has_bools;
-    let weights = if is_ours(&meta) && len > 0 && !has_bools {
-        hashed.map_or_else(|| map(&file, item), Ok)?
+    let weights = if is_ours(meta) && len > 0 && !has_bools {
+        hashed.map_or_else(|| map(file, item).map(Arc::new), Ok)?
     } else {
         let pool = options.memory.as_ref().map_or_else(|| Pool::new(u64::MAX), |m| m.0.clone());
         let mut memory = pool.take(len, &|| format!("{WEIGHTS}, which is read into memory,"))?;
-        read_at(&file, item.data.start, memory.bytes_mut(len))
+        read_at(file, item.data.start, memory.bytes_mut(len))
             .map_err(|e| bad(WEIGHTS, format!("cannot be read: {e}")))?;
-        Mapping::owned(memory, len)
+        Arc::new(Mapping::owned(memory, len))
     };
     if !known {
         check_hash(WEIGHTS, weights.bytes(), &manifest)?;
+        check_crc(WEIGHTS, weights.bytes(), item.crc)?;
     }
-    check_crc(WEIGHTS, weights.bytes(), item.crc)?;
     let wanted: Vec<_> = manifest.state.iter().map(|s| s.name.as_str()).zip(&types.state).collect();
     let state = weights::read(weights.bytes(), &wanted)?;
     drop(wanted);
-    say(path, &uses, &lowered);
-    codes.iter().for_each(codes::believe);
-    images.iter().for_each(images::believe);
     Ok(Package {
         manifest,
         types,
         forward,
         vjp,
         templates,
-        weights: Arc::new(weights),
+        weights,
         state,
-        signer,
+        signer: signer.clone(),
         code: uses,
         lowered,
         stored,
-        _codes: codes,
-        _images: images,
+        codes,
+        images,
         bytes: meta.len(),
     })
 }
@@ -304,8 +354,8 @@ fn map(file: &File, item: &Item) -> Result<Mapping> {
 
 /// Checks the hash of the whole file, and that what was read of the manifest is what was hashed: every other entry is
 /// checked by the hash that stands there, when it is read. Weights that are mapped are hashed where they are, which takes
-/// most of the time; nobody need hash them again.
-fn pinned(
+/// most of the time; nobody need hash them again, or compute their checksum.
+fn check_whole(
     file: &File,
     size: u64,
     wanted: &[u8; 32],

@@ -11,6 +11,7 @@ use super::format::{MAX_LOWERED_BYTES, bad, lowered_entry};
 use super::manifest::{Lowered, Manifest};
 use super::model::donations;
 use super::sign::unhex;
+use crate::verified;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use torsh_ir::program::Program;
@@ -41,8 +42,8 @@ impl Stored {
         self.0.iter().find(|(of, at, _)| *of == vjp && at == sizes).map(|(_, _, program)| program)
     }
 
-    pub(super) fn add(&mut self, about: &Lowered, program: Program) {
-        self.0.push((about.is_vjp(), about.sizes.clone(), Arc::new(program)));
+    pub(super) fn add(&mut self, about: &Lowered, program: Arc<Program>) {
+        self.0.push((about.is_vjp(), about.sizes.clone(), program));
     }
 }
 
@@ -87,7 +88,7 @@ pub(super) fn read(
     believed: bool,
     manifest: &Manifest,
     graph: &Graph,
-) -> Result<(LoweredUse, Option<Program>)> {
+) -> Result<(LoweredUse, Option<Arc<Program>>)> {
     let unused = |why: &str| {
         let unused = Some(why.to_string());
         Ok((LoweredUse { entry: about.entry.clone(), steps: 0, unused }, None))
@@ -106,7 +107,8 @@ pub(super) fn read(
         return unused("another version of torsh, one with other settings, or one for another graph wrote it");
     };
     let lowered = wire::decode(body).map_err(|why| bad(&about.entry, why))?;
-    lowered.verify().map_err(|e| bad(&about.entry, e.message()))?;
+    let lowered = Arc::new(lowered);
+    verified::remember(&lowered).map_err(|e| bad(&about.entry, e.message()))?;
     pipeline::fits(&lowered, graph, &donate).map_err(|e| bad(&about.entry, e.message()))?;
     let steps = lowered.steps.len();
     Ok((LoweredUse { entry: about.entry.clone(), steps, unused: None }, Some(lowered)))
