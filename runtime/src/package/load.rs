@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use torsh_ir::exec::BufferRef;
 use torsh_ir::program::Program as LoweredProgram;
-use torsh_ir::{Error, Graph, Result, env, text, verify};
+use torsh_ir::{Error, ErrorKind, Graph, Result, env, text, verify};
 use torsh_passes::limits;
 
 /// Weights of so many bytes are worth a thread that hashes them.
@@ -287,8 +287,16 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
     for about in &manifest.lowered {
         let bytes = small(file, need(&about.entry)?, MAX_LOWERED_BYTES)?;
         check_hash(&about.entry, &bytes, &manifest)?;
-        let at = |of: &Templates| of.at(&about.sizes).map_err(|e| Error::package(e.message()));
-        let instance = templates.as_deref().filter(|_| believed).map(at).transpose()?;
+        // At sizes that this machine's limits refuse there is nothing to be used; others may be called.
+        let at = |of: &Templates| of.at(&about.sizes);
+        let instance = match templates.as_deref().filter(|_| believed).map(at).transpose() {
+            Ok(instance) => instance,
+            Err(e) if e.kind() == ErrorKind::Limit => {
+                lowered.push(LoweredUse::unused(about, e.message()));
+                continue;
+            }
+            Err(e) => return Err(Error::package(e.message())),
+        };
         let graphs = instance.as_ref().map_or((Some(&forward), vjp.as_ref()), |i| (Some(&i.forward), i.vjp.as_ref()));
         let graph = if about.is_vjp() { graphs.1 } else { graphs.0 };
         let graph = graph.ok_or_else(|| bad(&about.entry, "there is no graph of it"))?;
@@ -299,7 +307,8 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
-    let known = hashed.is_some() && !has_bools;
+    // A signature vouches for the manifest's hash of them, not for the file's.
+    let known = hashed.is_some() && !has_bools && signer.is_none();
     let weights = if is_ours(meta) && len > 0 && !has_bools {
         hashed.map_or_else(|| map(file, item).map(Arc::new), Ok)?
     } else {

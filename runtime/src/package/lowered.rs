@@ -32,6 +32,12 @@ pub struct LoweredUse {
     pub unused: Option<String>,
 }
 
+impl LoweredUse {
+    pub(super) fn unused(about: &Lowered, why: &str) -> LoweredUse {
+        LoweredUse { entry: about.entry.clone(), steps: 0, unused: Some(why.to_string()) }
+    }
+}
+
 /// The programs of a file that are used.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stored(Vec<(bool, Vec<u64>, Arc<Program>)>);
@@ -81,7 +87,8 @@ pub(super) fn entry(
 }
 
 /// Reads an entry, whose hash has been checked, if it may be used; `graph` is that of the package at the entry's sizes.
-/// Errors: `Package` for one that is malformed, does not fit its graph, or is beyond the limits, though it is believed.
+/// Errors: `Package` for one that is malformed, or does not fit its graph, though it is believed. One beyond the limits is
+/// unused.
 pub(super) fn read(
     about: &Lowered,
     bytes: &[u8],
@@ -89,10 +96,7 @@ pub(super) fn read(
     manifest: &Manifest,
     graph: &Graph,
 ) -> Result<(LoweredUse, Option<Arc<Program>>)> {
-    let unused = |why: &str| {
-        let unused = Some(why.to_string());
-        Ok((LoweredUse { entry: about.entry.clone(), steps: 0, unused }, None))
-    };
+    let unused = |why: &str| Ok((LoweredUse::unused(about, why), None));
     if !believed {
         return unused("nobody vouches for it: the caller gave neither trusted keys nor the file's hash");
     }
@@ -109,7 +113,10 @@ pub(super) fn read(
     let lowered = wire::decode(body).map_err(|why| bad(&about.entry, why))?;
     let lowered = Arc::new(lowered);
     verified::remember(&lowered).map_err(|e| bad(&about.entry, e.message()))?;
-    pipeline::fits(&lowered, graph, &donate).map_err(|e| bad(&about.entry, e.message()))?;
+    match pipeline::fits(&lowered, graph, &donate) {
+        Err(e) if e.kind() == ErrorKind::Limit => return unused(e.message()),
+        fits => fits.map_err(|e| bad(&about.entry, e.message()))?,
+    }
     let steps = lowered.steps.len();
     Ok((LoweredUse { entry: about.entry.clone(), steps, unused: None }, Some(lowered)))
 }
