@@ -320,7 +320,7 @@ CASES = {
     "code that is no list": (coded({"entry": 1}), "not a manifest"),
     "a field of code": (coded([{**CODE, "run": 1}]), "unknown field"),
     # kernels for CUDA devices
-    "kernels in version 1": (kernels(version=1), "1 levels of machine code"),
+    "kernels in version 1": (kernels(version=1), "1 entries of machine code"),
     "kernels that are not listed": (kernels(listed=False), "an entry is missing from the list"),
     "kernels that the manifest does not know": (second(CUDA["entry"]), "does not know this entry"),
     "kernels that are missing": (kernels(order=("graph.txt", "weights.safetensors")), "bin: the entry is missing"),
@@ -348,7 +348,7 @@ CASES = {
     "kernels that are no list": (kernels({"entry": 1}), "not a manifest"),
     "a field of kernels": (kernels([{**CUDA, "run": 1}]), "unknown field"),
     "a field of a kernel": (kernel(run=1), "unknown field"),
-    "kernels and dims": (kernels(dims=[{"name": "n", "min": 2, "max": 9}]), "cannot have machine code"),
+    "kernels and dims": (kernels(dims=[{"name": "n", "min": 2, "max": 9}]), "dim n is the size of no input"),
     "an input that is an output": (edited((["forward", "inputs", 1], {"output": 0})), "cannot be an output"),
     "a written constant": (
         edited((["state", 0, "role"], "constant"), (["forward", "outputs"], [{"output": 0}, {"state": 0}])),
