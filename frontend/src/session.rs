@@ -334,6 +334,7 @@ impl Session {
             _ => {
                 let options = Options {
                     fusion: self.config.fusion,
+                    compact: false,
                     verify: self.config.verify,
                     target: executor.target(),
                     donate: donate.clone(),
