@@ -105,23 +105,27 @@ def _program(name: str):
     return workload.torch(torsh, arrays, "torsh")
 
 
-def sizes(names: list[str]) -> None:
-    """Prints what files hold: the shared library, of it the state, code of products, and all the rest."""
+def size(name: str, folder: Path) -> tuple[int, int, int]:
+    """Exports a workload to the folder; bytes of the shared library without the weights, of those, and of code of products."""
     import torsh
 
+    fn, args = _program(name)
+    torsh.export(fn, tuple(args), Path(folder, "model"), format="c", weights="file")
+    products = 0
+    # The shared library has no names of its own functions, and only those that are used.
+    for line in _sh("nm", "-S", "libmodel.a", cwd=folder).splitlines():
+        words = line.split()
+        if len(words) == 4 and words[2] in "tT" and _PRODUCTS.match(words[3]):
+            products += int(words[1], 16)
+    return Path(folder, "libmodel.so").stat().st_size, Path(folder, "model.weights").stat().st_size, products
+
+
+def sizes(names: list[str]) -> None:
+    """Prints what files hold: the shared library, of it the state, code of products, and all the rest."""
     print("| program | library | weights | code of products | rest |\n|---|---|---|---|---|")
     for name in names:
-        fn, args = _program(name)
         with tempfile.TemporaryDirectory() as folder:
-            torsh.export(fn, tuple(args), Path(folder, "model"), format="c", weights="file")
-            weights = Path(folder, "model.weights").stat().st_size
-            whole = Path(folder, "libmodel.so").stat().st_size
-            products = 0
-            # The shared library has no names of its own functions, and only those that are used.
-            for line in _sh("nm", "-S", "libmodel.a", cwd=folder).splitlines():
-                words = line.split()
-                if len(words) == 4 and words[2] in "tT" and _PRODUCTS.match(words[3]):
-                    products += int(words[1], 16)
+            whole, weights, products = size(name, Path(folder))
         print(f"| {name} | {whole + weights} | {weights} | {products} | {whole - products} |", flush=True)
 
 

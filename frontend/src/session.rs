@@ -361,6 +361,7 @@ impl Session {
             _ => {
                 let options = Options {
                     fusion: self.config.fusion,
+                    compact: false,
                     verify: self.config.verify,
                     target: executor.target(),
                     donate: donate.clone(),

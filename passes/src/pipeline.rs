@@ -24,6 +24,8 @@ pub type Dump = Arc<dyn Fn(&str, &str) + Send + Sync>;
 pub struct Options {
     /// Fuse kernels; off for comparison (`TORSH_FUSION=0`).
     pub fusion: bool,
+    /// Prefer few distinct kernels to few steps.
+    pub compact: bool,
     /// Verify, print and parse back after every pass (`TORSH_VERIFY=1`; on in debug builds).
     pub verify: bool,
     /// What code will be generated for.
@@ -39,6 +41,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             fusion: env::fusion(),
+            compact: false,
             verify: env::verify(),
             target: Target { device: Device::Cpu, isa: "portable", threads: 1, l1_bytes: 32 << 10, l2_bytes: 1 << 20 },
             donate: Vec::new(),
@@ -76,7 +79,7 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     g = driver.pass("split", g, split::run)?;
     // Decompositions have intermediates of their own.
     g = driver.pass("limits_primitives", g, limits::run)?;
-    let fused = driver.time("fuse", || fuse::run(&g, options.fusion))?;
+    let fused = driver.time("fuse", || fuse::run(&g, options.fusion, options.compact))?;
     let steps = driver.time("lower", || lower::steps(&g, fused))?;
     // After lower: the order of steps decides how much memory is live at once.
     let steps = driver.time("schedule", || schedule::run(steps, &options.donate))?;

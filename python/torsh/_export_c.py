@@ -19,12 +19,17 @@ from torsh import _C
 
 ExportError = _C.ExportError
 
-# Loops are vectorised at -O3. Products and sums are not contracted, so that results have the bits of the compiled
+# Products and sums are not contracted, so that results have the bits of the compiled
 # program; nothing below changes a result, but for the flags that floating point operations raise.
 FLAGS = [
-    "-std=gnu99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fPIC",
+    "-std=gnu99", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-fPIC",
     "-fvisibility=hidden", "-ffunction-sections", "-fno-asynchronous-unwind-tables",
 ]  # fmt: skip
+# Loops are vectorised, and what is left over at their end takes few instructions, where the compiler can do that.
+LEVELS = [
+    ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "--param=vect-epilogues-nomask=0"],
+    ["-O3"],
+]
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -68,16 +73,18 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str,
         (work / f"{name}.h").write_text(made["header"])
         (work / f"{name}.c").write_text(made["source"])
         (work / f"{name}_kernels.o").write_bytes(made["object"])
-        _run([*compiler, *FLAGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
+        _run([*compiler, *_level(compiler), *FLAGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
         objects = [f"{name}.o", f"{name}_kernels.o"]
         _run([*archiver, "rcsD", f"lib{name}.a", *objects], work)
         # The compiler makes functions of several levels visible, whatever it is told.
         (work / "names").write_text(f"{{ global: {name}_[a-z]*; local: *; }};\n")
-        # Small: without names that nobody can call, and code beside constants instead of each on pages of its own.
+        # Small: without names that nobody can call, and code beside constants and addresses instead of each on pages of
+        # its own.
         shared = [
             "-shared",
             "-s",
             "-Wl,-z,noseparate-code",
+            "-Wl,-z,norelro",
             "-Wl,--gc-sections",
             "-Wl,--version-script=names",
             f"-Wl,-soname,lib{name}.so",
@@ -116,6 +123,15 @@ def _tools(target: str) -> tuple[list[str], list[str]]:
             "Linux; set CC to a compiler for it"
         )
     return compiler, archiver
+
+
+def _level(compiler: list[str]) -> list[str]:
+    """The first level of optimisation that the compiler knows."""
+    for level in LEVELS[:-1]:
+        command = [*compiler, *level, "-fsyntax-only", "-x", "c", os.devnull]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return level
+    return LEVELS[-1]
 
 
 def _first(commands: list[str], what: str, variable: str, target: str) -> list[str]:

@@ -166,6 +166,8 @@ impl<'f, M: Module> Emitter<'f, M> {
                     .declare_function(&format!("{}{}", self.prefix, prim.name()), Linkage::Import, &sig)
                     .map_err(|e| clif_error("cannot declare a primitive", e))?;
                 let f = self.module.declare_func_in_func(id, self.b.func);
+                // Primitives under a prefix are linked into one library with the kernels: a call of five bytes.
+                self.b.func.dfg.ext_funcs[f].colocated = !self.prefix.is_empty();
                 self.refs.insert(prim, f);
                 self.prims.push(prim);
                 f

@@ -27,6 +27,8 @@ use torsh_ir::limits;
 const SMALL: usize = 4096;
 /// Members of a kernel made of independent small ones.
 const MAX_BUNDLE: usize = 48;
+/// Users of one number that it may join where kernels are to be alike.
+const MAX_COMPACT: usize = 4;
 /// Users of one value that are tried as neighbours.
 const MAX_SIBLINGS: usize = 64;
 /// Notes kept.
@@ -60,8 +62,9 @@ pub struct Fused {
     pub notes: Vec<String>,
 }
 
-/// Groups the values of a graph; every map and reduction stands alone when `fusion` is off.
-pub fn run(graph: &Graph, fusion: bool) -> Result<Fused> {
+/// Groups the values of a graph; every map and reduction stands alone when `fusion` is off. When `compact` is on, work on
+/// single numbers that is alike, such as that of an optimizer for each parameter, is left in kernels that are alike.
+pub fn run(graph: &Graph, fusion: bool, compact: bool) -> Result<Fused> {
     let mut items = items::build(graph)?;
     // Whatever is fused: the meaning of a product does not depend on it, but its speed does.
     orient::run(&mut items);
@@ -71,9 +74,11 @@ pub fn run(graph: &Graph, fusion: bool) -> Result<Fused> {
     let mut groups = Groups::new(&items, max_members);
     let (mut notes, mut inlined) = (Vec::new(), HashSet::new());
     if fusion {
-        producers(graph, &items, &mut groups, &mut notes);
+        producers(graph, &items, &mut groups, compact, &mut notes);
         siblings(&items, &mut groups);
-        bundles(&items, &mut groups);
+        if !compact {
+            bundles(&items, &mut groups);
+        }
         inlined = inline::run(&items, &mut groups, max_members);
     }
     let (list, group_of, order, row) = groups.finish();
@@ -86,7 +91,7 @@ fn begins(items: &Items, id: ItemId) -> bool {
 }
 
 /// Producers into consumers, in order.
-fn producers(graph: &Graph, items: &Items, groups: &mut Groups<'_>, notes: &mut Vec<String>) {
+fn producers(graph: &Graph, items: &Items, groups: &mut Groups<'_>, compact: bool, notes: &mut Vec<String>) {
     for id in items.ids() {
         let item = items.get(id);
         if !item.in_kernel() {
@@ -94,6 +99,10 @@ fn producers(graph: &Graph, items: &Items, groups: &mut Groups<'_>, notes: &mut 
         }
         for u in &item.uses {
             if !items.get(u.item).in_kernel() || (begins(items, id) && groups.users[u.item.index()].len() > 1) {
+                continue;
+            }
+            // Through one number all of its users would join.
+            if compact && items.get(u.item).len() == 1 && groups.users[u.item.index()].len() > MAX_COMPACT {
                 continue;
             }
             let (from, to) = (groups.of(u.item), groups.of(id));

@@ -73,7 +73,7 @@ pub fn home(items: &Items, id: ItemId) -> ItemId {
 ///
 /// Needs: no composites, limits checked. Leaves: a program with known peak.
 pub fn run(graph: &Graph, options: &Options) -> Result<Program> {
-    let fused = crate::fuse::run(graph, options.fusion)?;
+    let fused = crate::fuse::run(graph, options.fusion, options.compact)?;
     let lowered = crate::schedule::run(steps(graph, fused)?, &options.donate)?;
     crate::plan::run(graph, lowered, &options.donate)
 }

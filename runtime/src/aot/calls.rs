@@ -129,10 +129,8 @@ impl Writer<'_> {
         let adds = a.mask && types[3].dtype != DType::Bool;
         let flags = [a.causal, a.mask, adds, a.safe, a.lse, drops].map(|f| u8::from(f).to_string()).join(", ");
         let bits = |x: f64| format!("{:#010x}u", (x as f32).to_bits());
-        line!(
-            self.tables,
-            "static const t_attention t_s{i} = {{{}, {batch}, {}, {}, {}, {}, {flags}, {}, UINT64_C({:#x}), {}, {}, \
-             {{{}}}}};",
+        let value = format!(
+            "{}, {batch}, {}, {}, {}, {}, {flags}, {}, UINT64_C({:#x}), {}, {}, {{{}}}",
             a.batch.len(),
             a.queries,
             a.keys,
@@ -144,6 +142,7 @@ impl Writer<'_> {
             bits(o.factor()),
             sides.join(", ")
         );
+        let table = self.constant("t_attention", &format!("t_s{i}"), "", &value);
         let (q, k, v, scratch) = (&at[0], &at[1], &at[2], self.scratch());
         let mask = if a.mask { at[3].as_str() } else { "0" };
         // The operand's pointer at the element where its side begins.
@@ -157,7 +156,7 @@ impl Writer<'_> {
         } else {
             "0, 0".to_string()
         };
-        let call = format!("const t_call t_c = {{&t_s{i}, {q}, {k}, {v}, {mask}, {state}}};");
+        let call = format!("const t_call t_c = {{&{table}, {q}, {k}, {v}, {mask}, {state}}};");
         if forward {
             return Ok(format!("    {{ {call} t_attend(&t_c, {to}, {scratch}); }}"));
         }

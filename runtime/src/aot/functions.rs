@@ -56,23 +56,31 @@ impl Writer<'_> {
             line!(out, "#define T_ERROR_{code} {big}_ERROR_{code}");
         }
         line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)UINT64_C({:#018x}))", self.own());
-        line!(
-            out,
-            "static const struct {{ const char *name; size_t bytes; int kept; size_t offset, first; }} t_states[] = {{"
-        );
+        // Offsets into one text, as pointers would each need a relocation.
+        let widest = layout.bytes.max(layout.weights_bytes).saturating_mul(4);
+        let size = if u32::try_from(widest).is_ok() { "uint32_t" } else { "uint64_t" };
         let begun = request.manifest.state.len();
+        let (mut names_at, mut states) = (0, String::new());
+        line!(out, "static const char t_names[] =");
         for (i, state) in layout.manifest.state.iter().enumerate() {
             let (home, first) = layout.state[i];
             // 0: among the weights; 1: in the context; 2: in the context, and zeros at first.
             let (kept, offset) = if let Home::Context(at) = home { (1 + usize::from(i >= begun), at) } else { (0, 0) };
-            line!(
-                out,
-                "    {{{}, {}, {kept}, {offset}, {first}}},",
-                quoted(&state.name),
-                layout.types.state[i].nbytes()
-            );
+            // Digits that follow are no part of the zero.
+            line!(out, "    {} \"\\000\"", quoted(&state.name));
+            let bytes = layout.types.state[i].nbytes();
+            let place = (offset as u64) << 2 | kept as u64;
+            line!(states, "    {{{names_at}, {bytes}, {place}u, {first}}},");
+            names_at += state.name.len() + 1;
         }
-        line!(out, "    {{0, 0, 0, 0, 0}}\n}};\n#define T_STATES {}", layout.manifest.state.len());
+        line!(out, "    \"\";\nstatic const struct {{ {size} name, bytes, place, first; }} t_states[] = {{");
+        out.push_str(&states);
+        line!(out, "    {{0, 0, 0, 0}}\n}};\n#define T_STATES {}", layout.manifest.state.len());
+        line!(
+            out,
+            "#define T_STATE_KIND(i) (t_states[i].place & 3u)\n#define T_STATE_OFFSET(i) (t_states[i].place >> 2)"
+        );
+        line!(out, "#define T_STATE_NAME(i) (t_names + t_states[i].name)");
         let texts: Vec<String> = ERRORS.iter().map(|(_, text)| quoted(text)).collect();
         line!(out, "const char *{n}_error_text(int code) {{");
         line!(out, "    static const char *const texts[] = {{{}}};", texts.join(",\n        "));
@@ -103,9 +111,9 @@ impl Writer<'_> {
         line!(out, "    for (i = 0; i < T_STATES; i++) {{");
         line!(
             out,
-            "        if (t_states[i].kept == 1) memcpy(m + t_states[i].offset, w + t_states[i].first, t_states[i].bytes);"
+            "        if (T_STATE_KIND(i) == 1) memcpy(m + T_STATE_OFFSET(i), w + t_states[i].first, t_states[i].bytes);"
         );
-        line!(out, "        if (t_states[i].kept == 2) memset(m + t_states[i].offset, 0, t_states[i].bytes);\n    }}");
+        line!(out, "        if (T_STATE_KIND(i) == 2) memset(m + T_STATE_OFFSET(i), 0, t_states[i].bytes);\n    }}");
         line!(out, "    return 0;\n}}");
         line!(out, "void {n}_free({n}_context *context) {{");
         line!(
@@ -113,10 +121,10 @@ impl Writer<'_> {
             "    if (!context) return;\n    free(context->owned);\n    memset(context, 0, sizeof *context);\n}}"
         );
         line!(out, "int {n}_state_find(const char *name) {{\n    int i;");
-        line!(out, "    for (i = 0; name && i < T_STATES; i++) if (!strcmp(t_states[i].name, name)) return i;");
+        line!(out, "    for (i = 0; name && i < T_STATES; i++) if (!strcmp(T_STATE_NAME(i), name)) return i;");
         line!(out, "    return -1;\n}}");
         line!(out, "const char *{n}_state_name(int state) {{");
-        line!(out, "    return state >= 0 && state < T_STATES ? t_states[state].name : 0;\n}}");
+        line!(out, "    return state >= 0 && state < T_STATES ? T_STATE_NAME(state) : 0;\n}}");
         line!(out, "size_t {n}_state_bytes(int state) {{");
         line!(out, "    return state >= 0 && state < T_STATES ? t_states[state].bytes : 0;\n}}");
         let check = "    if (!context || !MEMORY) return T_ERROR_NULL;\n    \
@@ -127,19 +135,19 @@ impl Writer<'_> {
         line!(out, "{}", check.replace("MEMORY", "to"));
         line!(
             out,
-            "    memcpy(to, t_states[state].kept ? context->memory + t_states[state].offset : context->weights + \
+            "    memcpy(to, T_STATE_KIND(state) ? context->memory + T_STATE_OFFSET(state) : context->weights + \
              t_states[state].first, bytes);\n    return 0;\n}}"
         );
         line!(out, "int {n}_state_write({n}_context *context, int state, const void *from, size_t bytes) {{");
         line!(out, "{}", check.replace("MEMORY", "from"));
-        line!(out, "    if (!t_states[state].kept) return T_ERROR_CONSTANT;");
-        line!(out, "    memcpy(context->memory + t_states[state].offset, from, bytes);\n    return 0;\n}}");
+        line!(out, "    if (!T_STATE_KIND(state)) return T_ERROR_CONSTANT;");
+        line!(out, "    memcpy(context->memory + T_STATE_OFFSET(state), from, bytes);\n    return 0;\n}}");
         line!(out, "void *{n}_state_data({n}_context *context, int state) {{");
         line!(
             out,
             "    if (!context || context->check != T_CHECK(context) || state < 0 || state >= T_STATES) return 0;"
         );
-        line!(out, "    return t_states[state].kept ? context->memory + t_states[state].offset : 0;\n}}");
+        line!(out, "    return T_STATE_KIND(state) ? context->memory + T_STATE_OFFSET(state) : 0;\n}}");
         line!(out, "int {n}_seed({n}_context *context, uint64_t seed) {{");
         line!(out, "    if (!context) return T_ERROR_NULL;");
         line!(out, "    if (context->check != T_CHECK(context)) return T_ERROR_CONTEXT;");

@@ -18,6 +18,7 @@ mod functions;
 mod header;
 mod object;
 mod steps;
+mod table;
 
 pub use object::Architecture;
 
@@ -127,7 +128,7 @@ fn take(total: &mut usize, n: usize) -> Result<usize> {
 
 /// Compiles the program. State is updated in place unless a step could fail after that.
 fn compile(manifest: &Manifest, graph: &Graph) -> Result<Program> {
-    let mut options = Options { donate: donations(graph, &manifest.forward), ..Options::default() };
+    let mut options = Options { compact: true, donate: donations(graph, &manifest.forward), ..Options::default() };
     let program = pipeline::compile(graph, &options)?;
     let last = program.steps.iter().rposition(|s| can_fail(&s.op));
     if first_writes(&program).into_iter().flatten().all(|first| last.is_none_or(|last| first > last)) {

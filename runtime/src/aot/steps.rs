@@ -3,10 +3,11 @@
 use super::calls::attention_scratch;
 use super::header::parameters;
 use super::object::Object;
-use super::{Entry, Home, Layout, refused};
+use super::table::Table;
+use super::{Entry, Home, Layout, refused, table};
 use crate::lib_calls::flatten;
 use crate::package::manifest::{Program as Slots, Slot};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use torsh_codegen::cpu::Emitted;
 use torsh_codegen::cpu::c::{self, PRODUCT_SCRATCH, Part};
 use torsh_ir::program::{BufId, Digits, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp};
@@ -44,6 +45,18 @@ pub(super) fn scratch_bytes(programs: &[&Program], kernels: &[Emitted]) -> Resul
     super::aligned(most)
 }
 
+/// Where a buffer begins.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Address {
+    /// So many bytes into the memory of the context, the weights, or the constants.
+    Memory(usize),
+    Weights(usize),
+    Constants(usize),
+    /// What the caller gives: an input or an output by its number.
+    Input(usize),
+    Output(usize),
+}
+
 /// A source under construction.
 pub(super) struct Writer<'a> {
     pub layout: &'a Layout<'a>,
@@ -52,6 +65,12 @@ pub(super) struct Writer<'a> {
     /// Tables, and the bodies of functions that run programs.
     pub tables: String,
     pub body: String,
+    /// The name of each table by its type and contents: layers that are alike share theirs.
+    known: HashMap<String, String>,
+    /// The products, each once.
+    products: Vec<String>,
+    /// Steps of long programs.
+    table: Table,
     parts: Vec<Part>,
 }
 
@@ -64,7 +83,16 @@ pub(super) use line;
 /// The whole source. `weights_at` is where the weights begin in the object's data, if they are in it.
 pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) -> Result<String> {
     let [first, ..] = layout.entries.as_slice() else { return Err(Error::internal("a library without a program")) };
-    let mut w = Writer { layout, entry: first, tables: String::new(), body: String::new(), parts: Vec::new() };
+    let mut w = Writer {
+        layout,
+        entry: first,
+        tables: String::new(),
+        body: String::new(),
+        known: HashMap::new(),
+        products: Vec::new(),
+        table: Table::default(),
+        parts: Vec::new(),
+    };
     // Tables and kernels are numbered through all programs.
     let mut number = 0;
     for entry in &layout.entries {
@@ -76,7 +104,9 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
             number += 1;
         }
         w.finish_outputs()?;
-        line!(w.body, "    return 0;\n}}");
+        w.flush();
+        let end = if w.long() { "    }\n" } else { "" };
+        line!(w.body, "    return 0;\n{end}}}");
     }
     let names = &layout.names;
     let (n, inner) = (&names.library, names.internal());
@@ -93,6 +123,10 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
         );
     }
     out.push_str(&w.tables);
+    if !w.products.is_empty() {
+        line!(out, "static const t_product t_products[] = {{\n{}\n}};", w.products.join(",\n"));
+    }
+    out.push_str(&w.table.source(object, &inner));
     out.push_str(&w.functions(weights_at));
     out.push_str(&w.body);
     Ok(out)
@@ -112,37 +146,103 @@ impl Writer<'_> {
         line!(self.body, "    if (context->check != T_CHECK(context)) return T_ERROR_CONTEXT;");
         self.body.push_str(&checks);
         line!(self.body, "    t_m = context->memory;\n    t_w = context->weights;\n    (void)t_m;\n    (void)t_w;");
+        if self.long() {
+            let (names, (inputs, outputs)) = (&self.layout.names, self.entry.ports);
+            let mut ports: Vec<String> = (0..inputs).map(|i| self.pointer(Address::Input(i))).collect();
+            ports.extend((0..outputs).map(|i| self.pointer(Address::Output(i))));
+            ports.push("0".to_string());
+            let (data, scratch) = (names.internal(), self.scratch());
+            line!(self.body, "    {{ void *const t_ports[] = {{{}}};", ports.join(", "));
+            let data = format!("(void *)(uintptr_t){data}data");
+            line!(self.body, "    void *const t_bases[] = {{t_m, (void *)(uintptr_t)t_w, {data}, {scratch}}};");
+            line!(self.body, "    (void)t_ports; (void)t_bases;");
+        }
     }
 
     pub(super) fn ty(&self, buf: BufId) -> &Type {
         &self.entry.program.buffers[buf.0 as usize].ty
     }
 
-    /// The address of a buffer, as a `void *`.
-    pub(super) fn at(&self, buf: BufId) -> Result<String> {
+    fn address(&self, buf: BufId) -> Result<Address> {
         let (layout, i) = (self.layout, buf.0 as usize);
         let (slots, kept) = (self.entry.slots, layout.request.manifest.state.len());
         let offset = self.entry.offsets[i];
         Ok(match &self.entry.program.buffers[i].place {
             Place::Input(n) | Place::Donated(n) => match slots.inputs.get(*n as usize) {
-                Some(Slot::Input(k)) => format!("(void *)(uintptr_t){}", layout.names.inputs[*k as usize]),
+                Some(Slot::Input(k)) => Address::Input(*k as usize),
                 Some(Slot::State(s)) => match layout.state[*s as usize] {
-                    (Home::Context(offset), _) => format!("(void *)(t_m + {offset})"),
-                    (Home::Weights, offset) => format!("(void *)(uintptr_t)(t_w + {offset})"),
+                    (Home::Context(offset), _) => Address::Memory(offset),
+                    (Home::Weights, offset) => Address::Weights(offset),
                 },
                 Some(Slot::Output(_)) | None => return Err(Error::internal("an input that is none")),
             },
             Place::Output => match asked_for(slots, &self.entry.program, i, kept) {
-                Some(Slot::Output(o)) => format!("(void *){}", layout.names.outputs[o as usize]),
+                Some(Slot::Output(o)) => Address::Output(o as usize),
                 Some(Slot::State(s)) => match layout.state[s as usize].0 {
-                    Home::Context(at) => format!("(void *)(t_m + {at})"),
+                    Home::Context(at) => Address::Memory(at),
                     Home::Weights => return Err(Error::internal("a gradient among the weights")),
                 },
-                Some(Slot::Input(_)) | None => format!("(void *)(t_m + {offset})"),
+                Some(Slot::Input(_)) | None => Address::Memory(offset),
             },
-            Place::Arena { offset } => format!("(void *)(t_m + {})", layout.arena + offset),
-            Place::Const(_) => format!("(void *)(uintptr_t)({}data + {offset})", layout.names.internal()),
+            Place::Arena { offset } => Address::Memory(layout.arena + offset),
+            Place::Const(_) => Address::Constants(offset),
         })
+    }
+
+    /// An address as a `void *`.
+    fn pointer(&self, address: Address) -> String {
+        let names = &self.layout.names;
+        match address {
+            Address::Memory(at) => format!("(void *)(t_m + {at})"),
+            Address::Weights(at) => format!("(void *)(uintptr_t)(t_w + {at})"),
+            Address::Constants(at) => format!("(void *)(uintptr_t)({}data + {at})", names.internal()),
+            Address::Input(i) => format!("(void *)(uintptr_t){}", names.inputs[i]),
+            Address::Output(i) => format!("(void *){}", names.outputs[i]),
+        }
+    }
+
+    /// The address of a buffer, as a `void *`.
+    pub(super) fn at(&self, buf: BufId) -> Result<String> {
+        Ok(self.pointer(self.address(buf)?))
+    }
+
+    /// Whether the program is long enough for a table of its steps.
+    fn long(&self) -> bool {
+        self.entry.program.steps.len() > FEW_STEPS
+    }
+
+    /// An address as an operand in the table.
+    fn word(&self, address: Address) -> u64 {
+        let inputs = self.entry.ports.0;
+        match address {
+            Address::Memory(at) => table::word(0, at),
+            Address::Weights(at) => table::word(1, at),
+            Address::Constants(at) => table::word(2, at),
+            Address::Input(i) => table::word(3, i),
+            Address::Output(i) => table::word(3, inputs + i),
+        }
+    }
+
+    fn words(&self, bufs: &[BufId]) -> Result<Vec<u64>> {
+        bufs.iter().map(|&b| Ok(self.word(self.address(b)?))).collect()
+    }
+
+    /// Runs the steps that have come into the table since the last time.
+    pub(super) fn flush(&mut self) {
+        if let Some((from, to)) = self.table.flush() {
+            line!(self.body, "    t_steps(t_words + {from}, t_words + {to}, t_bases, t_ports);");
+        }
+    }
+
+    /// Copies bytes.
+    fn copy(&mut self, to: Address, from: Address, bytes: usize) {
+        if self.long() {
+            let (to, from) = (self.word(to), self.word(from));
+            self.table.copy(to, from, bytes);
+        } else {
+            let (to, from) = (self.pointer(to), self.pointer(from));
+            line!(self.body, "    memcpy({to}, {from}, {bytes});");
+        }
     }
 
     pub(super) fn scratch(&self) -> String {
@@ -156,12 +256,21 @@ impl Writer<'_> {
     }
 
     fn step(&mut self, i: usize, step: &Step, object: &Object) -> Result<()> {
-        line!(self.body, "    /* {} */", step.ops.join(" ").replace("*/", ""));
+        if !self.long() {
+            line!(self.body, "    /* {} */", step.ops.join(" ").replace("*/", ""));
+        }
         match &step.op {
             StepOp::Kernel { args, .. } => {
                 let at =
                     object.of_step.get(i).copied().flatten().ok_or_else(|| Error::internal("a kernel is missing"))?;
                 let kernel = &object.kernels[at];
+                if self.long() {
+                    let words = self.words(args)?;
+                    if self.table.kernel(at, &words) {
+                        return Ok(());
+                    }
+                    self.flush();
+                }
                 let args = args.iter().map(|&b| self.at(b)).collect::<Result<Vec<_>>>()?.join(", ");
                 let (inner, scratch) = (self.layout.names.internal(), self.scratch());
                 let (rows, cols) = (kernel.rows, kernel.cols);
@@ -172,7 +281,10 @@ impl Writer<'_> {
                 Ok(())
             }
             StepOp::Dot(dot) => self.product(i, dot),
-            StepOp::Lib { call, args, out } => self.call(i, call, args, *out),
+            StepOp::Lib { call, args, out } => {
+                self.flush();
+                self.call(i, call, args, *out)
+            }
         }
     }
 
@@ -181,7 +293,17 @@ impl Writer<'_> {
         if items.is_empty() {
             return "0".to_string();
         }
-        line!(self.tables, "static const {ty} {name}[] = {{{}}};", items.join(", "));
+        self.constant(ty, name, "[]", &items.join(", "))
+    }
+
+    /// A constant, by its name or that of one that is the same. `dims` is what follows the name.
+    pub(super) fn constant(&mut self, ty: &str, name: &str, dims: &str, value: &str) -> String {
+        let key = format!("{ty}{dims} {value}");
+        if let Some(name) = self.known.get(&key) {
+            return name.clone();
+        }
+        line!(self.tables, "static const {ty} {name}{dims} = {{{value}}};");
+        self.known.insert(key, name.to_string());
         name.to_string()
     }
 
@@ -211,10 +333,22 @@ impl Writer<'_> {
         };
         let (l, r) = (side("l", &s.lhs), side("r", &s.rhs));
         let sizes = format!("{}, {batch}, {}, {}, {}", s.batch.len(), s.m, s.n, s.k);
-        line!(self.tables, "static const t_product t_s{i} = {{{sizes}, {l}, {r}}};");
+        let product = format!("    {{{sizes}, {l}, {r}}}");
+        let at = self.products.iter().position(|p| *p == product).unwrap_or(self.products.len());
+        if at == self.products.len() {
+            self.products.push(product);
+        }
+        let single = dtype == torsh_ir::DType::F32;
+        if self.long() && single {
+            let words = self.words(&[s.lhs.buf, s.rhs.buf, s.out])?;
+            if self.table.product(at, &words) {
+                return Ok(());
+            }
+        }
+        self.flush();
         let (l, r, out) = (self.at(s.lhs.buf)?, self.at(s.rhs.buf)?, self.at(s.out)?);
-        let scratch = if dtype == torsh_ir::DType::F32 { format!(", {}", self.scratch()) } else { String::new() };
-        line!(self.body, "    t_product_{}(&t_s{i}, {l}, {r}, {out}{scratch});", dtype.short());
+        let scratch = if single { format!(", {}", self.scratch()) } else { String::new() };
+        line!(self.body, "    t_product_{}(t_products + {at}, {l}, {r}, {out}{scratch});", dtype.short());
         Ok(())
     }
 
@@ -225,13 +359,13 @@ impl Writer<'_> {
         let mut later = Vec::new();
         for (slot, &buf) in slots.outputs.iter().zip(&program.outputs) {
             let place = &program.buffers[buf.0 as usize].place;
-            let (from, bytes) = (self.at(buf)?, self.ty(buf).nbytes());
+            let (from, bytes) = (self.address(buf)?, self.ty(buf).nbytes());
             if *place == Place::Output && asked_for(slots, program, buf.0 as usize, kept) == Some(*slot) {
                 continue;
             }
             match *slot {
                 Slot::Output(o) => {
-                    line!(self.body, "    memcpy({}, {from}, {bytes});", layout.names.outputs[o as usize]);
+                    self.copy(Address::Output(o as usize), from, bytes);
                 }
                 Slot::State(s) => {
                     let source = match place {
@@ -254,7 +388,7 @@ impl Writer<'_> {
             }
             replaced.insert(Slot::State(s));
             if let (Home::Context(offset), _) = layout.state[s as usize] {
-                line!(self.body, "    memcpy(t_m + {offset}, {from}, {bytes});");
+                self.copy(Address::Memory(offset), from, bytes);
             }
         }
         Ok(())

@@ -59,7 +59,7 @@ static t_call t_head(const t_call *c, int64_t b) {
 
 /* A tile of 4 rows of 16 columns: c = (0, or c, times factors) + a b. */
 #define T_PART(NAME, TARGET, V, WIDE, ZERO, FULL, READ, FMA, MUL, WRITE)                                  \
-    TARGET static void NAME(int64_t depth, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t b_row, \
+    TARGET T_FAST static void NAME(int64_t depth, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t b_row, \
                             float *c, int64_t c_row, int add, const float *factors) {                     \
         V s[4][T_LANES / WIDE];                                                                           \
         int64_t k;                                                                                        \
@@ -141,7 +141,7 @@ static int64_t t_block_cols(const t_attention *a, int64_t i, int64_t rows, int64
 }
 
 /* Applies mask and causality to scores of a head, and hides the padding. */
-static T_CLONES void t_hide(const t_call *h, float *s, int64_t i, int64_t j, int64_t rows, int64_t cols) {
+static void t_hide(const t_call *h, float *s, int64_t i, int64_t j, int64_t rows, int64_t cols) {
     const t_attention *const a = h->a;
     const int64_t col = a->side[3].col, wide = T_UP(cols, T_LANES);
     int64_t r, x, seen;
@@ -195,7 +195,7 @@ static T_CLONES float t_weights(float *s, int64_t cols, float *top, float *sums)
     int i, half;
     for (i = 0; i < T_LANES; i++) lanes[i] = -INFINITY;
     for (x = 0; x < cols; x += T_LANES)
-        T_LOOP for (i = 0; i < T_LANES; i++) lanes[i] = s[x + i] > lanes[i] ? s[x + i] : lanes[i];
+        T_UNROLL T_LOOP for (i = 0; i < T_LANES; i++) lanes[i] = s[x + i] > lanes[i] ? s[x + i] : lanes[i];
     for (half = T_LANES / 2; half > 0; half /= 2)
         for (i = 0; i < half; i++) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
     *top = lanes[0] > old ? lanes[0] : old;
@@ -204,7 +204,7 @@ static T_CLONES float t_weights(float *s, int64_t cols, float *top, float *sums)
     factor = t_attend_exp(old - base);
     for (i = 0; i < T_LANES; i++) lanes[i] = sums[i] * factor;
     for (x = 0; x < cols; x += T_LANES)
-        T_LOOP for (i = 0; i < T_LANES; i++) {
+        T_UNROLL T_LOOP for (i = 0; i < T_LANES; i++) {
             const float y = t_attend_exp(s[x + i] - base);
             s[x + i] = y;
             lanes[i] += y;

@@ -13,6 +13,14 @@
 #else
 #define T_CLONES
 #endif
+/* What keeps sums in registers has its loops of few rounds unrolled, where the rest is compiled for less code. */
+#if defined(__clang__)
+#define T_FAST
+#define T_UNROLL
+#else
+#define T_FAST __attribute__((optimize("O3")))
+#define T_UNROLL _Pragma("GCC unroll 16")
+#endif
 #define T_INLINE static inline __attribute__((always_inline, unused))
 #define T_UNUSED __attribute__((unused))
 #if defined(__clang__)
@@ -198,7 +206,7 @@ T_INLINE double t_floordiv_f64(double a, double b) {
         int j, half;                                                        \
         for (j = 0; j < L; j++) lane[j] = (A)(ID);                          \
         for (i = 0; i < full; i += L)                                       \
-            T_LOOP for (j = 0; j < L; j++) { const A a = lane[j]; const A x = (A)src[i + (uint64_t)j]; lane[j] = (A)(STEP); } \
+            T_UNROLL T_LOOP for (j = 0; j < L; j++) { const A a = lane[j]; const A x = (A)src[i + (uint64_t)j]; lane[j] = (A)(STEP); } \
         for (j = 0; (uint64_t)j < n - full; j++) { const A a = lane[j]; const A x = (A)src[full + (uint64_t)j]; lane[j] = (A)(STEP); } \
         for (half = L / 2; half > 0; half /= 2)                             \
             for (j = 0; j < half; j++) { const A a = lane[j]; const A x = lane[j + half]; lane[j] = (A)(STEP); } \

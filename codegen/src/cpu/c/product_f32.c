@@ -5,7 +5,7 @@
 
 /* sums[R][T_PANEL] = the piece of `depth` terms; a: T_ROWS numbers a term, b: T_PANEL numbers every `step`. */
 #define T_TILE(NAME, TARGET, V, WIDE, ZERO, FULL, READ, FMA, WRITE, R)                                 \
-    TARGET static void NAME(int64_t depth, const float *a, const float *b, int64_t step, float *sums) { \
+    TARGET T_FAST static void NAME(int64_t depth, const float *a, const float *b, int64_t step, float *sums) { \
         V c[R][T_PANEL / WIDE];                                                                        \
         int64_t k;                                                                                     \
         int i, j;                                                                                      \
@@ -79,7 +79,7 @@ static T_CLONES void t_small_f32(const t_product *p, const float *l, const float
 }
 
 /* `scratch` holds T_PIECE * (T_BLOCK + T_ROWS) numbers. */
-static void t_product_f32(const t_product *p, const float *l, const float *r, float *out, float *scratch) {
+static __attribute__((noinline)) void t_product_f32(const t_product *p, const float *l, const float *r, float *out, float *scratch) {
     const int64_t batches = t_batches(p);
     float *const right = scratch, *const left = scratch + T_PIECE * T_BLOCK;
     t_tile tile = t_tile_plain, row = t_row_plain;
