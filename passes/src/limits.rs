@@ -6,12 +6,13 @@
 //! the shape, what was asked for, the limit and how to raise it, and carries the user's line.
 
 use crate::rebuild;
+use std::collections::HashSet;
 use torsh_ir::attr::AttrsExt;
 use torsh_ir::error::{Error, Result};
 use torsh_ir::graph::{Graph, NodeId};
 use torsh_ir::limits::{self, Limits};
 use torsh_ir::op::Kind;
-use torsh_ir::program::{Place, Program, StepOp};
+use torsh_ir::program::{LibCall, Place, Program, StepOp};
 use torsh_ir::shape::Type;
 
 /// Checks a graph against the limits now in force.
@@ -100,6 +101,59 @@ pub fn check_peak(program: &Program, limits: &Limits) -> Result<()> {
         },
         None => error,
     })
+}
+
+/// Checks a program that somebody else planned as [`compile`](crate::compile) checks its graph and its plan: types of buffers,
+/// constants (equal ones once), the peak, and that no step runs over more points than a tensor may have. Points of a kernel
+/// are those of a value of the graph, operands of products and attentions are values, so that nothing that passes make of a
+/// graph within the limits is refused. Instructions of a kernel are not counted: their limit says where fusion stops, and
+/// one value alone may take more.
+pub fn check_program(program: &Program, limits: &Limits) -> Result<()> {
+    let (mut constants, mut seen) = (0u64, HashSet::new());
+    for decl in &program.buffers {
+        check_type(&decl.ty, limits)?;
+        if let Place::Const(data) = &decl.place
+            && seen.insert(&data[..])
+        {
+            constants = constants.saturating_add(data.len() as u64);
+        }
+    }
+    if constants > limits.max_constant_bytes {
+        let limit = limits.max_constant_bytes;
+        return Err(exceeded("the program", constants, "bytes of constants", limit, "max_constant_bytes"));
+    }
+    check_peak(program, limits)?;
+    let most = |what: &str, points: u64| match points <= limits.max_elements {
+        true => Ok(()),
+        false => Err(exceeded(what, points, "elements", limits.max_elements, "max_elements")),
+    };
+    for step in &program.steps {
+        match &step.op {
+            StepOp::Kernel { kernel, .. } => most("a kernel", product(kernel.grid.iter().chain(&kernel.inner)))?,
+            StepOp::Dot(dot) => {
+                for (rows, cols) in [(dot.m, dot.k), (dot.k, dot.n), (dot.m, dot.n)] {
+                    most("an operand of a product", product(dot.batch.iter().chain([&rows, &cols])))?;
+                }
+            }
+            StepOp::Lib { call, .. } => {
+                let forward = matches!(call, LibCall::Attention(_));
+                let Some(attend) = call.attend() else { continue };
+                for (rows, cols, batched) in attend.extents(forward) {
+                    let batch = attend.batch.iter().filter(|_| batched);
+                    most("an operand of an attention", product(batch.chain([&rows, &cols])))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A product of extents; 0 where one is, however large the others.
+fn product<'a>(extents: impl Iterator<Item = &'a usize> + Clone) -> u64 {
+    if extents.clone().any(|&n| n == 0) {
+        return 0;
+    }
+    extents.fold(1u64, |all, &n| all.saturating_mul(n as u64))
 }
 
 fn writes(op: &StepOp, buffer: usize) -> bool {
@@ -197,6 +251,74 @@ mod tests {
         assert!(check(&g, &SMALL).is_ok());
         g.input(Type::new(DType::U8, Shape::of(&[5000])));
         assert_eq!(check(&g, &SMALL).expect_err("too big").op(), Some("input"));
+    }
+
+    #[test]
+    fn a_program_is_held_to_the_limits_of_its_graph() {
+        let limits = Limits { max_peak_bytes: u64::MAX, ..SMALL };
+        let refused = |change: &dyn Fn(&mut Program)| {
+            let b = Builder::new(Graph::new());
+            let x = b.input(Type::new(DType::F32, Shape::of(&[4, 4])));
+            let y = (x.dot_general(x, &[], &[], &[1], &[0]) + x).id();
+            let mut g = b.finish().expect("well formed");
+            g.set_outputs(vec![y]);
+            let mut p = crate::compile(&g, &crate::Options::default()).expect("it compiles");
+            check_program(&p, &limits).expect("within the limits");
+            change(&mut p);
+            check_program(&p, &limits).expect_err("beyond them").message().to_string()
+        };
+        let dot = |p: &mut Program, k: usize| {
+            for step in &mut p.steps {
+                if let StepOp::Dot(dot) = &mut step.op {
+                    dot.k = k;
+                }
+            }
+        };
+        assert!(refused(&|p| dot(p, 1 << 40)).contains("an operand of a product takes"));
+        assert!(refused(&|p| p.buffers[0].ty.shape = Shape::of(&[1001])).contains("takes 1001 elements"));
+        let constant = |n: usize, v: u8| BufDecl {
+            ty: Type::new(DType::U8, Shape::of(&[n])),
+            place: Place::Const(vec![v; n].into()),
+        };
+        // The same bytes in two shapes count once.
+        let told = refused(&|p| p.buffers.extend([constant(12, 1), constant(12, 1), constant(12, 2)]));
+        assert!(told.contains("24 bytes of constants"), "{told}");
+        let told = refused(&|p| {
+            for step in &mut p.steps {
+                if let StepOp::Kernel { kernel, .. } = &mut step.op {
+                    std::sync::Arc::make_mut(kernel).inner.push(1001);
+                }
+            }
+        });
+        assert!(told.starts_with("a kernel takes"), "{told}");
+    }
+
+    /// The limits of a graph are those of its largest value: no sample of any op comes beyond them as a program.
+    #[test]
+    fn what_passes_make_of_a_graph_within_the_limits_is_within_them() {
+        let mut ran = 0;
+        for def in torsh_ir::ops::OPS {
+            let op = torsh_ir::op::Op(def);
+            if op.kind == Kind::Input {
+                continue;
+            }
+            for dtype in op.dtypes.iter() {
+                for sample in (op.samples)() {
+                    let Ok((mut g, out)) = torsh_ir::sample::graph(op, &sample, dtype) else { continue };
+                    g.set_outputs(vec![out]);
+                    let Ok(g) = crate::decompose::expand(g) else { continue };
+                    let largest = g.ids().map(|id| g.ty(id).numel() as u64).max().unwrap_or(0);
+                    let limits = Limits { max_elements: largest, ..Limits::with_memory(1 << 40) };
+                    for fusion in [true, false] {
+                        let options = crate::Options { fusion, ..crate::Options::default() };
+                        let Ok(p) = crate::lower::run(&g, &options) else { continue };
+                        check_program(&p, &limits).unwrap_or_else(|e| panic!("{} of {dtype}: {e}", op.name));
+                        ran += 1;
+                    }
+                }
+            }
+        }
+        assert!(ran > 500, "only {ran} samples ran");
     }
 
     #[test]

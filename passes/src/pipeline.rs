@@ -4,7 +4,7 @@
 //! [`Options::verify`] is set, runs the verifier and checks that printing and parsing give the graph back.
 //! The graph is always verified at the door.
 
-use crate::{attention, decompose, fuse, limits, lower, plan, rebuild, schedule, simplify, split};
+use crate::{attention, decompose, fuse, limits, lower, plan, rebuild, schedule, simplify, split, stats};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -99,7 +99,7 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
 }
 
 /// What a program depends on besides its graph and what is donated: this version of the passes, and the settings that they
-/// look at. They look at no target: a program is the same for every device and instruction set.
+/// look at. They look at no target, but for one thing, which [`serves`] asks about: whether attention takes 16-bit operands.
 pub fn settings() -> String {
     let kernel = torsh_ir::limits::get().max_kernel_insts;
     format!("torsh passes {} fusion {} kernels of {kernel}", env!("TORSH_PASSES"), env::fusion())
@@ -112,7 +112,11 @@ pub fn settings() -> String {
 /// Errors: `Limit`; `Value` where it does not fit.
 pub fn fits(program: &Program, graph: &Graph, donate: &[(usize, usize)]) -> Result<()> {
     limits::check(graph, &torsh_ir::limits::get())?;
-    limits::check_peak(program, &torsh_ir::limits::get())?;
+    // What it says of its memory is not believed.
+    if program.peak_bytes != stats::peak(program) {
+        return Err(Error::value("a program whose peak is not that of its buffers"));
+    }
+    limits::check_program(program, &torsh_ir::limits::get())?;
     let given = |out: &BufId| program.buffers.get(out.0 as usize).map(|b| &b.ty);
     let outputs = graph.outputs();
     let gives = program.outputs.len() == outputs.len()
@@ -264,6 +268,51 @@ mod tests {
         });
         let e = e.expect_err("the verifier objects");
         assert!(e.kind() == ErrorKind::Internal && e.message().contains("after pass breaker"), "{e}");
+    }
+
+    #[test]
+    fn a_program_fits_its_graph_with_its_own_peak() {
+        let mut p = compile(&graph(), &Options::default()).expect("it compiles");
+        fits(&p, &graph(), &[]).expect("its own");
+        p.peak_bytes -= 1;
+        let e = fits(&p, &graph(), &[]).expect_err("a lie");
+        assert!(e.kind() == ErrorKind::Value && e.message().contains("peak"), "{e}");
+    }
+
+    #[test]
+    fn a_program_serves_every_target_but_for_attention_in_16_bits() {
+        let device = |isa| Target { device: Device::Cuda(0), isa, ..Options::default().target };
+        let (cpu, cuda) = (Options::default().target, device("sm_80"));
+        let of = |dtype: DType, attention: bool| {
+            let b = Builder::new(Graph::new());
+            let x = b.input(Type::new(dtype, Shape::of(&[2, 4, 4])));
+            let y = if attention {
+                let scores = x.dot_general(x, &[0], &[0], &[2], &[2]);
+                let weights = b.op("softmax", &[scores], &[torsh_ir::Attr::Int(2)]);
+                weights.dot_general(x, &[0], &[0], &[2], &[1]).id()
+            } else {
+                (x + x).id()
+            };
+            let mut g = b.finish().expect("well formed");
+            g.set_outputs(vec![y]);
+            g
+        };
+        for attention in [false, true] {
+            assert!(serves(&of(DType::F32, attention), &cpu) && serves(&of(DType::F32, attention), &cuda));
+            assert!(serves(&of(DType::F16, attention), &cpu));
+        }
+        assert!(!serves(&of(DType::F16, true), &cuda) && !serves(&of(DType::BF16, true), &cuda));
+        // Careful: any value of 16 bits counts, attention or not.
+        assert!(!serves(&of(DType::F16, false), &cuda));
+        // Where it says so they are the same.
+        for (dtype, attention) in [(DType::F32, true), (DType::F32, false), (DType::F16, true)] {
+            let g = of(dtype, attention);
+            let text = |target: &Target| {
+                let options = Options { target: target.clone(), ..Options::default() };
+                text::program(&compile(&g, &options).expect("it compiles"))
+            };
+            assert!(!serves(&g, &cuda) || text(&cpu) == text(&cuda), "{dtype} {attention}");
+        }
     }
 
     #[test]
