@@ -106,7 +106,7 @@ def _program(name: str):
 
 
 def size(name: str, folder: Path) -> tuple[int, int, int]:
-    """Exports a workload to the folder; bytes of the shared library without the weights, of those, and of code of products."""
+    """Exports a workload; bytes of the shared library, of the weights beside it, and of code of products."""
     import torsh
 
     fn, args = _program(name)
