@@ -196,6 +196,18 @@ impl Call<'_> {
         out
     }
 
+    /// Whether the mask lets `key` take part in the row of `row`, as an expression; `None` without a mask.
+    pub fn taken(&self) -> Option<String> {
+        let (dtype, side) = (self.mask?, self.side("mask")?);
+        let at = format!("(long long)row * ({}ll) + (long long)key * ({}ll)", side.row, side.col);
+        let shown = match dtype {
+            DType::Bool => format!("__ldg(mask + ({at})) != 0"),
+            _ => format!("{} != __int_as_float((int)0xff800000u)", self.load("mask", &at)),
+        };
+        let causal = if self.a.causal { " && key <= row" } else { "" };
+        Some(format!("inside{causal} && {shown}"))
+    }
+
     /// Statements that read the state of the random stream.
     pub fn seed(&self) -> String {
         match self.side("state") {

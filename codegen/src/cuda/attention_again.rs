@@ -142,6 +142,13 @@ impl Call<'_> {
         let head = format!("{p}#pragma unroll 1\n{p}for (int key = 0; key < {end}; ++key) {{\n{score}");
         let _ =
             writeln!(out, "{p}float most = {INF};\n{head}{p}    most = s > most || {} ? s : most;\n{p}}}", nan("s"));
+        // Every key is masked, or its score is -inf by the meaning too.
+        let none = if self.a.safe && self.a.mask { "0.0f" } else { NAN };
+        let _ = writeln!(out, "{p}if (most == {INF}) {{\n{p}    *to = {};", narrow(self.a.result(true), none));
+        if let Some(lse) = self.logarithm(INF) {
+            let _ = writeln!(out, "{p}    {lse}");
+        }
+        let _ = writeln!(out, "{p}    continue;\n{p}}}");
         let _ = writeln!(
             out,
             "{p}double total = 0.0;\n{head}{p}    total = __dadd_rn(total, (double)t_exp(__fsub_rn(s, most)));\n{p}}}"
@@ -153,16 +160,19 @@ impl Call<'_> {
         );
         let _ =
             writeln!(out, "{p}    sum = __fma_rn((double){kept}, {v}, sum);\n{p}}}\n{p}*to = {};", self.stored(true));
-        if self.a.lse {
-            let s = self.a.sizes();
-            let first = s.batch as u64 * s.queries as u64 * s.width as u64;
-            let _ = writeln!(
-                out,
-                "{p}if (col == 0) out[{first}ll + (long long)batch * {}ll + row] = __fadd_rn(most, t_log(__double2float_rn(total)));",
-                s.queries
-            );
+        if let Some(lse) = self.logarithm("__fadd_rn(most, t_log(__double2float_rn(total)))") {
+            let _ = writeln!(out, "{p}{lse}");
         }
         Ok(())
+    }
+
+    /// A statement that stores the logarithm of the row's sum with its first column, where the result has it.
+    fn logarithm(&self, value: &str) -> Option<String> {
+        let s = self.a.sizes();
+        let first = s.batch as u64 * s.queries as u64 * s.width as u64;
+        self.a
+            .lse
+            .then(|| format!("if (col == 0) out[{first}ll + (long long)batch * {}ll + row] = {value};", s.queries))
     }
 
     /// Statements that declare, of `row` and `key`, the weight `w` and the cotangent `g` of the score, from `lse` and

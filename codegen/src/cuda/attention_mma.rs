@@ -18,9 +18,11 @@
 //! # Numbers
 //! Scores, maxima, sums and results are f32; queries are not scaled before the product. Weights, between 0 and 1, are
 //! rounded to the operands' dtype before they multiply the values, their sum is that of the unrounded ones: half an epsilon
-//! of the dtype for each weight. Weights are `ex2.approx` of scores in units of ln 2 (relative error 2^-22). What dropout
-//! multiplies kept weights by comes in at the end, so that no weight exceeds 1. Elements of the result that are not
-//! finite are computed again (`attention_again`).
+//! of the dtype for each weight. Weights are `ex2.approx` of scores in units of ln 2 (relative error 2^-22). Those of f16 are
+//! 2^[`SHIFT`] times as large, which the division takes back: its smallest normal number is 2^-14, and many small weights
+//! would be lost from the result and not from their sum. What dropout multiplies kept weights by comes in at the end, so that
+//! it makes no weight larger. Elements of the result that are not finite, and rows whose every product is -inf though keys take
+//! part, are computed again (`attention_again`).
 
 use super::attention::Call;
 use super::attention_again::{Mine, Of, odd};
@@ -40,6 +42,9 @@ const THREADS: usize = 32 * WARPS;
 /// Keys of a block.
 const KEYS: usize = 64;
 const _: () = assert!(KEYS / 8 * 4 <= 32, "dropout has a word of bits for a tile");
+
+/// Weights of f16 are 2 to this times as large as they are.
+const SHIFT: i32 = 12;
 
 const INF: &str = "__int_as_float((int)0xff800000u)";
 
@@ -130,6 +135,11 @@ impl Flash<'_> {
     /// where the largest product is the largest score.
     fn unscaled(&self) -> bool {
         self.call.mask.is_none_or(|m| m == DType::Bool) && self.call.a.scale.as_f64() > 0.0
+    }
+
+    /// By what power of two weights are larger.
+    fn shift(&self) -> i32 {
+        if self.call.a.dtype == DType::F16 { SHIFT } else { 0 }
     }
 
     /// Statements that bring rows from `first` on to shared memory at `place`: 16 bytes at a time in the background where the
@@ -234,10 +244,29 @@ impl Flash<'_> {
             ("masks", self.masks()),
             (
                 "exponent",
-                if self.unscaled() { "__fmaf_rn(x, $unit, -less)" } else { "__fmul_rn(__fsub_rn(x, less), $unit)" }
-                    .to_string(),
+                match (self.unscaled(), self.shift()) {
+                    (true, _) => "__fmaf_rn(x, $unit, -less[i])".to_string(),
+                    (false, 0) => "__fmul_rn(__fsub_rn(x, less[i]), $unit)".to_string(),
+                    (false, n) => format!("__fmaf_rn(__fsub_rn(x, less[i]), $unit, {})", f32s(f64::from(n))),
+                },
             ),
-            ("less", if self.unscaled() { "__fmul_rn(level, $unit)" } else { "level" }.to_string()),
+            (
+                "less",
+                match (self.unscaled(), self.shift()) {
+                    (false, _) => "level".to_string(),
+                    (true, 0) => "__fmul_rn(level, $unit)".to_string(),
+                    (true, n) => format!("__fmaf_rn(level, $unit, {})", f32s(f64::from(-n))),
+                },
+            ),
+            (
+                "rescale",
+                match self.unscaled() {
+                    true => "__fsub_rn(before, less[i])",
+                    false => "__fmul_rn(__fsub_rn(before, less[i]), $unit)",
+                }
+                .to_string(),
+            ),
+            ("low", if a.mask { "    unsigned low = 0u;\n" } else { "" }.to_string()),
             ("dropped", self.dropped()),
         ];
         // Names in names.
@@ -255,6 +284,9 @@ impl Flash<'_> {
             let _ = writeln!(each, "                s = __fmul_rn(s, {scale});");
         }
         each.push_str(&self.call.masked("                "));
+        if let Some(taken) = self.call.taken() {
+            let _ = writeln!(each, "                if (s == {INF} && {taken}) low |= 1u << (r * 2 + (e >> 1));");
+        }
         let rows = if a.mask { format!("row < {} && ", s.queries) } else { String::new() };
         // Only the last keys are beyond the end, only those from the first query on are hidden.
         let mut when = Vec::new();
@@ -318,14 +350,20 @@ impl Flash<'_> {
         let (a, s) = (self.call.a, self.call.a.sizes());
         let none = if s.keys == 0 || (a.safe && a.mask) { "0.0f" } else { "__int_as_float(0x7fc00000)" };
         let factor = if a.dropout.as_f64() > 0.0 { a.options().factor() } else { 1.0 };
+        let sum = match self.shift() {
+            0 => "total".to_string(),
+            n => format!("__fmul_rn(total, {})", constant(Scalar::Float(2f64.powi(-n)), DType::F32)),
+        };
         let top = match self.unscaled() {
             // In units of ln 2, rounded as in the exponents.
-            true => format!(
-                "__fmaf_rn(__fmul_rn(top[i], {}), {}, t_log(total))",
-                constant(Scalar::Float(a.scale.as_f64() * LOG2_E), DType::F32),
-                constant(Scalar::Float(LN_2), DType::F32)
-            ),
-            false => "__fadd_rn(top[i], t_log(total))".to_string(),
+            true => {
+                let less = match self.shift() {
+                    0 => "less[i]".to_string(),
+                    n => format!("__fadd_rn(less[i], {})", constant(Scalar::Float(f64::from(n)), DType::F32)),
+                };
+                format!("__fmaf_rn({less}, {}, t_log({sum}))", constant(Scalar::Float(LN_2), DType::F32))
+            }
+            false => format!("__fadd_rn(top[i], t_log({sum}))"),
         };
         let logarithms = match a.lse {
             true => format!(
@@ -391,6 +429,27 @@ impl Flash<'_> {
             ("none", none.to_string()),
             ("inf", INF.to_string()),
             ("factor", constant(Scalar::Float(factor), DType::F32)),
+            (
+                "lost",
+                match (s.keys, a.mask) {
+                    (0, _) => "false",
+                    (_, false) => "none",
+                    (_, true) => "none && (low >> i & 1u) != 0u",
+                }
+                .to_string(),
+            ),
+            (
+                "join",
+                match a.mask {
+                    true => {
+                        "    low |= __shfl_xor_sync(0xffffffffu, low, 1);
+    low |= __shfl_xor_sync(0xffffffffu, low, 2);
+"
+                    }
+                    false => "",
+                }
+                .to_string(),
+            ),
             ("odd0", odd("y0")),
             ("odd1", odd("y1")),
             ("logarithms", logarithms),

@@ -23,11 +23,13 @@ $copy_first    t_commit();
     }
     float top[$rows];
     float sum[$rows];
-    float acc[$tiles][$values][4] = {};
+    float less[$rows];
+$low    float acc[$tiles][$values][4] = {};
     #pragma unroll
     for (int i = 0; i < $rows; ++i) {
         top[i] = $inf;
         sum[i] = 0.0f;
+        less[i] = 0.0f;
     }
     #pragma unroll 1
     for (int k0 = 0; k0 < $end; k0 += $nk) {
@@ -59,16 +61,16 @@ $masks        #pragma unroll
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
             const float level = most == $inf ? 0.0f : most;
-            const float less = $less;
-            float x = top[i];
-            const float factor = t_ex2($exponent);
+            const float before = less[i];
+            less[i] = $less;
+            const float factor = top[i] == $inf ? 0.0f : t_ex2($rescale);
             top[i] = most;
             sum[i] = __fmul_rn(sum[i], factor);
             #pragma unroll
             for (int c = 0; c < $scores; ++c) {
                 #pragma unroll
                 for (int e = h; e < h + 2; ++e) {
-                    x = sc[r][c][e];
+                    const float x = sc[r][c][e];
                     sc[r][c][e] = t_ex2($exponent);
                     sum[i] = __fadd_rn(sum[i], sc[r][c][e]);
                 }
@@ -112,22 +114,23 @@ $copy_k        t_commit();
 ";
 
 /// Division by the sums, and the result.
-pub(super) const END: &str = "    unsigned odds = 0u;
+pub(super) const END: &str = "$join    unsigned odds = 0u;
     #pragma unroll
     for (int i = 0; i < $rows; ++i) {
         float total = sum[i];
         total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, 1));
         total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, 2));
         const int at = warp * $span + (i >> 1) * 16 + (i & 1) * 8 + group;
-$row        // No key at all; a sum that is 0 for another reason is computed again.
+$row        // No key at all, or none whose product does not overflow: those rows are computed again.
         const bool none = total == 0.0f && top[i] == $inf;
-        const float inverse = none ? $none : __fdiv_rn($factor, total);
+        const bool lost = $lost;
+        const float inverse = lost ? __int_as_float(0x7fc00000) : none ? $none : __fdiv_rn($factor, total);
 $to        #pragma unroll
         for (int c = 0; c < $values; ++c) {
             const int col = c * 8 + place * 2;
             const float y0 = __fmul_rn(acc[i >> 1][c][(i & 1) * 2], inverse);
             const float y1 = __fmul_rn(acc[i >> 1][c][(i & 1) * 2 + 1], inverse);
-$store            if (!none && ((col < $width && $odd0) || (col + 1 < $width && $odd1))) odds |= 1u << i;
+$store            if ((lost || !none) && ((col < $width && $odd0) || (col + 1 < $width && $odd1))) odds |= 1u << i;
         }
 $logarithms    }
 $last";

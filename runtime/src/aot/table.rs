@@ -138,3 +138,42 @@ impl Table {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(table: &Table) -> String {
+        let object = Object { bytes: Vec::new(), kernels: Vec::new(), of_step: Vec::new(), prims: Vec::new() };
+        table.source(&object, "x__")
+    }
+
+    #[test]
+    fn a_word_is_there_once() {
+        let mut table = Table::default();
+        assert!(table.product(3, &[word(0, 64), word(1, 64), word(0, 64)]));
+        table.copy(word(3, 1), word(0, 64), 100);
+        assert_eq!((table.flush(), table.flush()), (Some((0, 8)), None));
+        let text = source(&table);
+        // Head, two addresses; head of the copy, what the caller gives, bytes.
+        assert!(text.contains("uint32_t t_values[] = {\n    196621u,256u,257u,10u,7u,100u,\n}"), "{text}");
+        assert!(text.contains("uint16_t t_words[] = {\n    0u,1u,2u,1u,3u,4u,1u,5u,\n}"), "{text}");
+        assert!(text.contains("void *a[3]"), "{text}");
+    }
+
+    #[test]
+    fn addresses_beyond_32_bits_have_wide_words() {
+        let mut table = Table::default();
+        table.copy(word(0, 1 << 33), word(0, 0), 8);
+        assert!(source(&table).contains("uint64_t t_values[]"));
+    }
+
+    #[test]
+    fn what_a_head_cannot_hold_is_refused() {
+        let mut table = Table::default();
+        assert!(!table.kernel(NUMBERS, &[0]));
+        assert!(!table.kernel(0, &vec![0; OPERANDS]));
+        assert!(table.flush().is_none());
+        assert!(source(&table).is_empty());
+    }
+}

@@ -200,11 +200,13 @@ extern "C" __global__ void __launch_bounds__(128, 2) k0_attention_mma_bf16_64x64
     }
     float top[2];
     float sum[2];
+    float less[2];
     float acc[1][8][4] = {};
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
         top[i] = __int_as_float((int)0xff800000u);
         sum[i] = 0.0f;
+        less[i] = 0.0f;
     }
     #pragma unroll 1
     for (int k0 = 0; k0 < (q0 + 64 < 150 ? q0 + 64 : 150); k0 += 64) {
@@ -257,17 +259,17 @@ extern "C" __global__ void __launch_bounds__(128, 2) k0_attention_mma_bf16_64x64
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
             const float level = most == __int_as_float((int)0xff800000u) ? 0.0f : most;
-            const float less = __fmul_rn(level, __int_as_float(0x3e38aa3b));
-            float x = top[i];
-            const float factor = t_ex2(__fmaf_rn(x, __int_as_float(0x3e38aa3b), -less));
+            const float before = less[i];
+            less[i] = __fmul_rn(level, __int_as_float(0x3e38aa3b));
+            const float factor = top[i] == __int_as_float((int)0xff800000u) ? 0.0f : t_ex2(__fsub_rn(before, less[i]));
             top[i] = most;
             sum[i] = __fmul_rn(sum[i], factor);
             #pragma unroll
             for (int c = 0; c < 8; ++c) {
                 #pragma unroll
                 for (int e = h; e < h + 2; ++e) {
-                    x = sc[r][c][e];
-                    sc[r][c][e] = t_ex2(__fmaf_rn(x, __int_as_float(0x3e38aa3b), -less));
+                    const float x = sc[r][c][e];
+                    sc[r][c][e] = t_ex2(__fmaf_rn(x, __int_as_float(0x3e38aa3b), -less[i]));
                     sum[i] = __fadd_rn(sum[i], sc[r][c][e]);
                 }
             }
@@ -334,9 +336,10 @@ extern "C" __global__ void __launch_bounds__(128, 2) k0_attention_mma_bf16_64x64
         total = __fadd_rn(total, __shfl_xor_sync(0xffffffffu, total, 2));
         const int at = warp * 16 + (i >> 1) * 16 + (i & 1) * 8 + group;
         const int row = own - warp * 16 + at;
-        // No key at all; a sum that is 0 for another reason is computed again.
+        // No key at all, or none whose product does not overflow: those rows are computed again.
         const bool none = total == 0.0f && top[i] == __int_as_float((int)0xff800000u);
-        const float inverse = none ? __int_as_float(0x7fc00000) : __fdiv_rn(__int_as_float(0x3faaaaab), total);
+        const bool lost = none;
+        const float inverse = lost ? __int_as_float(0x7fc00000) : none ? __int_as_float(0x7fc00000) : __fdiv_rn(__int_as_float(0x3faaaaab), total);
         float* const to = out + ((long long)batch * 130ll + row) * 64ll;
         #pragma unroll
         for (int c = 0; c < 8; ++c) {
@@ -344,9 +347,9 @@ extern "C" __global__ void __launch_bounds__(128, 2) k0_attention_mma_bf16_64x64
             const float y0 = __fmul_rn(acc[i >> 1][c][(i & 1) * 2], inverse);
             const float y1 = __fmul_rn(acc[i >> 1][c][(i & 1) * 2 + 1], inverse);
                 if (row < 130 && col < 64) *(float2*)(to + col) = make_float2(y0, y1);
-            if (!none && ((col < 64 && !(__fsub_rn(y0, y0) == 0.0f)) || (col + 1 < 64 && !(__fsub_rn(y1, y1) == 0.0f)))) odds |= 1u << i;
+            if ((lost || !none) && ((col < 64 && !(__fsub_rn(y0, y0) == 0.0f)) || (col + 1 < 64 && !(__fsub_rn(y1, y1) == 0.0f)))) odds |= 1u << i;
         }
-        if (place == 0 && row < 130) out[16640ll + (long long)batch * 130ll + row] = none ? __int_as_float((int)0xff800000u) : __fmaf_rn(__fmul_rn(top[i], __int_as_float(0x3e38aa3b)), __int_as_float(0x3f317218), t_log(total));
+        if (place == 0 && row < 130) out[16640ll + (long long)batch * 130ll + row] = none ? __int_as_float((int)0xff800000u) : __fmaf_rn(less[i], __int_as_float(0x3f317218), t_log(total));
     }
     #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
@@ -369,6 +372,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) k0_attention_mma_bf16_64x64
                 float s = __double2float_rn(__dmul_rn(qk, __longlong_as_double((long long)0x3fc0000000000000ull)));
                 if (!inside || key > row) s = __int_as_float((int)0xff800000u);
                 most = s > most || !(s == s) ? s : most;
+            }
+            if (most == __int_as_float((int)0xff800000u)) {
+                *to = __int_as_float(0x7fc00000);
+                if (col == 0) out[16640ll + (long long)batch * 130ll + row] = __int_as_float((int)0xff800000u);
+                continue;
             }
             double total = 0.0;
             #pragma unroll 1

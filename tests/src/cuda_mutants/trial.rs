@@ -5,7 +5,7 @@ use crate::cuda::batch::{Batch, symbol};
 use crate::cuda::sim::{Loaded, Run};
 use crate::cuda::{nvrtc, passes, ptx_flags, root};
 use crate::fuzz::Case;
-use crate::fuzz::oracle::{Expected, expect};
+use crate::fuzz::oracle::{Expected, expect_for};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -126,7 +126,7 @@ impl Subject {
         let inputs = std::iter::once(&entry.case.inputs).chain(&entry.more).map(|i| (i, false));
         for (inputs, exactly) in entry.exact.iter().map(|i| (i, true)).chain(inputs) {
             let case = Case { inputs: inputs.clone(), ..entry.case.clone() };
-            let want = expect(&case);
+            let want = expect_for(&case, passes().target.takes_half_attention());
             runs.push((case, want, exactly));
         }
         let ptx = compiler.ptx(&source)?.ok_or_else(|| told("does not compile".to_string()))?;

@@ -9,6 +9,7 @@
 use super::Case;
 use crate::compare::{epsilon, magnitude, ulp};
 use crate::values::{Rng, show};
+use std::collections::HashMap;
 use torsh_ir::graph::{Node, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph_with};
 use torsh_ir::op::{EvalCall, Kind};
@@ -28,17 +29,30 @@ struct Output {
     value: HostTensor,
     exact: bool,
     shaken: Vec<HostTensor>,
+    /// By how much elements may be off besides, a bound that is certain; empty where that is nothing.
+    weights: Vec<f64>,
 }
 
 /// Evaluates a case.
 pub fn expect(case: &Case) -> Result<Expected> {
+    expect_for(case, false)
+}
+
+/// Evaluates a case for a target that takes attention of 16-bit operands (`Target::takes_half_attention`), or not. One that
+/// does may round weights to 16 bits.
+pub fn expect_for(case: &Case, half_attention: bool) -> Result<Expected> {
     let mut exact = Vec::new();
-    let values = evaluate(case, None, &mut exact)?;
-    let mut outputs: Vec<Output> =
-        values.into_iter().zip(&exact).map(|(value, &exact)| Output { value, exact, shaken: Vec::new() }).collect();
+    let mut weights = half_attention.then(HashMap::new);
+    let values = evaluate(case, None, &mut exact, &mut weights)?;
+    let bounds = weights.clone().unwrap_or_default();
+    let mut outputs = Vec::new();
+    for (n, (value, &exact)) in values.into_iter().zip(&exact).enumerate() {
+        let weights = bounds.get(&n).cloned().unwrap_or_default();
+        outputs.push(Output { value, exact, shaken: Vec::new(), weights });
+    }
     for seed in 0..SHAKES {
         let shake = Shake { rng: Rng::new(seed as u64), every_zero: seed == 0 };
-        let shaken = evaluate(case, Some(shake), &mut exact)?;
+        let shaken = evaluate(case, Some(shake), &mut exact, &mut weights)?;
         for (output, s) in outputs.iter_mut().zip(shaken) {
             output.shaken.push(s);
         }
@@ -54,16 +68,35 @@ struct Shake {
     every_zero: bool,
 }
 
-/// Evaluates; with `shake`, moved. `exact` receives, per output, whether no inexact op lies before it.
-fn evaluate(case: &Case, mut shake: Option<Shake>, exact: &mut Vec<bool>) -> Result<Vec<HostTensor>> {
+/// Evaluates; with `shake`, moved. `exact` receives, per output, whether no inexact op lies before it. `bounds`, there if
+/// weights may be rounded, receives for outputs that are attentions by how much that moves their elements; attentions on the
+/// way to an output are moved by as much.
+fn evaluate(
+    case: &Case,
+    mut shake: Option<Shake>,
+    exact: &mut Vec<bool>,
+    bounds: &mut Option<HashMap<usize, Vec<f64>>>,
+) -> Result<Vec<HostTensor>> {
     // The observer sees the graph without composites, so that is what is evaluated.
     let graph = torsh_ir::interp::expand_composites(&case.graph)?;
     let mut inexact = vec![false; graph.len()];
     let outputs = eval_graph_with(&graph, &case.inputs, &mut |id, node, x, value| {
         let inherited = node.operands.iter().any(|o| inexact[o.index()]);
         inexact[id.index()] = inherited || own_error(node).is_some();
+        let mut inside = Vec::new();
+        if let Some(bounds) = bounds
+            && node.op.kind == Kind::Attention
+            && let Some(w) = rounded_weights(node, x)
+        {
+            let places: Vec<usize> = (0..graph.outputs().len()).filter(|&n| graph.outputs()[n] == id).collect();
+            match (places.is_empty(), &shake) {
+                (true, _) => inside = w,
+                (false, None) => bounds.extend(places.into_iter().map(|n| (n, w.clone()))),
+                (false, Some(_)) => (),
+            }
+        }
         if let Some(shake) = &mut shake {
-            shake_value(node, x, value, inherited, shake);
+            shake_value(node, x, value, inherited, &inside, shake);
         }
     })?;
     *exact = graph.outputs().iter().map(|o: &NodeId| !inexact[o.index()]).collect();
@@ -121,7 +154,15 @@ fn loose_zero(node: &Node) -> bool {
     }
 }
 
-fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited: bool, shake: &mut Shake) {
+/// Moves a value by its own error and by `weights`.
+fn shake_value(
+    node: &Node,
+    x: &[&HostTensor],
+    value: &mut HostTensor,
+    inherited: bool,
+    weights: &[f64],
+    shake: &mut Shake,
+) {
     let dtype = value.dtype();
     if !dtype.is_float() {
         return;
@@ -140,16 +181,14 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
         return;
     }
     let loose_product = loose_products(node, x, value);
-    let weights = match node.op.kind {
-        Kind::Attention => rounded_weights(node, x),
-        _ => None,
-    };
     // The sums of attention are f32 whatever its operands are.
-    let unit = if weights.is_some() { DType::F32 } else { dtype };
+    let unit = if node.op.kind == Kind::Attention && x[0].dtype().size() == 2 { DType::F32 } else { dtype };
     let step = eps * epsilon(unit) * scale;
     let sign_bit = 1u64 << (8 * dtype.size() - 1);
     for i in 0..value.len() {
-        let Scalar::Float(v) = value.get(i) else { continue };
+        let Scalar::Float(v) = value.get(i) else {
+            continue;
+        };
         if loose_product.get(i) == Some(&true) {
             value.set(i, Scalar::Float(if v.is_nan() { 0.0 } else { f64::NAN }));
         } else if v.is_nan() {
@@ -161,7 +200,7 @@ fn shake_value(node: &Node, x: &[&HostTensor], value: &mut HostTensor, inherited
             value.set_bits(i, value.bits(i) ^ sign_bit);
         } else if v.is_finite() && (ulps > 0.0 || step > 0.0) {
             let direction = if rng.one_in(2) { 1.0 } else { -1.0 };
-            let weights = weights.as_ref().and_then(|w| w.get(i)).copied().unwrap_or(0.0);
+            let weights = weights.get(i).copied().unwrap_or(0.0);
             value.set(i, Scalar::Float(v + direction * (ulps * ulp(v, dtype) + step + weights)));
         }
     }
@@ -179,7 +218,9 @@ fn loose_products(node: &Node, x: &[&HostTensor], value: &HostTensor) -> Vec<boo
     let (in_strides, out_strides) = (from.strides(), to.strides());
     let mut octaves = vec![[0.0f64; 2]; value.len()];
     for i in 0..x[0].len() {
-        let Scalar::Float(v) = x[0].get(i) else { continue };
+        let Scalar::Float(v) = x[0].get(i) else {
+            continue;
+        };
         // A NaN among the factors is the result in any order: it makes both sums NaN, which are beyond nothing.
         let log = if v == 0.0 || v.is_infinite() { 0.0 } else { v.abs().log2() };
         let at = match scan {
@@ -200,7 +241,8 @@ fn loose_products(node: &Node, x: &[&HostTensor], value: &HostTensor) -> Vec<boo
 }
 
 /// By how much elements of an attention of 16-bit operands may be off because weights are rounded to their dtype: half an
-/// epsilon of each weight times the magnitude of its value. A tiny weight may be lost.
+/// epsilon of each weight times the magnitude of its value. Tiny weights of f16, which are multiplied by 2^12 first, may be
+/// lost.
 fn rounded_weights(node: &Node, x: &[&HostTensor]) -> Option<Vec<f64>> {
     let dtype = x[0].dtype();
     if dtype.size() != 2 {
@@ -214,7 +256,8 @@ fn rounded_weights(node: &Node, x: &[&HostTensor]) -> Option<Vec<f64>> {
     let types: Vec<_> = operands.iter().map(|t| t.ty.clone()).collect();
     let ty = node.op.infer(&types, &attrs).ok()?;
     let sums = node.op.eval?(&EvalCall { x: &operands, attrs: &attrs, ty: &ty }).ok()?;
-    let lost = if dtype == DType::F16 { 2f64.powi(-24) * magnitude(&positive) } else { 0.0 };
+    let keys = x[1].ty.shape[x[1].ty.shape.rank() - 2] as f64;
+    let lost = if dtype == DType::F16 { keys * 2f64.powi(-37) * magnitude(&positive) } else { 0.0 };
     Some(sums.to_f64().iter().map(|sum| epsilon(dtype) / 2.0 * sum + lost).collect())
 }
 
@@ -308,7 +351,9 @@ impl Output {
     }
 
     fn element(&self, i: usize, got: &HostTensor) -> Result<(), String> {
-        let Some(spread) = self.spread(i) else { return Ok(()) };
+        let Some(spread) = self.spread(i) else {
+            return Ok(());
+        };
         let (Scalar::Float(w), Scalar::Float(g)) = (self.value.get(i), got.get(i)) else {
             if got.bits(i) == self.value.bits(i) {
                 return Ok(());
@@ -319,7 +364,8 @@ impl Output {
             return Ok(());
         }
         let dtype = self.value.dtype();
-        let allowed = if self.exact { 0.0 } else { 6.0 * spread + 2.0 * ulp(w, dtype) };
+        let weights = self.weights.get(i).copied().unwrap_or(0.0);
+        let allowed = if self.exact { 0.0 } else { 6.0 * spread + weights + 2.0 * ulp(w, dtype) };
         if (g - w).abs() <= allowed {
             return Ok(());
         }
