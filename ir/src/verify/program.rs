@@ -291,7 +291,8 @@ impl<'a> Checker<'a> {
         let is_written = |i: u32| kernel.params.get(i as usize).is_some_and(|p| p.access != Access::Read);
         let mut pairs = Vec::new();
         // The span that reaches furthest so far in this region, and the written one that does.
-        let (mut here, mut any, mut wrote): (_, Option<(usize, u32)>, Option<(usize, u32)>) = (None, None, None);
+        type Reach = Option<(usize, u32)>;
+        let (mut here, mut any, mut wrote): (_, Reach, Reach) = (None, None, None);
         for one in spans.chunk_by(|x, y| (x.0, x.1, x.2) == (y.0, y.1, y.2)) {
             let (region, from, to, first) = one[0];
             if here != Some(region) {

@@ -134,7 +134,7 @@ mod tests {
         let mut kernels: Vec<_> =
             sources.iter().map(|s| (key(form, &Options::default(), s), 0, (*s).to_string())).collect();
         kernels.sort();
-        Arc::new(Images { form, bytes: vec![1], images: vec![0..1], kernels })
+        Arc::new(Images { form, bytes: vec![1], images: std::iter::once(0..1).collect(), kernels })
     }
 
     #[test]

@@ -246,7 +246,7 @@ mod tests {
         let found = decode(&bytes, false).unwrap();
         assert!(found.iter().all(|range| range.start % ALIGN == 0));
         assert_eq!(found.iter().map(|range| bytes[range.clone()].to_vec()).collect::<Vec<_>>(), images);
-        assert_eq!(decode(&encode(&[b".version 8.0".to_vec()]), true), Ok(vec![64..76]));
+        assert_eq!(decode(&encode(&[b".version 8.0".to_vec()]), true), Ok(std::iter::once(64..76).collect()));
         // Each length, and each byte that is no part of an image.
         for len in 0..bytes.len() {
             assert!(decode(&bytes[..len], false).is_err(), "{len} bytes");

@@ -333,7 +333,7 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
         templates,
         weights,
         state,
-        signer: signer.clone(),
+        signer: *signer,
         code: uses,
         lowered,
         stored,
