@@ -1593,7 +1593,7 @@ def open_device(device: Any) -> Any:
 def ops() -> Any:
     """Every op of the registry, as dicts."""
 def package_plan(package: Any) -> Any:
-    """What the machine would compile: kernels, peak bytes, for `inspect`."""
+    """What a call of the package runs on the CPU, with dims at the smallest sizes: kernels, peak bytes, for `inspect`."""
 def phantom(like: Any, shape: Any) -> Any:
     """A tensor of the dtype and device of another and of this shape that has no elements: the argument of a trace at sizes
     that may be too large for memory. Whatever reads it fails.

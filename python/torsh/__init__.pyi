@@ -766,8 +766,8 @@ def load(f: Any, map_location: Any = None, *, weights_only: _bool = True, truste
 
     Machine code and lowered programs in a package are used only if `trusted_keys` or `sha256` is given and they fit
     this machine and this version of torsh: whoever made the file is believed then as much as the author of any
-    library. Else the graph is compiled, and nothing of the file is executed. The program's `code` and `lowered` say which. With kernels for a CUDA device in a
-    package that is believed, `map_location="cuda"` needs no NVRTC.
+    library. Else the graph is compiled, and nothing of the file is executed. The program's `code` and `lowered` say
+    which. With kernels for a CUDA device in a package that is believed, `map_location="cuda"` needs no NVRTC.
 
     Raises: PackageError for a malformed, unsigned or wrongly signed file, or one of another hash. DeviceError for a
     `map_location` that is not there.

@@ -260,7 +260,7 @@ impl<'a> Checker<'a> {
         for (i, j) in self.overlaps(kernel, args) {
             let (p, q) = (&kernel.params[i as usize], &kernel.params[j as usize]);
             if q.access != Access::Read {
-                return Err(format!("p{i} and p{j} are both written and share memory"));
+                return Err(format!("p{} and p{} are both written and share memory", i.min(j), i.max(j)));
             }
             if p.dtype.size() != q.dtype.size() || self.memory(args[i as usize]) != self.memory(args[j as usize]) {
                 return Err(format!("p{i} is written and overlaps p{j} at another place"));
