@@ -327,7 +327,7 @@ def test_gradients_change_no_name_of_run(tmp_path):
     assert runs[0] == runs[1]
     assert "float *output,\n    float *grad_output,\n    float *grad_x)" in runs[0]
     assert "const float *grad_output_2" in header
-    assert "float *grad_x_2" in header
+    assert "float *grad_x_1" in header
 
 
 TUNE = r"""

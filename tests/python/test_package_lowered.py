@@ -274,7 +274,7 @@ def test_an_error_of_a_run_names_the_line_of_the_call(tmp_path):
         assert str(caught.value.location) == f"{__file__}:{caught.traceback[0].lineno + 1}"
 
 
-@pytest.mark.parametrize("targets", [(), ("portable",)])
+@pytest.mark.parametrize("targets", [("native",), ("portable",)])
 def test_a_plan_is_that_of_the_program_that_a_call_runs(tmp_path, targets):
     """State that a run replaces is donated in both, so that there is nothing left to compile."""
     path = tmp_path / "sum.torsh"
