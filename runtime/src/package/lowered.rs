@@ -112,7 +112,8 @@ pub(super) fn read(
     };
     let lowered = wire::decode(body).map_err(|why| bad(&about.entry, why))?;
     let lowered = Arc::new(lowered);
-    verified::remember(&lowered).map_err(|e| bad(&about.entry, e.message()))?;
+    // What is wrong stands in the first line; a listing follows, whose length is the file's.
+    verified::remember(&lowered).map_err(|e| bad(&about.entry, e.message().lines().next().unwrap_or_default()))?;
     match pipeline::fits(&lowered, graph, &donate) {
         Err(e) if e.kind() == ErrorKind::Limit => return unused(e.message()),
         fits => fits.map_err(|e| bad(&about.entry, e.message()))?,
