@@ -110,7 +110,7 @@ pub struct Program {
     // None where it is made to be exported alone.
     compiled: Option<Arc<Compiled>>,
     device: Device,
-    graph: Graph,
+    graph: Arc<Graph>,
     inputs: Vec<Input>,
     writes: Vec<Write>,
     grads: Vec<(Slot, bool)>,
@@ -482,6 +482,7 @@ impl Finish {
             .iter()
             .filter_map(|(_, s)| if let Source::Handle(t) = s { Some(t.id()) } else { None })
             .collect();
+        let graph = Arc::new(graph);
         let compiled = if runs {
             Some(session::get()?.executable(device, &graph, donations)?)
         } else {

@@ -110,6 +110,7 @@ fn program(session: &Session, device: Device, roots: &[NodeRef]) -> Result<()> {
 
 fn run(session: &Session, device: Device, graph: Graph, inputs: &mut [BufferRef]) -> Result<Outputs> {
     let count = graph.outputs().len();
+    let graph = Arc::new(graph);
     let compiled = session.executable(device, &graph, Vec::new())?;
     let buffers = compiled.exe.run(inputs).map_err(|e| compiled.located(e, &graph))?;
     if buffers.len() != count {

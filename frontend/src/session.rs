@@ -68,7 +68,7 @@ pub struct Compiled {
     /// What runs.
     pub exe: Arc<dyn Executable>,
     // The graph that was compiled first, with lines that its nodes are known by.
-    graph: Graph,
+    graph: Arc<Graph>,
     /// Seconds from graph to loaded code.
     pub seconds: f64,
     /// Bytes that it counts in the cache.
@@ -281,7 +281,7 @@ impl Session {
     }
 
     /// The executable of a graph on a device, compiled unless an equal graph is cached.
-    pub fn executable(&self, device: Device, graph: &Graph, donate: Donations) -> Result<Arc<Compiled>> {
+    pub fn executable(&self, device: Device, graph: &Arc<Graph>, donate: Donations) -> Result<Arc<Compiled>> {
         self.executable_of(device, graph, donate, None)
     }
 
@@ -290,7 +290,7 @@ impl Session {
     pub fn executable_of(
         &self,
         device: Device,
-        graph: &Graph,
+        graph: &Arc<Graph>,
         donate: Donations,
         known: Option<&Arc<Program>>,
     ) -> Result<Arc<Compiled>> {
@@ -345,18 +345,17 @@ impl Session {
     fn compile(
         &self,
         device: Device,
-        graph: &Graph,
+        graph: &Arc<Graph>,
         donate: &Donations,
         known: Option<&Arc<Program>>,
     ) -> Result<Compiled> {
         let start = Instant::now();
         let executor = self.on(device)?;
-        let mut graph = graph.clone();
-        graph.part_locs();
+        let graph = graph.clone().with_parted_locs();
         let exe: Arc<dyn Executable> = match &self.interpreter {
             Some(interpreter) if device == Device::Cpu => {
-                torsh_passes::limits::run(graph.clone())?;
-                Arc::new(interpreter.load_graph(graph.clone()))
+                torsh_passes::limits::run(Graph::clone(&graph))?;
+                Arc::new(interpreter.load_graph(Graph::clone(&graph)))
             }
             _ => {
                 let options = Options {

@@ -17,8 +17,8 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use rustc_hash::{FxBuildHasher, FxHasher};
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 /// Nodes of one hash that are looked at for an equal one. Only a graph that was made for it has more; those are then
 /// added although they may be there, so that adding takes constant time.
@@ -57,12 +57,49 @@ pub struct Graph {
     dag: DiGraph<Node, ()>,
     // Hash of a node to the nodes with that hash.
     // The table's own hash is seeded: a graph may come from a file that somebody else made.
-    cons: HashMap<u64, SmallVec<[NodeId; 1]>>,
+    cons: HashMap<u64, SmallVec<[NodeId; 1]>, Seeded>,
     // Of all nodes, in order.
     hasher: FxHasher,
     locs: Vec<Option<Loc>>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
+}
+
+/// Hashes what are hashes already, under a seed of the process: who does not know it cannot choose keys that collide.
+#[derive(Clone)]
+struct Seeded([u64; 2]);
+
+impl Default for Seeded {
+    fn default() -> Seeded {
+        static SEEDS: OnceLock<[u64; 2]> = OnceLock::new();
+        Seeded(*SEEDS.get_or_init(|| [0u8, 1].map(|n| RandomState::new().hash_one(n))))
+    }
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = Folded;
+    fn build_hasher(&self) -> Folded {
+        Folded { seeds: self.0, hash: 0 }
+    }
+}
+
+/// Both halves of a product with a number that nobody knows.
+struct Folded {
+    seeds: [u64; 2],
+    hash: u64,
+}
+
+impl Hasher for Folded {
+    fn write_u64(&mut self, key: u64) {
+        let product = u128::from(key ^ self.hash ^ self.seeds[0]) * u128::from(self.seeds[1] | 1);
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u64(u64::from(b)));
+    }
+    fn finish(&self) -> u64 {
+        self.hash
+    }
 }
 
 impl Graph {
@@ -123,11 +160,17 @@ impl Graph {
         }
     }
 
-    /// Gives each node's line a name in memory of its own, so that [`Graph::node_at`] tells nodes of one line apart.
-    pub fn part_locs(&mut self) {
-        for loc in self.locs.iter_mut().flatten() {
+    /// The graph with each node's line under a name in memory of its own, so that [`Graph::node_at`] tells nodes of one line
+    /// apart. One without lines is not copied.
+    pub fn with_parted_locs(self: Arc<Graph>) -> Arc<Graph> {
+        if self.locs.iter().all(Option::is_none) {
+            return self;
+        }
+        let mut own = Graph::clone(&self);
+        for loc in own.locs.iter_mut().flatten() {
             loc.file = Arc::from(&*loc.file);
         }
+        Arc::new(own)
     }
     /// The node whose line this is: not an equal one, but a copy of its own, as an error brings it back.
     pub fn node_at(&self, loc: &Loc) -> Option<NodeId> {

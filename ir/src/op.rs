@@ -368,11 +368,12 @@ impl OpDef {
 
     fn check(&self, operands: &[Type], attrs: &[Attr]) -> Result<()> {
         use crate::error::Error;
-        let (ok, wanted) = match self.arity {
-            Arity::Fixed(n) => (operands.len() == n, format!("{n}")),
-            Arity::AtLeast(n) => (operands.len() >= n, format!("at least {n}")),
+        let (ok, least, n) = match self.arity {
+            Arity::Fixed(n) => (operands.len() == n, "", n),
+            Arity::AtLeast(n) => (operands.len() >= n, "at least ", n),
         };
         if !ok {
+            let wanted = format!("{least}{n}");
             return Err(Error::value(format!("expected {wanted} operands, got {}", operands.len())));
         }
         if attrs.len() != self.attrs.len() {

@@ -1,7 +1,6 @@
 //! `torsh.export` and the reading of packages: traces for them, the writer, and programs that were loaded.
 
 use crate::compile::{Captured, take_floats};
-use crate::device;
 use crate::errors::{OrRaise, guarded, outside};
 use crate::executor;
 use crate::signature::{Given, Leaves, describe, rebuild};
@@ -11,14 +10,13 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, finish_for_export, gradient_stop};
 use torsh_frontend::node::{Grad, Node};
-use torsh_frontend::{Tensor, inline, mode, ops, trace};
+use torsh_frontend::{Tensor, mode, ops, trace};
 use torsh_ir::exec::{Buffer, BufferRef, Device};
 use torsh_ir::text::Template;
 use torsh_ir::{Error, ErrorKind, Graph, Shape, Type, text};
-use torsh_runtime::package::{self, Contents, CudaTargets, LoadOptions, Manifest, Package, SecretKey};
+use torsh_runtime::package::{self, Contents, CudaTargets, Manifest, SecretKey};
 
 /// A function as it was traced for a package.
 #[pyclass(name = "ExportTrace", module = "torsh._C", frozen)]
@@ -259,7 +257,8 @@ fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<()> {
     }
 }
 
-fn seed(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
+/// 32 bytes, or an error that says what must have them.
+pub fn seed(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
     bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} must have 32 bytes, got {}", bytes.len())))
 }
 
@@ -329,158 +328,13 @@ fn public_key<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyBytes>>
     Ok(PyBytes::new(py, &SecretKey::from_seed(&seed(key, "a signing key")?).public()))
 }
 
-/// A package that has passed every check.
-#[pyclass(name = "Package", module = "torsh._C", frozen)]
-pub struct PyPackage {
-    package: Package,
-    // One buffer of each tensor of the state, for all who ask.
-    state: Mutex<Vec<Option<BufferRef>>>,
-}
-
-impl PyPackage {
-    /// The package.
-    pub(crate) fn package(&self) -> &Package {
-        &self.package
-    }
-}
-
-#[pymethods]
-impl PyPackage {
-    /// Reads and checks a file.
-    #[new]
-    #[pyo3(signature = (path, trusted_keys = None, sha256 = None))]
-    fn new(
-        py: Python<'_>,
-        path: PathBuf,
-        trusted_keys: Option<Vec<Vec<u8>>>,
-        sha256: Option<Vec<u8>>,
-    ) -> PyResult<PyPackage> {
-        let keys = trusted_keys.map(|keys| keys.iter().map(|k| seed(k, "a trusted key")).collect()).transpose()?;
-        let sha256 = sha256.map(|hash| seed(&hash, "a SHA-256")).transpose()?;
-        let threads = torsh_frontend::session::get().or_raise()?.executor().threads();
-        let options = LoadOptions { trusted_keys: keys, sha256, memory: executor::memory(), threads };
-        let package = outside(py, || Package::load_with(&path, &options))?;
-        let state = Mutex::new(vec![None; package.types().state.len()]);
-        Ok(PyPackage { package, state })
-    }
-
-    /// The manifest as JSON.
-    #[getter]
-    fn manifest(&self) -> PyResult<String> {
-        serde_json::to_string(self.package.manifest())
-            .map_err(|e| Error::internal(format!("a manifest is no JSON: {e}")))
-            .or_raise()
-    }
-    /// The graph as text; with dims, its template.
-    #[getter]
-    fn graph(&self) -> String {
-        let template = self.package.templates().map(|t| t.forward().to_string());
-        template.unwrap_or_else(|| text::print(self.package.forward()))
-    }
-    /// The gradient program as text; with dims, its template.
-    #[getter]
-    fn vjp(&self) -> Option<String> {
-        match self.package.templates() {
-            Some(templates) => templates.vjp().map(str::to_string),
-            None => self.package.vjp().map(text::print),
-        }
-    }
-    /// The size of each dim in a call with inputs of these shapes.
-    fn sizes(&self, shapes: Vec<Vec<usize>>) -> PyResult<Vec<u64>> {
-        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-        self.package.manifest().sizes_of(&shapes).or_raise()
-    }
-    /// The key that signed the file.
-    #[getter]
-    fn signer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.package.signer().map(|k| PyBytes::new(py, k))
-    }
-    /// Machine code in the file: of each level and CUDA architecture the kernels that it has, or why it is not used.
-    #[getter]
-    fn code(&self) -> Vec<(String, usize, Option<String>)> {
-        self.package.code().iter().map(|c| (c.level.clone(), c.kernels, c.unused.clone())).collect()
-    }
-    /// Lowered programs in the file: of each entry the steps that it has, or why it is not used.
-    #[getter]
-    fn lowered(&self) -> Vec<(String, usize, Option<String>)> {
-        self.package.lowered().iter().map(|l| (l.entry.clone(), l.steps, l.unused.clone())).collect()
-    }
-    /// Size of the file.
-    #[getter]
-    fn bytes(&self) -> u64 {
-        self.package.bytes()
-    }
-    /// Whether the state is a mapping of the file.
-    #[getter]
-    fn mapped(&self) -> bool {
-        self.package.is_mapped()
-    }
-
-    /// A tensor of the state, over the file's bytes.
-    fn state(&self, py: Python<'_>, index: usize) -> PyResult<Py<PyTensor>> {
-        let types = &self.package.types().state;
-        let ty = types.get(index).ok_or_else(|| PyValueError::new_err("no such tensor in the state"))?;
-        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let buffer = match &known[index] {
-            Some(buffer) => buffer.clone(),
-            None => known[index].insert(self.package.state(index).or_raise()?).clone(),
-        };
-        drop(known);
-        wrap(py, Tensor::new(Node::data(ty.clone(), buffer, Grad::None)))
-    }
-
-    /// Applies the program to tensors of a device, in the order of the inputs of its graph: its outputs, in order. With
-    /// `grad`, operations record gradients. `sizes` are those of the dims.
-    #[pyo3(signature = (inputs, grad, device, sizes = Vec::new()))]
-    fn apply(
-        &self,
-        py: Python<'_>,
-        inputs: Vec<Py<PyTensor>>,
-        grad: bool,
-        device: &Bound<'_, PyAny>,
-        sizes: Vec<u64>,
-    ) -> PyResult<Vec<Py<PyTensor>>> {
-        source::enter(py);
-        let device = device::named(device)?;
-        let tensors: Vec<Tensor> = inputs.iter().map(|t| t.bind(py).get().t.clone()).collect();
-        let run = || {
-            let made = self.package.templates().map(|t| t.at(&sizes)).transpose()?;
-            let graph = made.as_ref().map_or(self.package.forward(), |made| &made.forward);
-            let nodes = inline::apply(graph, &tensors, device)?;
-            Ok(nodes.iter().map(|n| Tensor::new(if grad { n.clone() } else { ops::detach(n) })).collect::<Vec<_>>())
-        };
-        let made = guarded(|| if grad { run() } else { mode::no_grad(run) }).or_raise()?;
-        made.into_iter().map(|t| wrap(py, t)).collect()
-    }
-}
-
-/// What a call of the package runs on the CPU, with dims at the smallest sizes: kernels, peak bytes, for `inspect`.
-#[pyfunction]
-fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
-    let package = &package.package;
-    let (graph, manifest) = (package.forward(), package.manifest());
-    let donate = package::donations(graph, &manifest.forward);
-    let stored = package.program(false, &manifest.smallest());
-    let compiled = outside(py, || torsh_frontend::session::get()?.executable_of(Device::Cpu, graph, donate, stored))?;
-    let program = compiled.exe.program();
-    let d = PyDict::new(py);
-    d.set_item("peak_bytes", program.peak_bytes)?;
-    d.set_item("kernels", program.stats.kernels)?;
-    let steps: Vec<String> = program.steps.iter().map(|s| s.ops.join(" ")).collect();
-    d.set_item("steps", steps)?;
-    d.set_item("seconds", compiled.seconds)?;
-    Ok(d)
-}
-
 /// Adds the classes and functions.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<ExportTrace>()?;
-    m.add_class::<PyPackage>()?;
     m.add_function(wrap_pyfunction!(trace_export, m)?)?;
     m.add_function(wrap_pyfunction!(phantom, m)?)?;
     m.add_function(wrap_pyfunction!(check_gradients, m)?)?;
     m.add_function(wrap_pyfunction!(write_package, m)?)?;
     m.add_function(wrap_pyfunction!(memory_id, m)?)?;
-    m.add_function(wrap_pyfunction!(public_key, m)?)?;
-    m.add_function(wrap_pyfunction!(package_plan, m)?)
+    m.add_function(wrap_pyfunction!(public_key, m)?)
 }

@@ -15,8 +15,10 @@ mod fork;
 mod functions;
 mod guard;
 mod index;
+mod json;
 mod memory;
 mod number;
+mod package;
 mod package_call;
 mod signature;
 mod source;
@@ -43,6 +45,7 @@ fn native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     guard::register(m)?;
     compile::register(m)?;
     export::register(m)?;
+    package::register(m)?;
     package_call::register(m)?;
     export_c::register(m)?;
     dlpack::register(m)?;

@@ -1,10 +1,10 @@
 //! Calls of loaded packages without a trace: the graph is known, and so is what goes in and out of it.
 
 use crate::compile::Traceless;
-use crate::errors::outside;
-use crate::export::PyPackage;
+use crate::errors::{OrRaise, outside};
+use crate::package::PyPackage;
 use crate::signature::{Given, Leaves, Spec};
-use crate::tensor::PyTensor;
+use crate::tensor::{PyTensor, wrap};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use torsh_frontend::compiled::{From, Program, Ready, To};
@@ -16,15 +16,21 @@ use torsh_runtime::package::manifest::Slot;
 #[pyclass(name = "PackageCalls", module = "torsh._C", frozen)]
 pub struct PackageCalls {
     package: Py<PyPackage>,
-    // Handles, not their objects: nothing here is in a cycle.
+    // Handles, not their objects: nothing here is in a cycle, and a program that is only called needs no objects.
     state: Vec<Tensor>,
 }
 
 #[pymethods]
 impl PackageCalls {
     #[new]
-    fn new(package: Py<PyPackage>, state: Vec<Py<PyTensor>>) -> PackageCalls {
-        PackageCalls { package, state: state.iter().map(|t| t.get().t.clone()).collect() }
+    fn new(py: Python<'_>, package: Py<PyPackage>) -> PyResult<PackageCalls> {
+        let state = package.bind(py).get().state().or_raise()?;
+        Ok(PackageCalls { package, state })
+    }
+
+    /// Python's objects of the state. Each call makes new ones.
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<Py<PyTensor>>> {
+        self.state.iter().map(|t| wrap(py, t.clone())).collect()
     }
 }
 

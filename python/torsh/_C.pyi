@@ -85,6 +85,12 @@ class Package:
     def graph(self) -> str:
         """The graph as text; with dims, its template."""
     @property
+    def has_gradients(self) -> str:
+        """Whether the package has gradients."""
+    @property
+    def interface(self) -> str:
+        """What the manifest says to callers, as plain data: all but state, programs and entries."""
+    @property
     def lowered(self) -> str:
         """Lowered programs in the file: of each entry the steps that it has, or why it is not used."""
     @property
@@ -94,8 +100,17 @@ class Package:
     def mapped(self) -> str:
         """Whether the state is a mapping of the file."""
     @property
+    def roles(self) -> str:
+        """Name and role of each tensor of the state."""
+    @property
     def signer(self) -> str:
         """The key that signed the file."""
+    @property
+    def size(self) -> str:
+        """How many tensors the state has."""
+    @property
+    def slots(self) -> str:
+        """What the inputs and outputs of the graph are."""
     @property
     def vjp(self) -> str:
         """The gradient program as text; with dims, its template."""

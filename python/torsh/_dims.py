@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 MAX_SIZE = 2**31
 
 
@@ -26,7 +24,7 @@ class Dim:
     __slots__ = ("max", "min", "name")
 
     def __init__(self, name: str, *, min: int | None = None, max: int | None = None):
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+        if not isinstance(name, str) or len(name) > 64 or not (name.isascii() and name.isidentifier()):
             raise ValueError(f"Dim(): the name must be a word of letters, digits and _, got {name!r}")
         self.name = name
         self.min = 1 if min is None else min

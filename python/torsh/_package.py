@@ -1,35 +1,24 @@
-"""Programs that were loaded from packages (`torsh.load("model.torsh")`)."""
+"""Programs that were loaded from packages (`torsh.load("model.torsh")`).
+
+A process may import torsh for one package and one call: modules that few programs need are imported where they are.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import weakref
+from _weakref import ref  # of all that `weakref` imports, just this
 from collections import OrderedDict, namedtuple
-from typing import Any
 
 from torsh import _C
 from torsh._compile import Compiled
 from torsh._dims import Dim
 from torsh.autograd import no_grad
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from torsh._package_info import Code, Lowered, Port
+
 Tensor = _C.Tensor
-
-Port = namedtuple("Port", ("name", "dtype", "shape"))
-Port.__doc__ = """An input or output of a program: its name, dtype and shape. A size is an int, a `torsh.Dim`, or, of an
-output, text such as `2*batch+1`."""
-
-
-Code = namedtuple("Code", ("level", "kernels", "unused"))
-Code.__doc__ = """Machine code in a package: its instruction set level or CUDA architecture, the kernels that it has
-code of, and why it is not used, or None where it is: then kernels of the program are looked for there before they are
-compiled, those for CUDA by devices that run the architecture."""
-
-
-Lowered = namedtuple("Lowered", ("entry", "steps", "unused"))
-Lowered.__doc__ = """A lowered program in a package: its entry, its steps, and why it is not used, or None where it is:
-then no pass runs."""
 
 
 class Program:
@@ -46,48 +35,52 @@ class Program:
 
     def __init__(self, package: _C.Package):
         self._package = package
-        manifest = json.loads(package.manifest)
-        self._manifest = manifest
-        self._arguments, self._keywords = manifest["arguments"]["tuple"]
-        self._grad = manifest["vjp"] is not None
-        self._dims = {d["name"]: Dim(**d) for d in manifest.get("dims", ())}
+        interface = self._interface = package.interface
+        self._arguments, self._keywords = interface["arguments"]["tuple"]
+        self._grad = package.has_gradients
+        self._dims = {d["name"]: Dim(**d) for d in interface["dims"]}
         self._classes: dict[tuple, type] = {}
-        _find_classes(manifest["result"], self._classes)
-        self._state: list[Tensor] = []
-        for i, entry in enumerate(manifest["state"]):
-            tensor = package.state(i)
-            if self._grad and entry["role"] == "parameter":
+        _find_classes(interface["result"], self._classes)
+        self._calls = _C.PackageCalls(package)
+        self._tensors: list[Tensor] | None = None
+        if self._grad:
+            for _, tensor in self.named_parameters():
                 tensor.requires_grad_(True)
-            self._state.append(tensor)
         # Where a program without state makes what it returns, if its inputs do not say.
         self._home = _C.PyDevice("cpu")
-        self._calls = _C.PackageCalls(package, self._state)
         self._compiled = self._fresh()
 
     @property
     def name(self) -> str:
         """Its name."""
-        return self._manifest["name"]
+        return self._interface["name"]
 
     @property
     def license(self) -> str | None:
         """SPDX expression of its licence, as the exporter stated it."""
-        return self._manifest["license"]
+        return self._interface["license"]
 
     @property
     def metadata(self) -> dict[str, str]:
         """Words of the exporter's."""
-        return dict(self._manifest["metadata"])
+        return dict(self._interface["metadata"])
 
     @property
     def inputs(self) -> tuple[Port, ...]:
         """Names, dtypes and shapes of the inputs, in order; Python floats are float64 scalars."""
-        return tuple(_port(p, self._dims) for p in self._manifest["inputs"])
+        return self._ports("inputs")
 
     @property
     def outputs(self) -> tuple[Port, ...]:
         """Names, dtypes and shapes of the outputs, in order."""
-        return tuple(_port(p, self._dims) for p in self._manifest["outputs"])
+        return self._ports("outputs")
+
+    def _ports(self, which: str) -> tuple[Port, ...]:
+        from torsh._package_info import Port
+
+        ports = self._interface[which]
+        shapes = [tuple(self._dims.get(s, s) for s in p["shape"]) for p in ports]
+        return tuple(Port(p["name"], _C.PyDType(p["dtype"]), s) for p, s in zip(ports, shapes, strict=True))
 
     @property
     def device(self) -> _C.PyDevice:
@@ -102,16 +95,22 @@ class Program:
     @property
     def code(self) -> tuple[Code, ...]:
         """Machine code in the file, by level and CUDA architecture, and whether it is used."""
+        from torsh._package_info import Code
+
         return tuple(Code(*c) for c in self._package.code)
 
     @property
     def lowered(self) -> tuple[Lowered, ...]:
         """Lowered programs in the file, and whether they are used."""
+        from torsh._package_info import Lowered
+
         return tuple(Lowered(*p) for p in self._package.lowered)
 
     @property
     def manifest(self) -> dict:
         """The manifest, as plain data."""
+        import json
+
         return json.loads(self._package.manifest)
 
     @property
@@ -124,7 +123,7 @@ class Program:
         return self._compiled.explain()
 
     def __repr__(self) -> str:
-        ports = ", ".join(f"{p['name']}: {p['dtype']}{sizes(p['shape'])}" for p in self._manifest["inputs"])
+        ports = ", ".join(f"{p['name']}: {p['dtype']}{sizes(p['shape'])}" for p in self._interface["inputs"])
         return f"<torsh program {self.name}({ports})>"
 
     # -- device --------------------------------------------------------------------------------------------
@@ -197,27 +196,34 @@ class Program:
             for old, value in pairs:
                 _C.assign(old, value.detach())
 
+    @property
+    def _state(self) -> list[Tensor]:
+        # Made when somebody asks: calls need no objects.
+        if self._tensors is None:
+            self._tensors = self._calls.tensors()
+        return self._tensors
+
     def _names(self):
-        return ((e["name"], t) for e, t in zip(self._manifest["state"], self._state, strict=True))
+        return ((name, t) for (name, _), t in zip(self._package.roles, self._state, strict=True))
 
     def _named(self):
-        roles = ((e["name"], e["role"]) for e in self._manifest["state"])
-        return ((n, role, t) for (n, role), t in zip(roles, self._state, strict=True) if role != "constant")
+        roles = zip(self._package.roles, self._state, strict=True)
+        return ((n, role, t) for (n, role), t in roles if role != "constant")
 
     # -- calls ---------------------------------------------------------------------------------------------
 
     def __call__(self, *args, **kwargs):
         leaves: list = []
-        ports = self._manifest["inputs"]
+        ports = self._interface["inputs"]
         _take(self._arguments, self._positional(args, kwargs), ports, leaves, "arguments")
         _take(self._keywords, kwargs, ports, leaves, "keyword arguments")
         self._sizes(leaves)
         outputs = self._compiled(*leaves)
-        return _give(self._manifest["result"], outputs, self._classes)
+        return _give(self._interface["result"], outputs, self._classes)
 
     def call_flat(self, values) -> list[Tensor]:
         """One call with the inputs in the order of `inputs`; the outputs in the order of `outputs`."""
-        ports = self._manifest["inputs"]
+        ports = self._interface["inputs"]
         if len(values) != len(ports):
             raise TypeError(f"{self.name}() takes {len(ports)} inputs, got {len(values)}")
         leaves: list = []
@@ -233,7 +239,7 @@ class Program:
         return self._package.sizes([list(x.shape) if isinstance(x, Tensor) else [] for x in leaves])
 
     def _positional(self, args: tuple, kwargs: dict) -> tuple:
-        names = self._manifest["parameters"]
+        names = self._interface["parameters"]
         if len(args) > len(names):
             raise TypeError(f"{self.name}() takes {len(names)} positional arguments but {len(args)} were given")
         out = list(args)
@@ -246,7 +252,7 @@ class Program:
     def _place(self, leaves: tuple) -> _C.PyDevice:
         """Where a call with these inputs runs. Raises: DeviceError for an input elsewhere."""
         tensors = [
-            (p["name"], v) for p, v in zip(self._manifest["inputs"], leaves, strict=True) if isinstance(v, Tensor)
+            (p["name"], v) for p, v in zip(self._interface["inputs"], leaves, strict=True) if isinstance(v, Tensor)
         ]
         away = [(n, v.device) for n, v in tensors if v.ndim or v.device.type != "cpu"]
         place = self.device if self._state or not away else away[0][1]
@@ -260,7 +266,7 @@ class Program:
 
     def _fresh(self) -> Compiled:
         # No bound method: Python does not look for cycles through compiled functions, and the program would never go.
-        this = weakref.ref(self)
+        this = ref(self)
 
         def apply(*leaves):
             return this()._apply(*leaves)
@@ -269,15 +275,15 @@ class Program:
 
     def _apply(self, *leaves):
         place = self._place(leaves)
-        spec = self._manifest["forward"]
+        slots = self._package.slots
         given, sizes = [], self._sizes(leaves)
-        for slot in spec["inputs"]:
+        for slot in slots["inputs"]:
             ((kind, i),) = slot.items()
             value = leaves[i] if kind == "input" else self._state[i]
             given.append(value if isinstance(value, Tensor) else _C.convert_float(value))
-        results: list = [None] * len(self._manifest["outputs"])
+        results: list = [None] * len(self._interface["outputs"])
         grad = self._grad and _C.is_grad_enabled()
-        for slot, made in zip(spec["outputs"], self._package.apply(given, grad, place, sizes), strict=True):
+        for slot, made in zip(slots["outputs"], self._package.apply(given, grad, place, sizes), strict=True):
             ((kind, i),) = slot.items()
             if kind == "output":
                 results[i] = made
@@ -285,10 +291,6 @@ class Program:
                 with no_grad():
                     _C.assign(self._state[i], made.detach())
         return results
-
-
-def _port(p: dict, dims: dict) -> Port:
-    return Port(p["name"], _C.PyDType(p["dtype"]), tuple(dims.get(s, s) for s in p["shape"]))
 
 
 def sizes(shape: list) -> str:
@@ -308,14 +310,18 @@ def _fits(what: str, value: Tensor, dtype, shape: tuple) -> None:
 
 
 def _float(bits: str) -> float:
+    import struct
+
     return struct.unpack("<d", int(bits, 16).to_bytes(8, "little"))[0]
 
 
 def _bits(x: float) -> bytes:
+    import struct
+
     return struct.pack("<d", x)
 
 
-def _take(tree: dict, value: Any, ports: list, out: list, path: str) -> None:
+def _take(tree: dict, value, ports: list, out: list, path: str) -> None:
     """Checks arguments against the tree and lists its leaves."""
     ((kind, spec),) = tree.items()
     if kind == "leaf":

@@ -6,18 +6,22 @@ and a file that fails a check raises `torsh.PackageError`. A dict of tensors is 
 programs read. Nested dicts, lists, tuples and numbers (an optimizer's state dict) keep their structure as JSON in
 the header's metadata under the key "torsh".
 
+`load` reads packages, too, and many a process reads one and nothing else: modules that only these files need are
+imported where they are.
+
 Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import secrets
-from typing import Any
 
 from torsh import _C
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 Tensor = _C.Tensor
 PackageError = _C.PackageError
@@ -52,6 +56,8 @@ def save(obj: Any, f) -> None:
     >>> torsh.load(path)["w"].tolist()
     [1.0, 2.0]
     """
+    import json
+
     tensors: dict[str, Tensor] = {}
     flat = isinstance(obj, dict) and obj and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in obj.items())
     if flat:
@@ -67,7 +73,7 @@ def save(obj: Any, f) -> None:
         _write(f, tensors, metadata)
         return
     path = os.fspath(f)
-    temporary = f"{os.fsdecode(path)}.{secrets.token_hex(8)}.tmp"
+    temporary = f"{os.fsdecode(path)}.{os.urandom(8).hex()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(fd, "wb") as out:
@@ -81,6 +87,8 @@ def save(obj: Any, f) -> None:
 
 
 def _write(out, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    import json
+
     header: dict[str, Any] = {"__metadata__": metadata}
     # Wide dtypes first, so that every tensor is aligned to its element size.
     order = sorted(tensors, key=lambda k: (-tensors[k].dtype.itemsize, k))
@@ -224,6 +232,8 @@ def _read(file, device, where) -> Any:
     tensors = {name: tensors[name] if device is None else tensors[name].to(device) for name in header}
     if "torsh" not in metadata:
         return tensors
+    import json
+
     try:
         return _decode(json.loads(metadata["torsh"]), tensors, bad, 0)
     except (ValueError, OverflowError, RecursionError) as e:
@@ -244,6 +254,8 @@ def _constant(name):
 
 
 def _header(text: bytes, bad) -> dict:
+    import json
+
     if not text.startswith(b"{"):
         raise bad("the header does not start with '{'")
     try:

@@ -135,7 +135,7 @@ fn seeds() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 fn lowered(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let package = Package::load(file)?;
     let state = (0..package.types().state.len()).map(|i| package.state(i)).collect::<Result<_, _>>()?;
-    let (manifest, forward, vjp) = (package.manifest().clone(), package.forward().clone(), package.vjp().cloned());
+    let (manifest, forward, vjp) = (package.manifest().clone(), Graph::clone(package.forward()), package.vjp().cloned());
     let code = vec!["portable".to_string()];
     let path = std::env::temp_dir().join(format!("torsh-fuzz-lowered-{}.torsh", std::process::id()));
     write(&path, Contents { manifest, forward, vjp, state, code, cuda: CudaTargets::default() }, None)?;

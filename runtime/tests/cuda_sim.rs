@@ -15,7 +15,7 @@ use torsh_ir::kernel::{Access, Domain, Kernel, Stage, Store};
 use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, Step, StepOp};
 use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
-use torsh_ir::{ErrorKind, Result, Scalar, env};
+use torsh_ir::{ErrorKind, Graph, Result, Scalar, env};
 use torsh_runtime::cuda::{CudaProvider, Simulator, simulator};
 use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Manifest, Package, Value, write, write_template};
 use torsh_runtime::{Config, CpuExecutor};
@@ -601,7 +601,7 @@ fn packages_bring_kernels_for_a_device() {
     let path = std::env::temp_dir().join(format!("torsh-kernels-{}.torsh", std::process::id()));
     let contents = Contents {
         manifest: plain.manifest().clone(),
-        forward: plain.forward().clone(),
+        forward: Graph::clone(plain.forward()),
         vjp: plain.vjp().cloned(),
         state: (0..plain.types().state.len()).map(|i| plain.state(i).unwrap()).collect(),
         code: vec![],

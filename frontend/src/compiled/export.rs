@@ -217,7 +217,7 @@ impl Program {
             ids.insert(input, graph.apply(ops::op("constant"), &[], attrs.into_iter().collect())?);
         }
         let wanted: Vec<NodeId> = outputs.map(|o| old.outputs()[o]).collect();
-        let mut needed = old.clone();
+        let mut needed = Graph::clone(old);
         needed.set_outputs(wanted.clone());
         let live = needed.live();
         for id in old.ids().filter(|id| live[id.index()] && old.node(*id).op.kind != Kind::Input) {

@@ -13,7 +13,7 @@ use torsh_ir::{DType, Error, Graph, Loc, Result, Type, program};
 /// A graph, what its inputs and outputs are, and what is known of it.
 pub struct Ready<'a> {
     /// The graph.
-    pub graph: &'a Graph,
+    pub graph: &'a Arc<Graph>,
     /// What each input is; floats and tensors that are found, or arguments.
     pub inputs: Vec<From>,
     /// What each output is.

@@ -11,6 +11,7 @@ use crate::interp::HostTensor;
 use crate::op::{Arity, DTypeSet, EvalCall, Kind, Op, OpDef, Sample, Surface, Tolerance, Vjp};
 use crate::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
 use crate::shape::{Shape, Type};
+use ::rustc_hash::FxBuildHasher;
 use ::std::collections::HashMap;
 use ::std::sync::OnceLock;
 
@@ -74,7 +75,8 @@ registry! {
 
 /// Finds an op by name.
 pub fn find(name: &str) -> Option<Op> {
-    static TABLE: OnceLock<HashMap<&'static str, Op>> = OnceLock::new();
+    // The names are ours: nobody chooses them so that they collide.
+    static TABLE: OnceLock<HashMap<&'static str, Op, FxBuildHasher>> = OnceLock::new();
     TABLE.get_or_init(|| OPS.iter().map(|d| (d.name, Op(d))).collect()).get(name).copied()
 }
 

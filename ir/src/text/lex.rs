@@ -30,8 +30,19 @@ pub(super) struct Lexer<'a> {
     at: usize,
 }
 
+/// Whether a byte is part of a word.
+const WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = (b as u8).is_ascii_alphanumeric() || matches!(b as u8, b'_' | b'.' | b'+' | b'-');
+        b += 1;
+    }
+    table
+};
+
 fn word_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'+' | b'-')
+    WORD[usize::from(b)]
 }
 
 impl<'a> Lexer<'a> {
@@ -44,16 +55,16 @@ impl<'a> Lexer<'a> {
     }
 
     fn skip_blank(&mut self) {
-        while self.at < self.text.len() {
-            match self.byte(self.at) {
-                b' ' | b'\t' | b'\r' | b'\n' => self.at += 1,
-                b';' => {
-                    let rest = &self.text.as_bytes()[self.at..];
-                    self.at += rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len());
-                }
-                _ => return,
+        let blank = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
+        let mut rest = &self.text.as_bytes()[self.at..];
+        loop {
+            rest = &rest[rest.iter().position(|b| !blank(b)).unwrap_or(rest.len())..];
+            if rest.first() != Some(&b';') {
+                break;
             }
+            rest = &rest[rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len())..];
         }
+        self.at = self.text.len() - rest.len();
     }
 
     pub fn next(&mut self) -> Token<'a> {
@@ -68,7 +79,8 @@ impl<'a> Lexer<'a> {
             b'"' => self.string(),
             b if word_byte(b) => {
                 self.word();
-                if &self.text[start..self.at] == "nan" && self.text[self.at..].starts_with(":0x") {
+                let (word, rest) = self.text.as_bytes().split_at(self.at);
+                if &word[start..] == b"nan" && rest.starts_with(b":0x") {
                     self.at += 1;
                     self.word();
                 }
@@ -83,9 +95,8 @@ impl<'a> Lexer<'a> {
     }
 
     fn word(&mut self) {
-        while word_byte(self.byte(self.at)) {
-            self.at += 1;
-        }
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().position(|&b| !word_byte(b)).unwrap_or(rest.len());
     }
 
     /// From the opening quote; a string ends on its line.

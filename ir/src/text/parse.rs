@@ -13,6 +13,7 @@ use crate::limits::{self, Limits};
 use crate::op::{Kind, Op};
 use crate::ops;
 use crate::shape::{Dims, Ints, Shape, Type};
+use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ struct Parser<'a> {
     text: &'a str,
     lexer: Lexer<'a>,
     token: Token<'a>,
-    names: HashMap<&'a str, NodeId>,
+    names: Names<'a>,
     graph: Graph,
     limits: Limits,
     constant_bytes: u64,
@@ -48,7 +49,7 @@ impl<'a> Parser<'a> {
             text,
             lexer,
             token,
-            names: HashMap::new(),
+            names: Names::default(),
             graph: Graph::new(),
             limits: limits::get(),
             constant_bytes: 0,
@@ -143,7 +144,7 @@ impl<'a> Parser<'a> {
     fn operand(&mut self) -> Result<NodeId> {
         self.punct("%")?;
         let t = self.word("the name of a node")?;
-        let known = self.names.get(t.text).copied();
+        let known = self.names.get(t.text);
         known.ok_or_else(|| self.error(t.at, format!("%{} is not defined above", shorten(t.text))))
     }
 
@@ -151,7 +152,7 @@ impl<'a> Parser<'a> {
         let start = self.token.at;
         self.punct("%")?;
         let name = self.word("the name of a node")?;
-        if self.names.contains_key(name.text) {
+        if self.names.get(name.text).is_some() {
             return Err(self.error(name.at, format!("%{} is defined twice", shorten(name.text))));
         }
         if self.graph.len() as u64 >= self.limits.max_nodes {
@@ -189,7 +190,7 @@ impl<'a> Parser<'a> {
         if !self.check {
             return Ok(self.graph.add(Node { op, attrs, operands, ty: ty.clone() }));
         }
-        let types: Vec<Type> = operands.iter().map(|&o| self.graph.ty(o).clone()).collect();
+        let types: SmallVec<[Type; 4]> = operands.iter().map(|&o| self.graph.ty(o).clone()).collect();
         let inferred = op.infer(&types, &attrs).map_err(|e| self.error(at, e.to_string()))?;
         if inferred != *ty {
             return Err(self.error(at, format!("{} gives {inferred} here, not {ty}", op.name)));
@@ -356,6 +357,37 @@ impl<'a> Parser<'a> {
         let file = self.files.entry(file).or_insert_with_key(|f| f.as_str().into()).clone();
         Ok(Some(Loc { file, line, note: None }))
     }
+}
+
+/// Nodes by the names that they were given.
+#[derive(Default)]
+struct Names<'a> {
+    // Of names that are plain numbers in ascending order from 0, as the printer gives them.
+    numbered: Vec<NodeId>,
+    others: HashMap<&'a str, NodeId>,
+}
+
+impl<'a> Names<'a> {
+    fn get(&self, name: &str) -> Option<NodeId> {
+        let by_number = number(name).and_then(|n| self.numbered.get(n));
+        by_number.or_else(|| self.others.get(name)).copied()
+    }
+
+    /// Gives a name that [`Names::get`] does not know.
+    fn insert(&mut self, name: &'a str, id: NodeId) {
+        if number(name) == Some(self.numbered.len()) {
+            self.numbered.push(id);
+        } else {
+            self.others.insert(name, id);
+        }
+    }
+}
+
+/// A number as the printer writes it: every number has one form.
+fn number(name: &str) -> Option<usize> {
+    let plain = name.len() < 10 && !(name.starts_with('0') && name.len() > 1);
+    let digit = |n: Option<usize>, b: u8| Some(n? * 10 + usize::from(b.is_ascii_digit().then(|| b - b'0')?));
+    name.bytes().fold(Some(0).filter(|_| plain && !name.is_empty()), digit)
 }
 
 /// Hostile words may be long; messages are not.

@@ -6,6 +6,7 @@ use crate::kernel::Kernel;
 use crate::program::{
     Attend, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride,
 };
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub(crate) fn distinct_kernels(program: &Program) -> Vec<&Arc<Kernel>> {
 /// Kernels in order of first use, equal ones once, and the number of each by its address. A kernel is looked into once, however
 /// many steps run it.
 fn numbered(program: &Program) -> (Vec<&Arc<Kernel>>, HashMap<*const Kernel, usize>) {
-    let (mut kernels, mut by_value, mut by_address) = (Vec::new(), HashMap::<&Kernel, usize>::new(), HashMap::new());
+    let (mut kernels, mut by_address) = (Vec::new(), HashMap::new());
+    let mut by_value: HashMap<&Kernel, usize, FxBuildHasher> = HashMap::default();
     for step in &program.steps {
         let StepOp::Kernel { kernel, .. } = &step.op else { continue };
         by_address.entry(Arc::as_ptr(kernel)).or_insert_with(|| {

@@ -4,6 +4,7 @@ use super::Action;
 use crate::executor::Shared;
 use crate::lib_calls;
 use crate::sys::jit;
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_codegen::cpu::{Level, Options};
@@ -74,7 +75,7 @@ pub(super) fn resolve(
     base: &Options,
     product_level: lib_calls::Level,
 ) -> (Vec<(Arc<Kernel>, Options)>, Vec<Action>) {
-    let mut index: HashMap<(Arc<Kernel>, Aliases), usize> = HashMap::new();
+    let mut index: HashMap<(Arc<Kernel>, Aliases), usize, FxBuildHasher> = HashMap::default();
     let mut kernels = Vec::new();
     let mut actions = Vec::with_capacity(program.steps.len());
     for step in &program.steps {

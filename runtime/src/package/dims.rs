@@ -195,7 +195,7 @@ pub struct Instance {
     /// Types of inputs, outputs and state.
     pub types: Types,
     /// The program.
-    pub forward: Graph,
+    pub forward: Arc<Graph>,
     /// The gradient program.
     pub vjp: Option<Graph>,
 }
@@ -272,6 +272,6 @@ impl Templates {
             (Some(template), Some(program)) => Some(graph(template, program)?),
             _ => None,
         };
-        Ok(Instance { types, forward, vjp })
+        Ok(Instance { types, forward: Arc::new(forward), vjp })
     }
 }

@@ -60,7 +60,7 @@ impl std::fmt::Debug for Memory {
 pub struct Package {
     manifest: Manifest,
     types: Types,
-    forward: Graph,
+    forward: Arc<Graph>,
     vjp: Option<Graph>,
     templates: Option<Arc<Templates>>,
     weights: Arc<Mapping>,
@@ -102,7 +102,7 @@ impl Package {
         &self.types
     }
     /// The program.
-    pub fn forward(&self) -> &Graph {
+    pub fn forward(&self) -> &Arc<Graph> {
         &self.forward
     }
     /// The gradient program.
@@ -297,8 +297,8 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
             }
             Err(e) => return Err(Error::package(e.message())),
         };
-        let graphs = instance.as_ref().map_or((Some(&forward), vjp.as_ref()), |i| (Some(&i.forward), i.vjp.as_ref()));
-        let graph = if about.is_vjp() { graphs.1 } else { graphs.0 };
+        let graphs = instance.as_ref().map_or((&forward, vjp.as_ref()), |i| (&i.forward, i.vjp.as_ref()));
+        let graph = if about.is_vjp() { graphs.1 } else { Some(&**graphs.0) };
         let graph = graph.ok_or_else(|| bad(&about.entry, "there is no graph of it"))?;
         let (became, program) = lowered::read(about, &bytes, believed, &manifest, graph)?;
         lowered.push(became);
@@ -456,7 +456,7 @@ fn source(file: &File, item: &Item, manifest: &Manifest) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| bad(&item.name, "not UTF-8"))
 }
 
-type Graphs = (Graph, Option<Graph>, Option<Arc<Templates>>);
+type Graphs = (Arc<Graph>, Option<Graph>, Option<Arc<Templates>>);
 
 /// The graphs of a package, at the smallest sizes of its dims, and its templates if it has dims.
 fn graphs(manifest: &Manifest, types: &Types, forward: String, vjp: Option<String>) -> Result<Graphs> {
@@ -465,7 +465,7 @@ fn graphs(manifest: &Manifest, types: &Types, forward: String, vjp: Option<Strin
         let least = templates.at(&manifest.smallest())?;
         return Ok((least.forward.clone(), least.vjp.clone(), Some(Arc::new(templates))));
     }
-    let forward = checked(&forward, manifest, &manifest.forward, types)?;
+    let forward = Arc::new(checked(&forward, manifest, &manifest.forward, types)?);
     let programs = manifest.vjp.as_ref().zip(vjp);
     let vjp = programs.map(|(program, text)| checked(&text, manifest, program, types)).transpose()?;
     Ok((forward, vjp, None))

@@ -51,7 +51,7 @@ impl Package {
     /// Errors: `Limit` when a run would need more memory than the limits allow.
     pub fn instantiate<'e>(&self, executor: &'e dyn Executor) -> Result<Model<'e>> {
         let (manifest, types, stored) = (self.manifest(), self.types(), self.stored());
-        let graphs = (self.forward(), self.vjp());
+        let graphs = (&**self.forward(), self.vjp());
         let programs = Programs::new(manifest, manifest.smallest(), types, graphs, stored, executor)?;
         let place = |i: usize| match self.state(i)? {
             buffer if executor.device() == Device::Cpu => Ok(Some(buffer)),
@@ -253,7 +253,7 @@ impl Model<'_> {
                 Some(i) => self.programs[i..].rotate_left(1),
                 None => {
                     let made = templates.at(&sizes)?;
-                    let graphs = (&made.forward, made.vjp.as_ref());
+                    let graphs = (&*made.forward, made.vjp.as_ref());
                     let (manifest, executor) = (&self.manifest, self.executor);
                     let new = Programs::new(manifest, sizes, &made.types, graphs, &self.stored, executor)?;
                     if self.programs.len() >= KEPT {

@@ -83,7 +83,7 @@ pub fn write_template(
     let made = Templates::new(&manifest, &types, forward, vjp)
         .and_then(|t| Ok((t.at(&manifest.smallest())?, if wanted { Some(t.at(&example)?) } else { None })));
     let (made, at_example) = made.map_err(|e| refused(e.message()))?;
-    let contents = Contents { manifest, forward: made.forward.clone(), vjp: made.vjp.clone(), state, code, cuda };
+    let contents = Contents { manifest, forward: Graph::clone(&made.forward), vjp: made.vjp.clone(), state, code, cuda };
     assemble(path, contents, graphs, types, at_example.map(|made| (example, made)), key)
 }
 
@@ -107,7 +107,7 @@ fn assemble(
     }
     let types = types.state;
     let (sizes, forward, vjp) = match &example {
-        Some((sizes, made)) => (&sizes[..], &made.forward, made.vjp.as_ref()),
+        Some((sizes, made)) => (&sizes[..], &*made.forward, made.vjp.as_ref()),
         None => (&[][..], &forward, vjp.as_ref()),
     };
     let compiled: Vec<&Graph> = [Some(forward), vjp].into_iter().flatten().collect();

@@ -9,11 +9,13 @@ use crate::codes::{Found, REASON, Shelf};
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::module::default_libcall_names;
 use cranelift_jit::{JITBuilder, JITModule};
+use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use torsh_codegen::cpu::{self, Emitted, Options};
-use torsh_ir::kernel::Kernel;
-use torsh_ir::{Error, Result};
+use torsh_ir::kernel::{Access, Kernel};
+use torsh_ir::{DType, Error, Result};
 
 /// Addresses of the primitives of one ISA level.
 pub struct Symbols {
@@ -120,34 +122,55 @@ fn compile_share<'k>(
     Ok((building, emitted))
 }
 
-/// A line (see [`line`]) and the parameters that share memory.
-type Line<'a> = (Kernel, &'a [(u32, u32)]);
+/// What a kernel computes at each point of a line, whatever its length, and the parameters that share memory.
+struct Line<'a> {
+    kernel: &'a Kernel,
+    aliases: &'a [(u32, u32)],
+}
 
-/// What a kernel computes at each point of a line, whatever its length; `None` for other kernels.
-fn line(kernel: &Kernel) -> Option<Kernel> {
-    if !kernel.is_map() || !kernel.grid.is_empty() || kernel.inner.len() != 1 {
-        return None;
+impl<'a> Line<'a> {
+    /// `None` for a kernel that does not go along one line.
+    fn of(kernel: &'a Kernel, aliases: &'a [(u32, u32)]) -> Option<Line<'a>> {
+        let fits = kernel.is_map() && kernel.grid.is_empty() && kernel.inner.len() == 1 && kernel.row_len() > 0;
+        fits.then_some(Line { kernel, aliases })
     }
-    let mut line = kernel.clone();
-    line.name.clear();
-    line.inner[0] = 0;
-    line.params.iter_mut().for_each(|p| p.numel = 0);
-    Some(line)
+
+    fn params(&self) -> impl Iterator<Item = (DType, Access)> {
+        self.kernel.params.iter().map(|p| (p.dtype, p.access))
+    }
+}
+
+impl PartialEq for Line<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.kernel, other.kernel);
+        a.values == b.values && a.stages == b.stages && self.aliases == other.aliases && self.params().eq(other.params())
+    }
+}
+
+impl Eq for Line<'_> {}
+
+impl Hash for Line<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.params().for_each(|p| p.hash(state));
+        (&self.kernel.values, &self.kernel.stages, self.aliases).hash(state);
+    }
 }
 
 /// For each kernel the one whose code it runs: of lines that differ in length alone, the longest.
 fn whose(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
-    let mut longest: HashMap<Line<'_>, usize> = HashMap::new();
-    let lines: Vec<_> =
-        kernels.iter().map(|(k, o)| line(k).filter(|_| k.row_len() > 0).map(|l| (l, o.aliases.as_slice()))).collect();
-    for (i, key) in lines.iter().enumerate() {
-        let Some(key) = key else { continue };
-        let best = longest.entry(key.clone()).or_insert(i);
-        if kernels[*best].0.row_len() < kernels[i].0.row_len() {
-            *best = i;
+    let mut of_line: HashMap<Line<'_>, usize, FxBuildHasher> = HashMap::default();
+    // Kernels of a line by the first of them.
+    let mut firsts: Vec<usize> = (0..kernels.len()).collect();
+    let mut best = firsts.clone();
+    for (i, (kernel, options)) in kernels.iter().enumerate() {
+        let Some(line) = Line::of(kernel, &options.aliases) else { continue };
+        let first = *of_line.entry(line).or_insert(i);
+        firsts[i] = first;
+        if kernels[best[first]].0.row_len() < kernel.row_len() {
+            best[first] = i;
         }
     }
-    lines.iter().enumerate().map(|(i, key)| key.as_ref().and_then(|k| longest.get(k)).copied().unwrap_or(i)).collect()
+    firsts.into_iter().map(|first| best[first]).collect()
 }
 
 /// The kernels whose code is compiled or found: all but those that run on another one's.
@@ -191,11 +214,11 @@ fn shorter(longer: &Emitted, kernel: &Kernel) -> Option<Emitted> {
         return None;
     }
     let cost_ns = longer.cost_ns * cols as f64 / longer.cols as f64;
-    let mut form = longer.form.clone();
-    form.params = kernel.params.clone();
-    let [inner] = form.inner.as_mut_slice() else { return None };
+    let mut short = Emitted { cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() };
+    short.form.params.clone_from(&kernel.params);
+    let [inner] = short.form.inner.as_mut_slice() else { return None };
     *inner = cols;
-    Some(Emitted { form, cols, cost_ns, code_bytes: 0, listing: String::new(), ..longer.clone() })
+    Some(short)
 }
 
 impl Code {
@@ -226,8 +249,8 @@ impl Code {
         }
         // From here on `Code` owns the modules: whatever fails below frees them.
         let mut emitted: Vec<Option<(Emitted, *const u8)>> = kernels.iter().map(|_| None).collect();
-        for (n, (i, code)) in found.iter().enumerate() {
-            emitted[*i] = placed.as_ref().and_then(|p| p.address(n)).map(|at| (code.info.clone(), at));
+        for (n, (i, code)) in found.into_iter().enumerate() {
+            emitted[i] = placed.as_ref().and_then(|p| p.address(n)).map(|at| (code.info, at));
         }
         let mut code = Code {
             modules: Vec::with_capacity(shares),
@@ -245,12 +268,13 @@ impl Code {
             }
             code.modules.push(module);
         }
-        for (i, (kernel, _)) in kernels.iter().enumerate() {
-            let described = emitted[whose[i]].as_ref();
-            let described = described.and_then(|(info, at)| {
-                if whose[i] == i { Some((info.clone(), *at)) } else { shorter(info, kernel).map(|info| (info, *at)) }
-            });
-            let Some((info, address)) = described else {
+        let on_another = |(i, (kernel, _)): (usize, &(Arc<Kernel>, Options))| {
+            let (info, at) = emitted[whose[i]].as_ref().filter(|_| whose[i] != i)?;
+            Some((shorter(info, kernel)?, *at))
+        };
+        let others: Vec<_> = kernels.iter().enumerate().map(on_another).collect();
+        for (i, (other, (kernel, _))) in others.into_iter().zip(kernels).enumerate() {
+            let Some((info, address)) = (if whose[i] == i { emitted[i].take() } else { other }) else {
                 return Err(Error::internal("a kernel without code"));
             };
             code.bytes += info.code_bytes;
