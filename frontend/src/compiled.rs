@@ -110,7 +110,10 @@ pub struct Program {
     // None where it is made to be exported alone.
     compiled: Option<Arc<Compiled>>,
     device: Device,
-    graph: Arc<Graph>,
+    // None where a lowered program was known.
+    graph: Option<Arc<Graph>>,
+    // Of the graph.
+    output_count: usize,
     inputs: Vec<Input>,
     writes: Vec<Write>,
     grads: Vec<(Slot, bool)>,
@@ -503,7 +506,8 @@ impl Finish {
             compiled,
             device,
             plain,
-            graph,
+            output_count: graph.outputs().len(),
+            graph: Some(graph),
             writes,
             grads,
             clears,

@@ -67,8 +67,8 @@ pub struct Session {
 pub struct Compiled {
     /// What runs.
     pub exe: Arc<dyn Executable>,
-    // The graph that was compiled first, with lines that its nodes are known by.
-    graph: Arc<Graph>,
+    // The graph that was compiled first, with lines that its nodes are known by; none where a program was known.
+    graph: Option<Arc<Graph>>,
     /// Seconds from graph to loaded code.
     pub seconds: f64,
     /// Bytes that it counts in the cache.
@@ -79,7 +79,7 @@ impl Compiled {
     /// An error of a run of `graph`, which is equal to the one that was compiled but may come from other lines: the
     /// error names the line of its node in `graph`.
     pub fn located(&self, error: Error, graph: &Graph) -> Error {
-        let node = error.location().and_then(|loc| self.graph.node_at(loc));
+        let node = self.graph.as_ref().zip(error.location()).and_then(|(own, loc)| own.node_at(loc));
         match node.and_then(|id| graph.loc(id)) {
             Some(loc) => error.moved_to(loc.clone()),
             None => error,
@@ -89,6 +89,20 @@ impl Compiled {
 
 /// Pairs (input, output) of which the output may take the input's memory.
 pub type Donations = Vec<(usize, usize)>;
+
+/// A lowered program that somebody vouches for, and what is known of the graph that it stands for.
+pub struct Known<'a> {
+    /// The program.
+    pub program: &'a Arc<Program>,
+    /// Types of the graph's inputs.
+    pub inputs: Vec<Type>,
+    /// Types of the graph's outputs.
+    pub outputs: Vec<Type>,
+    /// What the program overwrites.
+    pub donate: Donations,
+    /// The graph, which is asked for where a program that was lowered for another target may not be the one for this.
+    pub graph: &'a dyn Fn() -> Result<&'a Arc<Graph>>,
+}
 
 struct Entry {
     device: Device,
@@ -282,49 +296,60 @@ impl Session {
 
     /// The executable of a graph on a device, compiled unless an equal graph is cached.
     pub fn executable(&self, device: Device, graph: &Arc<Graph>, donate: Donations) -> Result<Arc<Compiled>> {
-        self.executable_of(device, graph, donate, None)
+        let same = |e: &Entry| e.known.is_none() && e.compiled.graph.as_ref().is_some_and(|g| g.same(graph));
+        self.cached(graph.structural_hash(), (device, donate, None), &same, |donate| {
+            self.compile(device, graph, donate)
+        })
     }
 
-    /// As [`Session::executable`]; where the graph must be compiled, its lowered program may be known. What is made of a known
-    /// program is kept apart: it serves no caller who did not give that very program.
-    pub fn executable_of(
-        &self,
-        device: Device,
-        graph: &Arc<Graph>,
-        donate: Donations,
-        known: Option<&Arc<Program>>,
-    ) -> Result<Arc<Compiled>> {
-        let hash = graph.structural_hash();
-        let limits = limits::get();
-        let known = match known {
-            Some(program) => self.is_used(device, graph)?.then_some(program),
-            None => None,
+    /// The executable of a lowered program on a device, of which it is known that it stands for a graph whose inputs and
+    /// outputs have these types; `None` where the passes are to be run on that graph all the same. What is made of a known
+    /// program serves no caller who did not give that very program.
+    pub fn executable_of(&self, device: Device, known: &Known<'_>) -> Result<Option<Arc<Compiled>>> {
+        if !self.is_used(device, known)? {
+            return Ok(None);
+        }
+        let program = known.program;
+        let address = Arc::as_ptr(program);
+        let same = |e: &Entry| e.known.as_ref().is_some_and(|own| Arc::as_ptr(own) == address);
+        let key = (device, known.donate.clone(), Some(program.clone()));
+        let load = |donate: &Donations| {
+            let start = Instant::now();
+            pipeline::fits(program, &known.inputs, &known.outputs, donate)?;
+            let exe = self.loaded(device, program.clone())?;
+            let bytes = exe.code_bytes() + program.steps.len() * 256 + 4096;
+            Ok(Compiled { exe, graph: None, seconds: start.elapsed().as_secs_f64(), bytes })
         };
+        self.cached(address as u64, key, &same, load).map(Some)
+    }
+
+    // The entry of this key and hash for which `same` holds, or a new one.
+    fn cached(
+        &self,
+        hash: u64,
+        (device, donate, known): (Device, Donations, Option<Arc<Program>>),
+        same: &dyn Fn(&Entry) -> bool,
+        make: impl FnOnce(&Donations) -> Result<Compiled>,
+    ) -> Result<Arc<Compiled>> {
+        let limits = limits::get();
         {
             let mut cache = lock(&self.cache);
             cache.clock += 1;
             let now = cache.clock;
-            if let Some(list) = cache.entries.get_mut(&hash)
-                && let Some(e) = list.iter_mut().find(|e| {
-                    e.device == device
-                        && e.donate == donate
-                        && e.limits == limits
-                        && e.known.as_ref().map(Arc::as_ptr) == known.map(Arc::as_ptr)
-                        && e.compiled.graph.same(graph)
-                })
-            {
+            let fits = |e: &&mut Entry| e.device == device && e.donate == donate && e.limits == limits && same(e);
+            if let Some(e) = cache.entries.get_mut(&hash).and_then(|list| list.iter_mut().find(fits)) {
                 e.used = now;
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(e.compiled.clone());
             }
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        let compiled = Arc::new(self.compile(device, graph, &donate, known)?);
+        let compiled = Arc::new(make(&donate)?);
         let mut cache = lock(&self.cache);
         let used = cache.clock;
         cache.bytes += compiled.bytes;
         // The entry holds the program, so that no other comes to stand at its address.
-        let entry = Entry { device, donate, limits, known: known.cloned(), compiled: compiled.clone(), used };
+        let entry = Entry { device, donate, limits, known, compiled: compiled.clone(), used };
         cache.entries.entry(hash).or_default().push(entry);
         let evicted = cache.shrink(self.config.cache_bytes, used);
         drop(cache);
@@ -332,29 +357,22 @@ impl Session {
         Ok(compiled)
     }
 
-    /// Whether a known program of the graph is used instead of the passes.
-    fn is_used(&self, device: Device, graph: &Graph) -> Result<bool> {
+    /// Whether a known program is used instead of the passes.
+    fn is_used(&self, device: Device, known: &Known<'_>) -> Result<bool> {
         if device == Device::Cpu && self.interpreter.is_some() {
             return Ok(false);
         }
         // Who wants to see every pass, or to have it verified, wants it run.
         let plain = self.config.fusion == env::fusion() && !self.config.verify && self.config.dump.is_none();
-        Ok(plain && pipeline::serves(graph, &self.on(device)?.target()))
+        Ok(plain && pipeline::serves(&|| (known.graph)().map(|graph| &**graph), &self.on(device)?.target())?)
     }
 
-    fn compile(
-        &self,
-        device: Device,
-        graph: &Arc<Graph>,
-        donate: &Donations,
-        known: Option<&Arc<Program>>,
-    ) -> Result<Compiled> {
+    fn compile(&self, device: Device, graph: &Arc<Graph>, donate: &Donations) -> Result<Compiled> {
         let start = Instant::now();
-        let executor = self.on(device)?;
         let graph = graph.clone().with_parted_locs();
         let exe: Arc<dyn Executable> = match &self.interpreter {
             Some(interpreter) if device == Device::Cpu => {
-                torsh_passes::limits::run(Graph::clone(&graph))?;
+                torsh_passes::limits::check(&graph, &limits::get())?;
                 Arc::new(interpreter.load_graph(Graph::clone(&graph)))
             }
             _ => {
@@ -362,23 +380,23 @@ impl Session {
                     fusion: self.config.fusion,
                     compact: false,
                     verify: self.config.verify,
-                    target: executor.target(),
+                    target: self.on(device)?.target(),
                     donate: donate.clone(),
                     dump: self.config.dump.clone(),
                 };
-                let program = match known {
-                    Some(program) => pipeline::fits(program, &graph, donate).map(|()| program.clone())?,
-                    None => Arc::new(pipeline::compile(&graph, &options)?),
-                };
-                let exe = executor.load(program)?;
-                if let Some(dump) = &self.config.dump {
-                    dump("code", &exe.listing());
-                }
-                exe
+                self.loaded(device, Arc::new(pipeline::compile(&graph, &options)?))?
             }
         };
         let bytes = exe.code_bytes() + graph.len() * 256 + 4096;
-        Ok(Compiled { exe, graph, seconds: start.elapsed().as_secs_f64(), bytes })
+        Ok(Compiled { exe, graph: Some(graph), seconds: start.elapsed().as_secs_f64(), bytes })
+    }
+
+    fn loaded(&self, device: Device, program: Arc<Program>) -> Result<Arc<dyn Executable>> {
+        let exe = self.on(device)?.load(program)?;
+        if let Some(dump) = &self.config.dump {
+            dump("code", &exe.listing());
+        }
+        Ok(exe)
     }
 
     /// Figures of the cache.
@@ -442,9 +460,17 @@ mod tests {
     fn a_known_program_serves_those_alone_who_know_it() {
         let config = Config { fusion: env::fusion(), verify: false, ..Config::default() };
         let session = Session::new(Arc::new(InterpExecutor::new()), config);
-        let wanted = graph(2.0);
+        let wanted = Arc::new(graph(2.0));
         let other = Arc::new(pipeline::compile(&graph(3.0), &Options::default()).expect("it compiles"));
-        let get = |known| session.executable_of(Device::Cpu, &wanted, Vec::new(), known).expect("it loads");
+        let get = |known: Option<&Arc<Program>>| match known {
+            Some(program) => {
+                let (inputs, outputs) = (wanted.input_types(), wanted.output_types());
+                let asked = || Err(Error::internal("a CPU takes the program of any target"));
+                let known = Known { program, inputs, outputs, donate: Vec::new(), graph: &asked };
+                session.executable_of(Device::Cpu, &known).expect("it loads").expect("it is used")
+            }
+            None => session.executable(Device::Cpu, &wanted, Vec::new()).expect("it loads"),
+        };
         let believed = get(Some(&other));
         let plain = get(None);
         assert!(!Arc::ptr_eq(&believed, &plain));

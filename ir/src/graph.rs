@@ -261,6 +261,11 @@ impl Graph {
         self.inputs.iter().map(|&i| self.ty(i).clone()).collect()
     }
 
+    /// The outputs' types.
+    pub fn output_types(&self) -> Vec<Type> {
+        self.outputs.iter().map(|&o| self.ty(o).clone()).collect()
+    }
+
     /// The shape of a node.
     pub fn shape(&self, id: NodeId) -> &Shape {
         &self.node(id).ty.shape

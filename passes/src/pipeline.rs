@@ -14,6 +14,7 @@ use torsh_ir::error::{Error, ErrorKind, Result};
 use torsh_ir::exec::{Device, Target};
 use torsh_ir::graph::Graph;
 use torsh_ir::program::{BufId, Place, Program};
+use torsh_ir::shape::Type;
 use torsh_ir::{text, verify};
 
 /// Receives the name of a pass and the text of what it left.
@@ -106,24 +107,24 @@ pub fn settings() -> String {
 }
 
 /// Checks that a program that was made before can stand for [`compile`] of a graph: that it takes and gives what the graph
-/// does, donates no more, and is within the limits of now. That it does what the graph says is the word of whoever made
-/// it, and that it may run at all is for [`Program::verify`].
+/// does (tensors of these types), donates no more, and is within the limits of now. That it does what the graph says is the
+/// word of whoever made it, and that it may run at all is for [`Program::verify`].
 ///
 /// Errors: `Limit`; `Value` where it does not fit.
-pub fn fits(program: &Program, graph: &Graph, donate: &[(usize, usize)]) -> Result<()> {
-    limits::check(graph, &torsh_ir::limits::get())?;
+pub fn fits(program: &Program, inputs: &[Type], outputs: &[Type], donate: &[(usize, usize)]) -> Result<()> {
     // What it says of its memory is not believed.
     if program.peak_bytes != stats::peak(program) {
         return Err(Error::value("a program whose peak is not that of its buffers"));
     }
     limits::check_program(program, &torsh_ir::limits::get())?;
     let given = |out: &BufId| program.buffers.get(out.0 as usize).map(|b| &b.ty);
-    let outputs = graph.outputs();
     let gives = program.outputs.len() == outputs.len()
-        && program.outputs.iter().zip(outputs).all(|(b, o)| {
-            given(b).is_some_and(|ty| ty.dtype == graph.ty(*o).dtype && ty.numel() == graph.ty(*o).numel())
-        });
-    if program.inputs != graph.input_types() || !gives {
+        && program
+            .outputs
+            .iter()
+            .zip(outputs)
+            .all(|(b, wanted)| given(b).is_some_and(|ty| ty.dtype == wanted.dtype && ty.numel() == wanted.numel()));
+    if program.inputs != inputs || !gives {
         return Err(Error::value("a program that takes or gives something else than its graph"));
     }
     let donated = |i: u32| donate.iter().any(|&(input, _)| input == i as usize);
@@ -135,9 +136,14 @@ pub fn fits(program: &Program, graph: &Graph, donate: &[(usize, usize)]) -> Resu
 
 /// Whether a program that [`compile`] made of this graph for a CPU is the one that it makes for this target, too. Passes look at
 /// the target for one thing only: whether attention takes 16-bit operands.
-pub fn serves(graph: &Graph, target: &Target) -> bool {
-    let half = |dtype: DType| dtype.is_float() && dtype.size() == 2;
-    !target.takes_half_attention() || !rebuild::live_nodes(graph).any(|id| half(graph.ty(id).dtype))
+///
+/// Errors: those of the graph, which is asked for where it matters.
+pub fn serves<'g>(graph: &dyn Fn() -> Result<&'g Graph>, target: &Target) -> Result<bool> {
+    if !target.takes_half_attention() {
+        return Ok(true);
+    }
+    let (graph, half) = (graph()?, |dtype: DType| dtype.is_float() && dtype.size() == 2);
+    Ok(!rebuild::live_nodes(graph).any(|id| half(graph.ty(id).dtype)))
 }
 
 /// A line on the time that each pass took.
@@ -222,7 +228,7 @@ fn check_donations(graph: &Graph, donate: &[(usize, usize)]) -> Result<()> {
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use torsh_ir::{Builder, DType, Shape, Type};
+    use torsh_ir::{Builder, DType, Shape};
 
     fn graph() -> Graph {
         let b = Builder::new(Graph::new());
@@ -273,9 +279,14 @@ mod tests {
     #[test]
     fn a_program_fits_its_graph_with_its_own_peak() {
         let mut p = compile(&graph(), &Options::default()).expect("it compiles");
-        fits(&p, &graph(), &[]).expect("its own");
+        let (inputs, outputs) = (graph().input_types(), graph().output_types());
+        fits(&p, &inputs, &outputs, &[]).expect("its own");
+        for (inputs, outputs) in [(&inputs[1..], &outputs[..]), (&inputs, &outputs[1..])] {
+            let e = fits(&p, inputs, outputs, &[]).expect_err("others");
+            assert!(e.kind() == ErrorKind::Value && e.message().contains("something else"), "{e}");
+        }
         p.peak_bytes -= 1;
-        let e = fits(&p, &graph(), &[]).expect_err("a lie");
+        let e = fits(&p, &inputs, &outputs, &[]).expect_err("a lie");
         assert!(e.kind() == ErrorKind::Value && e.message().contains("peak"), "{e}");
     }
 
@@ -297,6 +308,7 @@ mod tests {
             g.set_outputs(vec![y]);
             g
         };
+        let serves = |graph: &Graph, target: &Target| serves(&|| Ok(graph), target).expect("the graph is there");
         for attention in [false, true] {
             assert!(serves(&of(DType::F32, attention), &cpu) && serves(&of(DType::F32, attention), &cuda));
             assert!(serves(&of(DType::F16, attention), &cpu));

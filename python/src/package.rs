@@ -10,11 +10,13 @@ use crate::tensor::{PyTensor, wrap};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use torsh_frontend::node::{Grad, Node};
+use torsh_frontend::session::Known;
 use torsh_frontend::{Tensor, inline, mode, ops};
 use torsh_ir::exec::{BufferRef, Device};
-use torsh_ir::{Error, Result, Type, text};
+use torsh_ir::{Error, Graph, Result, Type, text};
+use torsh_runtime::package::manifest::Types;
 use torsh_runtime::package::{self, LoadOptions, Package};
 
 /// A package that has passed every check.
@@ -103,9 +105,11 @@ impl PyPackage {
     }
     /// The graph as text; with dims, its template.
     #[getter]
-    fn graph(&self) -> String {
-        let template = self.package.templates().map(|t| t.forward().to_string());
-        template.unwrap_or_else(|| text::print(self.package.forward()))
+    fn graph(&self) -> PyResult<String> {
+        match self.package.templates() {
+            Some(templates) => Ok(templates.forward().to_string()),
+            None => self.package.forward().map(|graph| text::print(graph)).or_raise(),
+        }
     }
     /// The gradient program as text; with dims, its template.
     #[getter]
@@ -162,7 +166,7 @@ impl PyPackage {
         let tensors: Vec<Tensor> = inputs.iter().map(|t| t.bind(py).get().t.clone()).collect();
         let run = || {
             let made = self.package.templates().map(|t| t.at(&sizes)).transpose()?;
-            let graph = made.as_ref().map_or(self.package.forward(), |made| &made.forward);
+            let graph = made.as_ref().map_or_else(|| self.package.forward(), |made| Ok(&made.forward))?;
             let nodes = inline::apply(graph, &tensors, device)?;
             Ok(nodes.iter().map(|n| Tensor::new(if grad { n.clone() } else { ops::detach(n) })).collect::<Vec<_>>())
         };
@@ -171,14 +175,34 @@ impl PyPackage {
     }
 }
 
+/// The lowered program of the package at these sizes, where it is used; `types` are those at the sizes.
+pub fn known<'a>(
+    package: &'a Package,
+    types: &Types,
+    sizes: &[u64],
+    graph: &'a dyn Fn() -> Result<&'a Arc<Graph>>,
+) -> Option<Known<'a>> {
+    let (program, slots) = (package.program(false, sizes)?, &package.manifest().forward);
+    let (inputs, outputs) = (types.of_all(&slots.inputs), types.of_all(&slots.outputs));
+    Some(Known { program, inputs, outputs, donate: package::donated(program, slots), graph })
+}
+
 /// What a call of the package runs on the CPU, with dims at the smallest sizes: kernels, peak bytes, for `inspect`.
 #[pyfunction]
 fn package_plan<'py>(py: Python<'py>, package: &PyPackage) -> PyResult<Bound<'py, PyDict>> {
     let package = &package.package;
-    let (graph, manifest) = (package.forward(), package.manifest());
-    let donate = package::donations(graph, &manifest.forward);
-    let stored = package.program(false, &manifest.smallest());
-    let compiled = outside(py, || torsh_frontend::session::get()?.executable_of(Device::Cpu, graph, donate, stored))?;
+    let manifest = package.manifest();
+    let graph = || package.forward();
+    let compiled = outside(py, || {
+        let session = torsh_frontend::session::get()?;
+        let known = known(package, package.types(), &manifest.smallest(), &graph);
+        let compiled = known.map(|known| session.executable_of(Device::Cpu, &known)).transpose()?.flatten();
+        let passes = || {
+            let graph = graph()?;
+            session.executable(Device::Cpu, graph, package::donations(graph, &manifest.forward))
+        };
+        compiled.map_or_else(passes, Ok)
+    })?;
     let program = compiled.exe.program();
     let d = PyDict::new(py);
     d.set_item("peak_bytes", program.peak_bytes)?;

@@ -2,13 +2,14 @@
 
 use crate::compile::Traceless;
 use crate::errors::{OrRaise, outside};
-use crate::package::PyPackage;
+use crate::package::{PyPackage, known};
 use crate::signature::{Given, Leaves, Spec};
 use crate::tensor::{PyTensor, wrap};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use torsh_frontend::compiled::{From, Program, Ready, To};
 use torsh_frontend::{Tensor, mode};
+use torsh_ir::Graph;
 use torsh_runtime::package::donations;
 use torsh_runtime::package::manifest::Slot;
 
@@ -79,17 +80,25 @@ impl PackageCalls {
             let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
             let sizes = if manifest.dims.is_empty() { Vec::new() } else { manifest.sizes_of(&shapes)? };
             let instance = package.templates().map(|t| t.at(&sizes)).transpose()?;
-            let graph = instance.as_ref().map_or(package.forward(), |made| &made.forward);
-            let fits = slots.inputs.iter().zip(graph.input_types()).all(|(slot, ty)| match *slot {
-                Slot::Input(i) => given[i as usize].as_ref().is_none_or(|t| *t == ty),
-                _ => true,
-            });
-            if !fits {
+            let types = instance.as_ref().map_or(package.types(), |made| &made.types);
+            if !given.iter().zip(&types.inputs).all(|(given, ty)| given.as_ref().is_none_or(|t| t == ty)) {
                 return Ok(None);
             }
-            let donate = donations(graph, slots);
-            let program = package.program(false, &sizes);
-            Program::ready(Ready { graph, inputs, outputs, donate, program, device, site })
+            let (input_types, output_types) = (types.of_all(&slots.inputs), types.of_all(&slots.outputs));
+            let graph = || instance.as_ref().map_or_else(|| package.forward(), |made| Ok(&made.forward));
+            let known = known(package, types, &sizes, &graph);
+            let donate = |graph: &Graph| donations(graph, slots);
+            Program::ready(Ready {
+                graph: &graph,
+                input_types,
+                output_types,
+                inputs,
+                outputs,
+                donate: &donate,
+                known,
+                device,
+                site,
+            })
         })?;
         let Some(program) = made else { return Ok(None) };
         let types = program.result_types();

@@ -106,9 +106,6 @@ class Package:
     def signer(self) -> str:
         """The key that signed the file."""
     @property
-    def size(self) -> str:
-        """How many tensors the state has."""
-    @property
     def slots(self) -> str:
         """What the inputs and outputs of the graph are."""
     @property

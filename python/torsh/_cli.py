@@ -314,6 +314,8 @@ def _verify(args) -> int:
     for path in args.packages:
         try:
             program = _load(path, args.trusted_key, None, args.sha256)
+            # Where a lowered program stands for it, the graph has not been read yet.
+            _ = program.graph
         except (TorshError, OSError, ValueError) as error:
             bad += 1
             print(f"{path}: refused: {error}")

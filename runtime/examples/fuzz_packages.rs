@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use torsh_ir::Graph;
 use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Package, hex, layout, write};
 use torsh_runtime::{Config, CpuExecutor};
 
@@ -135,7 +136,8 @@ fn seeds() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 fn lowered(file: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let package = Package::load(file)?;
     let state = (0..package.types().state.len()).map(|i| package.state(i)).collect::<Result<_, _>>()?;
-    let (manifest, forward, vjp) = (package.manifest().clone(), Graph::clone(package.forward()), package.vjp().cloned());
+    let (manifest, forward, vjp) =
+        (package.manifest().clone(), Graph::clone(package.forward()?), package.vjp().cloned());
     let code = vec!["portable".to_string()];
     let path = std::env::temp_dir().join(format!("torsh-fuzz-lowered-{}.torsh", std::process::id()));
     write(&path, Contents { manifest, forward, vjp, state, code, cuda: CudaTargets::default() }, None)?;

@@ -601,7 +601,7 @@ fn packages_bring_kernels_for_a_device() {
     let path = std::env::temp_dir().join(format!("torsh-kernels-{}.torsh", std::process::id()));
     let contents = Contents {
         manifest: plain.manifest().clone(),
-        forward: Graph::clone(plain.forward()),
+        forward: Graph::clone(plain.forward().unwrap()),
         vjp: plain.vjp().cloned(),
         state: (0..plain.types().state.len()).map(|i| plain.state(i).unwrap()).collect(),
         code: vec![],

@@ -88,8 +88,9 @@ impl Program {
             }
             Slot::Arg(_) => None,
         };
-        let live = self.graph.live();
-        let is_live = |input: usize| live[self.graph.inputs()[input].index()];
+        let graph = self.graph()?;
+        let live = graph.live();
+        let is_live = |input: usize| live[graph.inputs()[input].index()];
         // A number of the CPU may stand beside tensors of any device, in the program that is loaded, too.
         let number = |ty: &Type, device: Device| device == Device::Cpu && ty.rank() == 0;
         let mut inputs = self.inputs.iter().enumerate();
@@ -202,7 +203,7 @@ impl Program {
         baked: &[Option<Arc<[u8]>>],
         outputs: impl Iterator<Item = usize>,
     ) -> Result<(Graph, Vec<usize>)> {
-        let old = &self.graph;
+        let old = self.graph()?;
         let mut graph = Graph::new();
         let mut place = vec![usize::MAX; kept.len()];
         let mut ids: HashMap<NodeId, NodeId> = HashMap::new();

@@ -2,26 +2,30 @@
 
 use super::{From, Ids, Input, Program, ResultSpec, Role, Target, To, Write};
 use crate::node::Grad;
-use crate::session;
+use crate::session::{self, Donations, Known};
 use crate::tensor::Tensor;
 use crate::trace::Source;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use torsh_ir::exec::Device;
-use torsh_ir::{DType, Error, Graph, Loc, Result, Type, program};
+use torsh_ir::{DType, Error, Graph, Loc, Result, Type};
 
 /// A graph, what its inputs and outputs are, and what is known of it.
 pub struct Ready<'a> {
-    /// The graph.
-    pub graph: &'a Arc<Graph>,
+    /// The graph, which is asked for where no program of it is used.
+    pub graph: &'a dyn Fn() -> Result<&'a Arc<Graph>>,
+    /// Types of its inputs.
+    pub input_types: Vec<Type>,
+    /// Types of its outputs.
+    pub output_types: Vec<Type>,
     /// What each input is; floats and tensors that are found, or arguments.
     pub inputs: Vec<From>,
     /// What each output is.
     pub outputs: Vec<To>,
-    /// Pairs (input, output) of which the output may take the input's memory: tensors that are found.
-    pub donate: Vec<(usize, usize)>,
+    /// Pairs (input, output) of the graph of which the output may take the input's memory: tensors that are found.
+    pub donate: &'a dyn Fn(&Graph) -> Donations,
     /// Its lowered program, where that is known.
-    pub program: Option<&'a Arc<program::Program>>,
+    pub known: Option<Known<'a>>,
     /// Where it is to run.
     pub device: Device,
     /// The user's line that wants it: that of its errors, as its nodes have none.
@@ -36,20 +40,36 @@ impl Program {
     /// # Errors
     /// Those of the compilation.
     pub fn ready(ready: Ready<'_>) -> Result<Option<Program>> {
-        let Ready { graph, inputs: given, outputs, donate, program, device, site } = ready;
-        if given.len() != graph.inputs().len() || outputs.len() != graph.outputs().len() {
+        let Ready { graph, input_types, output_types, inputs: given, outputs, donate, known, device, site } = ready;
+        if given.len() != input_types.len() || outputs.len() != output_types.len() {
             return Err(Error::internal("a graph with other inputs or outputs than are said"));
         }
         let mut inputs = Vec::with_capacity(given.len());
-        for (from, ty) in given.iter().zip(graph.input_types()) {
-            let Some(input) = input(from, ty, device) else { return Ok(None) };
+        for (from, ty) in given.iter().zip(&input_types) {
+            let Some(input) = input(from, ty.clone(), device) else { return Ok(None) };
             inputs.push(input);
         }
+        let at_site = |e: Error| e.with_loc(site.clone());
+        let session = session::get()?;
+        let mut made = None;
+        if let Some(known) = known {
+            let compiled = session.executable_of(device, &known).map_err(at_site)?;
+            made = compiled.map(|compiled| (compiled, None, known.donate));
+        }
+        let (compiled, graph, donate) = match made {
+            Some(made) => made,
+            None => {
+                let graph = graph().map_err(at_site)?;
+                let donate = donate(graph);
+                let compiled = session.executable(device, graph, donate.clone()).map_err(at_site)?;
+                (compiled, Some(graph.clone()), donate)
+            }
+        };
         let mut results: Vec<(usize, ResultSpec)> = Vec::new();
         let mut writes = Vec::new();
         let mut written = Ids::default();
         for (output, to) in outputs.iter().enumerate() {
-            let ty = graph.ty(graph.outputs()[output]).clone();
+            let ty = output_types[output].clone();
             match *to {
                 To::Result(i) => results.push((i, ResultSpec::New { output, ty, role: Role::None, weak: false })),
                 To::Input(i) => {
@@ -72,9 +92,6 @@ impl Program {
         }
         let found: Ids =
             given.iter().filter_map(|f| if let From::Tensor(t) = f { Some(t.id()) } else { None }).collect();
-        let donations = writes.iter().filter_map(|w| Some((w.donated?, w.output))).collect();
-        let at_site = |e: Error| e.with_loc(site.clone());
-        let compiled = session::get()?.executable_of(device, graph, donations, program).map_err(at_site)?;
         let in_order = results
             .iter()
             .enumerate()
@@ -82,7 +99,8 @@ impl Program {
         Ok(Some(Program {
             compiled: Some(compiled),
             device,
-            graph: graph.clone(),
+            graph,
+            output_count: outputs.len(),
             plain: writes.is_empty() && in_order,
             inputs,
             writes,

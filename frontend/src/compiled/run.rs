@@ -157,8 +157,16 @@ fn changed() -> Error {
 
 impl Program {
     /// The level-1 graph.
-    pub fn graph(&self) -> &Graph {
-        &self.graph
+    ///
+    /// # Errors
+    /// `Internal` for a program whose graph was not needed.
+    pub fn graph(&self) -> Result<&Graph> {
+        self.graph.as_deref().ok_or_else(|| Error::internal("the graph of a program that was known without it"))
+    }
+    /// Nodes of the graph, as it was before any pass.
+    pub fn nodes(&self) -> usize {
+        let known = || self.compiled.as_ref().map_or(0, |compiled| compiled.exe.program().stats.nodes);
+        self.graph.as_ref().map_or_else(known, |graph| graph.len())
     }
     /// The device that it runs on.
     pub fn device(&self) -> Device {
@@ -333,12 +341,13 @@ impl Program {
         let Some(compiled) = &self.compiled else {
             return Err(Error::internal("a program that was made to be exported is run"));
         };
-        let located = |e: Error| match &self.site {
-            Some(site) => e.moved_to(site.clone()),
-            None => compiled.located(e, &self.graph),
+        let located = |e: Error| match (&self.site, &self.graph) {
+            (Some(site), _) => e.moved_to(site.clone()),
+            (None, Some(graph)) => compiled.located(e, graph),
+            (None, None) => e,
         };
         let outputs = compiled.exe.run(inputs).map_err(located)?;
-        let count = self.graph.outputs().len();
+        let count = self.output_count;
         if outputs.len() != count {
             return Err(Error::internal(format!("a program of {count} outputs returned {}", outputs.len())));
         }

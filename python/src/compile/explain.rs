@@ -60,7 +60,7 @@ impl Entry {
                 d.set_item("kernels_unfused", stats.kernels_unfused)?;
                 d.set_item("bytes_moved", stats.bytes_moved)?;
                 d.set_item("flops", stats.flops)?;
-                d.set_item("nodes", program.graph().len())?;
+                d.set_item("nodes", program.nodes())?;
                 d.set_item("passes", stats.passes.clone())?;
                 d.set_item("fusion_notes", stats.fusion_notes.clone())?;
                 d.set_item("peak_bytes", compiled.exe.program().peak_bytes)?;

@@ -145,7 +145,7 @@ fn run(options: &Options) -> Result<()> {
     let mut model = package.instantiate(&executor)?;
     let compiled = start.elapsed().as_secs_f64() * 1e3 - loaded;
     if options.info {
-        describe(&package, &model, loaded, compiled);
+        describe(&package, &model, loaded, compiled)?;
         return Ok(());
     }
     let inputs = inputs(options, &model, &executor)?;
@@ -226,8 +226,8 @@ fn bench(model: &mut Model<'_>, inputs: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) {
-    let m = package.manifest();
+fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) -> Result<()> {
+    let (m, nodes) = (package.manifest(), package.forward()?.len());
     println!("{} ({} bytes, format {}, by {})", m.name, package.bytes(), m.version, m.producer);
     if let Some(license) = &m.license {
         println!("license: {license}");
@@ -256,9 +256,10 @@ fn describe(package: &Package, model: &Model<'_>, loaded: f64, compiled: f64) {
     let program = model.executable().program();
     println!(
         "{} nodes, {} steps, {} bytes at the peak; gradients: {}; loaded in {loaded:.2} ms, compiled in {compiled:.2} ms",
-        package.forward().len(),
+        nodes,
         program.steps.len(),
         program.peak_bytes,
         if m.vjp.is_some() { "yes" } else { "no" },
     );
+    Ok(())
 }

@@ -5,7 +5,7 @@
 //! text that comes out is parsed, verified and held against the limits and the manifest again.
 
 use super::format::{MANIFEST, MAX_DIM, MAX_DIMS, MAX_GRAPH_BYTES, bad};
-use super::load::checked;
+use super::graphs::checked;
 use super::manifest::{Manifest, Port, PortKind, Program, Types, ty};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;

@@ -8,6 +8,7 @@ use super::format::{
     CODE_LEVELS, GRAPH, LOWERED, LOWERED_VJP, MANIFEST, MAX_CODE_BYTES, MAX_GRAPH_BYTES, MAX_LOWERED_BYTES,
     MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, VJP, WEIGHTS, bad, code_entry,
 };
+use super::graphs::{Forward, checked};
 use super::lowered::{self, LoweredUse, Stored};
 use super::manifest::{Manifest, Program, Types};
 use super::sign::{self, PublicKey, hex};
@@ -20,11 +21,10 @@ use sha2::{Digest, Sha256};
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use torsh_ir::exec::BufferRef;
 use torsh_ir::program::Program as LoweredProgram;
-use torsh_ir::{Error, ErrorKind, Graph, Result, env, text, verify};
-use torsh_passes::limits;
+use torsh_ir::{Error, ErrorKind, Graph, Result, env};
 
 /// Weights of so many bytes are worth a thread that hashes them.
 const LARGE: u64 = 1 << 20;
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Memory {
 pub struct Package {
     manifest: Manifest,
     types: Types,
-    forward: Arc<Graph>,
+    forward: Forward,
     vjp: Option<Graph>,
     templates: Option<Arc<Templates>>,
     weights: Arc<Mapping>,
@@ -101,9 +101,12 @@ impl Package {
     pub fn types(&self) -> &Types {
         &self.types
     }
-    /// The program.
-    pub fn forward(&self) -> &Arc<Graph> {
-        &self.forward
+    /// The program. Where a lowered one is used, the text of the graph is read at the first call of this.
+    ///
+    /// # Errors
+    /// Those of the reading.
+    pub fn forward(&self) -> Result<&Arc<Graph>> {
+        self.forward.get(&self.manifest, &self.types)
     }
     /// The gradient program.
     pub fn vjp(&self) -> Option<&Graph> {
@@ -126,7 +129,7 @@ impl Package {
         &self.lowered
     }
     /// The lowered program of the graph, or with `vjp` of the gradients, at these sizes of the dims, if the file has it and it
-    /// is believed: what passes would make of that graph when [`super::donations`] are donated.
+    /// is believed: what passes would make of that graph when [`super::donations`] are donated, as it says that they are.
     pub fn program(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<LoweredProgram>> {
         self.stored.find(vjp, sizes)
     }
@@ -282,14 +285,18 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
     weights::check_size(item.data.end - item.data.start, &types.state, |bytes| read_at(file, item.data.start, bytes))?;
     let forward = source(file, need(GRAPH)?, &manifest)?;
     let vjp = manifest.vjp.as_ref().map(|_| source(file, need(VJP)?, &manifest)).transpose()?;
-    let (forward, vjp, templates) = graphs(&manifest, &types, forward, vjp).map_err(|e| Error::package(e.message()))?;
+    let graph_error = |e: Error| Error::package(e.message());
+    let templates = match manifest.dims.is_empty() {
+        true => None,
+        false => Some(Templates::new(&manifest, &types, forward.clone(), vjp.clone()).map_err(graph_error)?),
+    };
     let (mut lowered, mut stored) = (Vec::new(), Stored::default());
     for about in &manifest.lowered {
         let bytes = small(file, need(&about.entry)?, MAX_LOWERED_BYTES)?;
         check_hash(&about.entry, &bytes, &manifest)?;
         // At sizes that this machine's limits refuse there is nothing to be used; others may be called.
         let at = |of: &Templates| of.at(&about.sizes);
-        let instance = match templates.as_deref().filter(|_| believed).map(at).transpose() {
+        let instance = match templates.as_ref().filter(|_| believed).map(at).transpose() {
             Ok(instance) => instance,
             Err(e) if e.kind() == ErrorKind::Limit => {
                 lowered.push(LoweredUse::unused(about, e.message()));
@@ -297,13 +304,27 @@ fn parse(opened: &Opened, options: &LoadOptions, hashed: Option<Arc<Mapping>>) -
             }
             Err(e) => return Err(Error::package(e.message())),
         };
-        let graphs = instance.as_ref().map_or((&forward, vjp.as_ref()), |i| (&i.forward, i.vjp.as_ref()));
-        let graph = if about.is_vjp() { graphs.1 } else { Some(&**graphs.0) };
-        let graph = graph.ok_or_else(|| bad(&about.entry, "there is no graph of it"))?;
-        let (became, program) = lowered::read(about, &bytes, believed, &manifest, graph)?;
+        let types = instance.as_ref().map_or(&types, |made| &made.types);
+        let (became, program) = lowered::read(about, &bytes, believed, &manifest, types)?;
         lowered.push(became);
         program.into_iter().for_each(|program| stored.add(about, program));
     }
+    let (forward, vjp) = match &templates {
+        Some(templates) => {
+            let least = templates.at(&manifest.smallest()).map_err(graph_error)?;
+            (Forward::Read(least.forward.clone()), least.vjp.clone())
+        }
+        None => {
+            let read = |text: &str, program: &Program| checked(text, &manifest, program, &types).map_err(graph_error);
+            let forward = match stored.find(false, &[]) {
+                Some(_) => Forward::Text(forward, OnceLock::new()),
+                None => Forward::Read(Arc::new(read(&forward, &manifest.forward)?)),
+            };
+            let texts = manifest.vjp.as_ref().zip(vjp.as_ref());
+            (forward, texts.map(|(program, text)| read(text, program)).transpose()?)
+        }
+    };
+    let templates = templates.map(Arc::new);
     let len = usize::try_from(item.data.end - item.data.start).map_err(|_| bad(WEIGHTS, "too large to address"))?;
     // Bools must be 0 or 1 whatever happens to the file after they were checked.
     let has_bools = types.state.iter().any(|ty| ty.dtype == torsh_ir::DType::Bool);
@@ -454,35 +475,4 @@ fn source(file: &File, item: &Item, manifest: &Manifest) -> Result<String> {
     let bytes = small(file, item, MAX_GRAPH_BYTES)?;
     check_hash(&item.name, &bytes, manifest)?;
     String::from_utf8(bytes).map_err(|_| bad(&item.name, "not UTF-8"))
-}
-
-type Graphs = (Arc<Graph>, Option<Graph>, Option<Arc<Templates>>);
-
-/// The graphs of a package, at the smallest sizes of its dims, and its templates if it has dims.
-fn graphs(manifest: &Manifest, types: &Types, forward: String, vjp: Option<String>) -> Result<Graphs> {
-    if !manifest.dims.is_empty() {
-        let templates = Templates::new(manifest, types, forward, vjp)?;
-        let least = templates.at(&manifest.smallest())?;
-        return Ok((least.forward.clone(), least.vjp.clone(), Some(Arc::new(templates))));
-    }
-    let forward = Arc::new(checked(&forward, manifest, &manifest.forward, types)?);
-    let programs = manifest.vjp.as_ref().zip(vjp);
-    let vjp = programs.map(|(program, text)| checked(&text, manifest, program, types)).transpose()?;
-    Ok((forward, vjp, None))
-}
-
-/// The graph that a text is, once it has passed every check.
-pub(super) fn checked(text: &str, manifest: &Manifest, program: &Program, types: &Types) -> Result<Graph> {
-    let entry = &program.graph;
-    let named = |e: Error, why: String| Error::new(e.kind(), format!("{entry}: {why}"));
-    let graph = text::parse(text).map_err(|e| bad(entry, e.message()))?;
-    // The parser has checked every type; the verifier is the door that every graph goes through.
-    verify::graph(&graph).map_err(|e| bad(entry, e.message()))?;
-    let within = torsh_ir::limits::get();
-    limits::check(&graph, &within).map_err(|e| {
-        let why = e.to_string();
-        named(e, why)
-    })?;
-    manifest.check_graph(program, &graph, types)?;
-    Ok(graph)
 }

@@ -8,14 +8,14 @@
 //! or one with other settings wrote it, or where it was made for another graph.
 
 use super::format::{MAX_LOWERED_BYTES, bad, lowered_entry};
-use super::manifest::{Lowered, Manifest};
-use super::model::donations;
+use super::manifest::{Lowered, Manifest, Program, Slot, Types};
+use super::model::donated;
 use super::sign::unhex;
 use crate::verified;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use torsh_ir::program::Program;
-use torsh_ir::{Error, ErrorKind, Graph, Result, wire};
+use torsh_ir::program::Program as LoweredProgram;
+use torsh_ir::{Error, ErrorKind, Result, wire};
 use torsh_passes::pipeline;
 
 const MAGIC: &[u8; 8] = b"torshPR\n";
@@ -40,25 +40,38 @@ impl LoweredUse {
 
 /// The programs of a file that are used.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stored(Vec<(bool, Vec<u64>, Arc<Program>)>);
+pub(super) struct Stored(Vec<(bool, Vec<u64>, Arc<LoweredProgram>)>);
 
 impl Stored {
     /// The program of the graph, or of the gradients, at these sizes.
-    pub fn find(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<Program>> {
+    pub fn find(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<LoweredProgram>> {
         self.0.iter().find(|(of, at, _)| *of == vjp && at == sizes).map(|(_, _, program)| program)
     }
 
-    pub(super) fn add(&mut self, about: &Lowered, program: Arc<Program>) {
+    pub(super) fn add(&mut self, about: &Lowered, program: Arc<LoweredProgram>) {
         self.0.push((about.is_vjp(), about.sizes.clone(), program));
     }
 }
 
-/// What an entry is known by: the graph's text and the sizes, what is donated, and what the passes depend on.
-fn key(manifest: &Manifest, vjp: bool, sizes: &[u64], graph_sha256: &[u8; 32], donate: &[(usize, usize)]) -> [u8; 32] {
+/// What an entry is known by: the graph's text and the sizes, what its inputs and outputs are, which says what is donated, and
+/// what the passes depend on.
+fn key(manifest: &Manifest, of: &Program, sizes: &[u64], graph_sha256: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(format!("torsh programs {} {}\n", crate::VERSION, pipeline::settings()));
     hash.update(graph_sha256);
-    hash.update(format!("vjp {vjp} dims {:?} sizes {sizes:?} donate {donate:?}\n", manifest.dim_names()));
+    hash.update(format!("graph {} dims {:?} sizes {sizes:?}\n", of.graph, manifest.dim_names()));
+    for slots in [&of.inputs, &of.outputs] {
+        hash.update((slots.len() as u64).to_le_bytes());
+        for slot in slots {
+            let (kind, number) = match *slot {
+                Slot::Input(i) => (0u8, i),
+                Slot::State(i) => (1, i),
+                Slot::Output(i) => (2, i),
+            };
+            hash.update([kind]);
+            hash.update(number.to_le_bytes());
+        }
+    }
     hash.finalize().into()
 }
 
@@ -69,13 +82,13 @@ fn key(manifest: &Manifest, vjp: bool, sizes: &[u64], graph_sha256: &[u8; 32], d
 pub(super) fn entry(
     manifest: &Manifest,
     sizes: &[u64],
-    (vjp, graph): (bool, &Graph),
+    vjp: bool,
     graph_sha256: &[u8; 32],
-    lowered: &Program,
+    lowered: &LoweredProgram,
 ) -> Result<Option<(Lowered, Vec<u8>)>> {
     let about = if vjp { manifest.vjp.as_ref() } else { Some(&manifest.forward) };
     let about = about.ok_or_else(|| Error::new(ErrorKind::Export, "gradients that the manifest does not know"))?;
-    let key = key(manifest, vjp, sizes, graph_sha256, &donations(graph, about));
+    let key = key(manifest, about, sizes, graph_sha256);
     let body = wire::encode(lowered);
     if wire::decode(&body).is_err() {
         return Ok(None);
@@ -86,27 +99,25 @@ pub(super) fn entry(
     Ok(fits.then(|| (Lowered { graph: about.graph.clone(), entry, sizes: sizes.to_vec() }, bytes)))
 }
 
-/// Reads an entry, whose hash has been checked, if it may be used; `graph` is that of the package at the entry's sizes.
-/// Errors: `Package` for one that is malformed, or does not fit its graph, though it is believed. One beyond the limits is
-/// unused.
+/// Reads an entry, whose hash has been checked, if it may be used; `types` are those at the entry's sizes, which the graph
+/// has or is refused for. Errors: `Package` for one that is malformed, or does not fit its graph, though it is believed. One
+/// beyond the limits is unused.
 pub(super) fn read(
     about: &Lowered,
     bytes: &[u8],
     believed: bool,
     manifest: &Manifest,
-    graph: &Graph,
-) -> Result<(LoweredUse, Option<Arc<Program>>)> {
+    types: &Types,
+) -> Result<(LoweredUse, Option<Arc<LoweredProgram>>)> {
     let unused = |why: &str| Ok((LoweredUse::unused(about, why), None));
     if !believed {
         return unused("nobody vouches for it: the caller gave neither trusted keys nor the file's hash");
     }
-    let vjp = about.is_vjp();
-    let program = if vjp { manifest.vjp.as_ref() } else { Some(&manifest.forward) };
+    let program = if about.is_vjp() { manifest.vjp.as_ref() } else { Some(&manifest.forward) };
     let program = program.ok_or_else(|| bad(&about.entry, "there are no gradients"))?;
-    let donate = donations(graph, program);
     let hash = manifest.entry(&program.graph).and_then(|e| unhex(&e.sha256));
     let hash: [u8; 32] = hash.ok_or_else(|| bad(&about.entry, "its graph is missing"))?;
-    let head = [MAGIC, &FORM.to_le_bytes()[..], &key(manifest, vjp, &about.sizes, &hash, &donate)].concat();
+    let head = [MAGIC, &FORM.to_le_bytes()[..], &key(manifest, program, &about.sizes, &hash)].concat();
     let Some(body) = bytes.strip_prefix(&head[..]) else {
         return unused("another version of torsh, one with other settings, or one for another graph wrote it");
     };
@@ -114,7 +125,8 @@ pub(super) fn read(
     let lowered = Arc::new(lowered);
     // What is wrong stands in the first line; a listing follows, whose length is the file's.
     verified::remember(&lowered).map_err(|e| bad(&about.entry, e.message().lines().next().unwrap_or_default()))?;
-    match pipeline::fits(&lowered, graph, &donate) {
+    let (inputs, outputs) = (types.of_all(&program.inputs), types.of_all(&program.outputs));
+    match pipeline::fits(&lowered, &inputs, &outputs, &donated(&lowered, program)) {
         Err(e) if e.kind() == ErrorKind::Limit => return unused(e.message()),
         fits => fits.map_err(|e| bad(&about.entry, e.message()))?,
     }

@@ -301,6 +301,22 @@ pub struct Types {
     pub state: Vec<Type>,
 }
 
+impl Types {
+    /// Of an input or output of a graph.
+    pub fn of(&self, slot: &Slot) -> Option<&Type> {
+        match *slot {
+            Slot::Input(i) => self.inputs.get(i as usize),
+            Slot::State(i) => self.state.get(i as usize),
+            Slot::Output(i) => self.outputs.get(i as usize),
+        }
+    }
+
+    /// Of the inputs or outputs of a graph that fits the manifest.
+    pub fn of_all(&self, slots: &[Slot]) -> Vec<Type> {
+        slots.iter().filter_map(|slot| self.of(slot).cloned()).collect()
+    }
+}
+
 impl Manifest {
     /// Reads the text of a manifest; versions that are not supported are refused by name.
     pub fn parse(text: &[u8]) -> Result<Manifest> {
@@ -544,11 +560,6 @@ impl Manifest {
 
     /// Checks that a graph has the inputs and outputs that a program of this manifest says.
     pub fn check_graph(&self, program: &Program, graph: &Graph, types: &Types) -> Result<()> {
-        let ty = |slot: &Slot| match *slot {
-            Slot::Input(i) => types.inputs.get(i as usize),
-            Slot::State(i) => types.state.get(i as usize),
-            Slot::Output(i) => types.outputs.get(i as usize),
-        };
         for (what, slots, ids) in
             [("input", &program.inputs, graph.inputs()), ("output", &program.outputs, graph.outputs())]
         {
@@ -559,7 +570,7 @@ impl Manifest {
                 ));
             }
             for (i, (slot, &id)) in slots.iter().zip(ids).enumerate() {
-                if ty(slot) != Some(graph.ty(id)) {
+                if types.of(slot) != Some(graph.ty(id)) {
                     return Err(bad(
                         &program.graph,
                         format!("{what} {i} is {}, in the manifest {slot:?} has another type", graph.ty(id)),

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Device, Executable, Executor};
-use torsh_ir::program::Program as LoweredProgram;
+use torsh_ir::program::{Place, Program as LoweredProgram};
 use torsh_ir::{Error, Graph, Result, Type};
 use torsh_passes::pipeline::{self, Options};
 
@@ -51,8 +51,8 @@ impl Package {
     /// Errors: `Limit` when a run would need more memory than the limits allow.
     pub fn instantiate<'e>(&self, executor: &'e dyn Executor) -> Result<Model<'e>> {
         let (manifest, types, stored) = (self.manifest(), self.types(), self.stored());
-        let graphs = (&**self.forward(), self.vjp());
-        let programs = Programs::new(manifest, manifest.smallest(), types, graphs, stored, executor)?;
+        let graph = || self.forward().map(|graph| &**graph);
+        let programs = Programs::new(manifest, manifest.smallest(), types, (&graph, self.vjp()), stored, executor)?;
         let place = |i: usize| match self.state(i)? {
             buffer if executor.device() == Device::Cpu => Ok(Some(buffer)),
             buffer => executor.upload(&types.state[i], buffer.host_bytes().unwrap_or_default()).map(Some),
@@ -65,17 +65,19 @@ impl Package {
 }
 
 impl Programs {
-    fn new(
+    fn new<'g>(
         manifest: &Manifest,
         sizes: Vec<u64>,
         types: &Types,
-        (forward, vjp): (&Graph, Option<&Graph>),
+        (forward, vjp): (&dyn Fn() -> Result<&'g Graph>, Option<&'g Graph>),
         stored: &Stored,
         executor: &dyn Executor,
     ) -> Result<Programs> {
-        let forward = Loaded::new(forward, &manifest.forward, stored.find(false, &sizes), executor)?;
+        let forward = Loaded::new(forward, &manifest.forward, types, stored.find(false, &sizes), executor)?;
         let vjp = match (vjp, &manifest.vjp) {
-            (Some(graph), Some(program)) => Some(Loaded::new(graph, program, stored.find(true, &sizes), executor)?),
+            (Some(graph), Some(program)) => {
+                Some(Loaded::new(&|| Ok(graph), program, types, stored.find(true, &sizes), executor)?)
+            }
             _ => None,
         };
         Ok(Programs { sizes, types: types.clone(), forward, vjp })
@@ -99,27 +101,53 @@ pub fn donations(graph: &Graph, program: &Program) -> Vec<(usize, usize)> {
     pairs
 }
 
+/// Those of [`donations`] that a lowered program makes use of.
+pub fn donated(lowered: &LoweredProgram, program: &Program) -> Vec<(usize, usize)> {
+    let used: HashSet<u32> = lowered
+        .buffers
+        .iter()
+        .filter_map(|buffer| if let Place::Donated(input) = buffer.place { Some(input) } else { None })
+        .collect();
+    let pair = |(o, slot): (usize, &Slot)| {
+        let state = matches!(slot, Slot::State(_));
+        let i = program.inputs.iter().position(|s| s == slot).filter(|&i| state && used.contains(&(i as u32)))?;
+        Some((i, o))
+    };
+    if used.is_empty() { Vec::new() } else { program.outputs.iter().enumerate().filter_map(pair).collect() }
+}
+
 /// Runs `f`; a panic becomes an internal error.
 fn guarded<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(Error::internal(format!("panic while a package {what}"))))
 }
 
 impl Loaded {
-    fn new(
-        graph: &Graph,
+    fn new<'g>(
+        graph: &dyn Fn() -> Result<&'g Graph>,
         program: &Program,
+        types: &Types,
         stored: Option<&Arc<LoweredProgram>>,
         executor: &dyn Executor,
     ) -> Result<Loaded> {
-        let donate = donations(graph, program);
-        let mut donated = vec![false; graph.inputs().len()];
+        let target = executor.target();
+        let stored = match stored {
+            Some(lowered) if pipeline::serves(graph, &target)? => Some(lowered),
+            _ => None,
+        };
+        let donate = match stored {
+            Some(lowered) => donated(lowered, program),
+            None => donations(graph()?, program),
+        };
+        let mut donated = vec![false; program.inputs.len()];
         donate.iter().for_each(|&(i, _)| donated[i] = true);
-        let options = Options { target: executor.target(), donate, ..Options::default() };
-        let stored = stored.filter(|_| pipeline::serves(graph, &options.target));
+        let options = Options { target, donate, ..Options::default() };
         let lowered = || match stored {
             // The limits may be others than when the file was read.
-            Some(lowered) => pipeline::fits(lowered, graph, &options.donate).map(|()| lowered.clone()),
-            None => pipeline::compile(graph, &options).map(Arc::new),
+            Some(lowered) => {
+                let (inputs, outputs) = (types.of_all(&program.inputs), types.of_all(&program.outputs));
+                pipeline::fits(lowered, &inputs, &outputs, &options.donate).map(|()| lowered.clone())
+            }
+            None => pipeline::compile(graph()?, &options).map(Arc::new),
         };
         let exe = guarded("was compiled", || executor.load(lowered()?))?;
         Ok(Loaded { exe, program: program.clone(), donated })
@@ -253,7 +281,7 @@ impl Model<'_> {
                 Some(i) => self.programs[i..].rotate_left(1),
                 None => {
                     let made = templates.at(&sizes)?;
-                    let graphs = (&*made.forward, made.vjp.as_ref());
+                    let graphs: (&dyn Fn() -> _, _) = (&|| Ok(&*made.forward), made.vjp.as_ref());
                     let (manifest, executor) = (&self.manifest, self.executor);
                     let new = Programs::new(manifest, sizes, &made.types, graphs, &self.stored, executor)?;
                     if self.programs.len() >= KEPT {

@@ -83,7 +83,8 @@ pub fn write_template(
     let made = Templates::new(&manifest, &types, forward, vjp)
         .and_then(|t| Ok((t.at(&manifest.smallest())?, if wanted { Some(t.at(&example)?) } else { None })));
     let (made, at_example) = made.map_err(|e| refused(e.message()))?;
-    let contents = Contents { manifest, forward: Graph::clone(&made.forward), vjp: made.vjp.clone(), state, code, cuda };
+    let contents =
+        Contents { manifest, forward: Graph::clone(&made.forward), vjp: made.vjp.clone(), state, code, cuda };
     assemble(path, contents, graphs, types, at_example.map(|made| (example, made)), key)
 }
 
@@ -117,7 +118,7 @@ fn assemble(
     let mut lowered = Vec::new();
     for (i, program) in programs.iter().enumerate() {
         let hash = Sha256::digest(&graphs[i].1).into();
-        lowered.extend(lowered::entry(&manifest, sizes, (i == 1, compiled[i]), &hash, program)?);
+        lowered.extend(lowered::entry(&manifest, sizes, i == 1, &hash, program)?);
     }
     manifest.lowered = lowered.iter().map(|(about, _)| about.clone()).collect();
     let code = code::entries(&code, &programs)?;

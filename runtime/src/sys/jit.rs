@@ -143,7 +143,10 @@ impl<'a> Line<'a> {
 impl PartialEq for Line<'_> {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.kernel, other.kernel);
-        a.values == b.values && a.stages == b.stages && self.aliases == other.aliases && self.params().eq(other.params())
+        a.values == b.values
+            && a.stages == b.stages
+            && self.aliases == other.aliases
+            && self.params().eq(other.params())
     }
 }
 

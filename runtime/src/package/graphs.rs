@@ -1,0 +1,44 @@
+//! The graphs of a package.
+
+use super::format::bad;
+use super::manifest::{Manifest, Program, Types};
+use std::sync::{Arc, OnceLock};
+use torsh_ir::{Error, Graph, Result, text, verify};
+use torsh_passes::limits;
+
+/// The graph of a package.
+pub(super) enum Forward {
+    /// One that has been read.
+    Read(Arc<Graph>),
+    /// The text of one that a lowered program stands for, which is believed: it is read when somebody asks for it.
+    Text(String, OnceLock<Result<Arc<Graph>>>),
+}
+
+impl Forward {
+    /// The graph. Errors: `Package` and `Limit`, as of [`checked`].
+    pub fn get(&self, manifest: &Manifest, types: &Types) -> Result<&Arc<Graph>> {
+        match self {
+            Forward::Read(graph) => Ok(graph),
+            Forward::Text(text, read) => {
+                let graph = read.get_or_init(|| checked(text, manifest, &manifest.forward, types).map(Arc::new));
+                graph.as_ref().map_err(Error::clone)
+            }
+        }
+    }
+}
+
+/// The graph that a text is, once it has passed every check.
+pub(super) fn checked(text: &str, manifest: &Manifest, program: &Program, types: &Types) -> Result<Graph> {
+    let entry = &program.graph;
+    let named = |e: Error, why: String| Error::new(e.kind(), format!("{entry}: {why}"));
+    let graph = text::parse(text).map_err(|e| bad(entry, e.message()))?;
+    // The parser has checked every type; the verifier is the door that every graph goes through.
+    verify::graph(&graph).map_err(|e| bad(entry, e.message()))?;
+    let within = torsh_ir::limits::get();
+    limits::check(&graph, &within).map_err(|e| {
+        let why = e.to_string();
+        named(e, why)
+    })?;
+    manifest.check_graph(program, &graph, types)?;
+    Ok(graph)
+}
