@@ -56,7 +56,7 @@ def read(program: str, kind: str, path: str) -> dict[str, float]:
     with open(path, "rb") as file:
         data = file.read()
     digest = hashlib.sha256(data).hexdigest()
-    # Threads of modules that the arguments needed (those of NumPy's BLAS) wait busily for a moment; this one stays awake.
+    # Threads of modules that the arguments needed (those of NumPy's BLAS) wait busily for a moment; this one is awake.
     end = time.perf_counter() + 0.3
     while time.perf_counter() < end:
         hashlib.sha256(data).digest()

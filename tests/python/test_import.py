@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import torsh
+
 HEAVY = ["numpy", "inspect", "re", "json", "typing", "dataclasses", "logging", "warnings", "ast", "pathlib", "random"]
 LAZY = ["torsh.nn", "torsh.optim", "torsh.func", "torsh.utils", "torsh.serialization", "torsh._compile"]
 
@@ -27,6 +29,16 @@ def test_import_is_light():
 
 def test_values_need_no_numpy():
     assert "numpy" not in loaded("import torsh; print((torsh.ones(2) + 1).tolist(), torsh.ones(2))")
+
+
+def test_a_package_needs_little_more(tmp_path):
+    path = str(tmp_path / "double.torsh")
+    torsh.export(lambda x: x * 2, (torsh.ones(3),), path, targets=("native",))
+    modules = loaded(f"import torsh; program = torsh.load({path!r}); print(program(torsh.ones(3)).tolist())")
+    assert "torsh._package" in modules
+    heavy = {*HEAVY, "secrets", "struct", "hashlib", "weakref", "torsh._guards", "torsh._export"}
+    # `importlib`, by which torsh finds its parts, has warnings.
+    assert not modules & (heavy - {"warnings"})
 
 
 @pytest.mark.parametrize("name", LAZY)

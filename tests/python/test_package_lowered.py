@@ -79,6 +79,23 @@ def test_a_process_that_trusts_runs_no_passes(tmp_path):
     assert other == results and "compiled " in said
 
 
+def test_the_graph_is_there_when_somebody_asks(tmp_path):
+    path = tmp_path / "step.torsh"
+    train, args = step()
+    torsh.export(train, args, path, targets=("portable",))
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    program, plain = load(path, sha256=digest), load(path)
+    assert program.lowered[0].unused is None and bits(program, args) == bits(plain, args)
+    (told,), (wanted,) = program.explain()["programs"], plain.explain()["programs"]
+    assert told["nodes"] == wanted["nodes"] > 10
+    assert program.graph == plain.graph
+    # A traced call takes the graph.
+    fresh = load(path, sha256=digest)
+    traced = torsh.compile(lambda *leaves: fresh(*leaves))
+    direct = load(path)
+    assert [traced(*args).tolist() for _ in range(2)] == [direct(*args).tolist() for _ in range(2)]
+
+
 def test_gradients_have_a_program_too(tmp_path):
     path = tmp_path / "model.torsh"
     torsh.manual_seed(1)

@@ -445,6 +445,30 @@ mod tests {
     }
 
     #[test]
+    fn nodes_may_have_any_names() {
+        let graph = |a: &str, b: &str, c: &str, used: [&str; 2]| {
+            parse(&format!(
+                "graph {{\n  %{a}: f32[2] = input(index=0)\n  %{b}: f32[2] = neg(%{a})\n  %{c}: f32[2] = sub(%{}, %{})\n  \
+                 return %{c}\n}}\n",
+                used[0], used[1]
+            ))
+        };
+        let wanted = print(&graph("0", "1", "2", ["1", "0"]).unwrap());
+        let others =
+            [("2", "1", "0"), ("x", "y", "z"), ("1", "0", "2"), ("00", "0", "1"), ("5", "05", "0"), ("0", "00", "1")];
+        for (a, b, c) in others.into_iter().chain([("4294967296", "18446744073709551616", "-0")]) {
+            assert_eq!(print(&graph(a, b, c, [b, a]).unwrap()), wanted, "{a} {b} {c}");
+        }
+        for (a, b, c, used) in [("0", "1", "1", ["0", "0"]), ("1", "0", "1", ["0", "0"]), ("x", "0", "x", ["0", "0"])] {
+            assert!(graph(a, b, c, used).unwrap_err().message().contains("is defined twice"), "{a} {b} {c}");
+        }
+        for (a, b, c, used) in [("0", "1", "2", ["2", "0"]), ("0", "1", "2", ["01", "0"]), ("2", "1", "0", ["0", "0"])]
+        {
+            assert!(graph(a, b, c, used).unwrap_err().message().contains("is not defined above"), "{a} {b} {c}");
+        }
+    }
+
+    #[test]
     fn lines_and_strings_round_trip() {
         let mut g = Graph::new();
         let id = g.input(Type::scalar(DType::I64));

@@ -42,3 +42,27 @@ pub(super) fn checked(text: &str, manifest: &Manifest, program: &Program, types:
     manifest.check_graph(program, &graph, types)?;
     Ok(graph)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Package;
+    use super::*;
+
+    #[test]
+    fn a_text_is_read_once_when_somebody_asks() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/packages/0.1.0/linear.torsh");
+        let package = Package::load(golden).unwrap();
+        let (manifest, types) = (package.manifest(), package.types());
+        let right = text::print(package.forward().unwrap());
+        let forward = Forward::Text(right.clone(), OnceLock::new());
+        let read = forward.get(manifest, types).unwrap();
+        assert!(read.same(package.forward().unwrap()) && Arc::ptr_eq(read, forward.get(manifest, types).unwrap()));
+        for wrong in ["graph {".to_string(), right.replace("f32", "f64"), "graph {\n  return\n}\n".to_string()] {
+            let forward = Forward::Text(wrong, OnceLock::new());
+            for _ in 0..2 {
+                let e = forward.get(manifest, types).unwrap_err();
+                assert!(e.kind() == torsh_ir::ErrorKind::Package && e.message().starts_with("graph.txt: "), "{e}");
+            }
+        }
+    }
+}
