@@ -17,7 +17,7 @@ import torsh
 from torsh import _C
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
-from test_package_hostile import build
+from package_builder import build
 
 SIM = os.environ.get("TORSH_CUDA_SIM", "")
 KEY = bytes(range(32))

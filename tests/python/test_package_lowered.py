@@ -12,8 +12,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from package_builder import build
 from test_package_code import KEY, LEVELS, bits, step
-from test_package_hostile import build
 
 import torsh
 from torsh import _C, load
