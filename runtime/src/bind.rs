@@ -4,6 +4,7 @@
 //! depend on the run is settled when the program is loaded; a run of a small program then touches no heap but for
 //! its outputs.
 
+use crate::executable::is_safe;
 use crate::memory::{CpuBuffer, Loan, Pool};
 use crate::sys::call::Span;
 use smallvec::SmallVec;
@@ -120,7 +121,7 @@ impl Binding {
         let mut held = Spans::new();
         self.hold(program, pool, inputs, &mut held, &mut memory.copies)?;
         for (first, buffer) in self.first_write.iter().zip(inputs) {
-            let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
+            let safe = first.is_some_and(|first| is_safe(first, self.last_fallible));
             let taken = safe && is_writable(buffer) && Arc::get_mut(buffer).is_some();
             if let (true, Some(own)) = (taken, buffer.as_any().downcast_ref::<CpuBuffer>()) {
                 own.changes();
