@@ -357,6 +357,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             let first = self.exe.first_write.get(i).copied().flatten();
+            // A kernel finds a bad index while it writes: here the step itself must be one that cannot fail.
             let safe = first.is_some_and(|first| self.code.last_fallible.is_none_or(|last| last < first));
             let taken = safe && Arc::get_mut(buffer).is_some();
             let own = shared.own(&**buffer)?;
