@@ -217,6 +217,7 @@ impl Look<'_, '_> {
     fn value(&self, on: On<'_>, id: ValueId, given: &Given, depth: u32) -> Bounds {
         let Some(value) = on.kernel.values.get(id.0 as usize) else { return Bounds::of(DType::I64) };
         let all = Bounds::of(value.dtype);
+        // Of floats nothing is known or assumed: they round, and have no next smaller integer.
         if value.dtype.is_float() || !self.spend(1, depth) {
             return all;
         }
@@ -240,7 +241,6 @@ impl Look<'_, '_> {
     fn op(&self, on: On<'_>, (op, x): (ScalarOp, &[ValueId]), dtype: DType, given: &Given, depth: u32) -> Bounds {
         let all = Bounds::of(dtype);
         let get = |id: ValueId| self.value(on, id, given, depth);
-        let is_float = |id: &ValueId| on.kernel.values.get(id.0 as usize).is_none_or(|v| v.dtype.is_float());
         match (op, x) {
             (ScalarOp::Select, &[condition, yes, no]) => {
                 let side = |id: ValueId, truth: bool| {
@@ -250,7 +250,7 @@ impl Look<'_, '_> {
                 };
                 side(yes, true).or(side(no, false))
             }
-            (ScalarOp::Cast, [x]) if dtype != DType::Bool && !is_float(x) => get(*x),
+            (ScalarOp::Cast, &[x]) if dtype != DType::Bool => get(x),
             // Of bools these are logic.
             _ if dtype == DType::Bool => all,
             (ScalarOp::Un(op), &[x]) => unary(op, get(x)).unwrap_or(all),
@@ -277,10 +277,6 @@ impl Look<'_, '_> {
                 self.assume(on, (b, false), given, depth - 1);
             }
             (ScalarOp::Cmp(op), &[a, b]) => {
-                // Floats have no next smaller integer.
-                if on.kernel.values.get(a.0 as usize).is_none_or(|v| !v.dtype.is_int()) {
-                    return;
-                }
                 let (x, y) = (self.value(on, a, given, depth - 1), self.value(on, b, given, depth - 1));
                 if x.is_empty() || y.is_empty() {
                     return;
@@ -358,4 +354,39 @@ fn binary(op: BinOp, a: Bounds, b: Bounds) -> Option<Bounds> {
         BinOp::And if b.least >= 0 => Bounds { least: 0, most: b.most },
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::{eval_bin, eval_un};
+
+    /// Every value of the operands is tried: those of the results are in what is said of them.
+    #[test]
+    fn arithmetic_of_ranges_holds_for_every_value() {
+        let numbers = || -6..=6i128;
+        let ranges = || numbers().flat_map(move |least| (least..=6).map(move |most| Bounds { least, most }));
+        let number = |n: i128| Scalar::Int(n as i64);
+        let holds = |what: &str, bounds: Option<Bounds>, x: Scalar| {
+            let (Some(bounds), Scalar::Int(x)) = (bounds, x) else { return };
+            assert!(Bounds::one(i128::from(x)).is_within(bounds), "{what} gives {x}, which is not in {bounds:?}");
+        };
+        for a in ranges() {
+            for x in a.least..=a.most {
+                for &op in UnOp::ALL {
+                    if unary(op, a).is_some() {
+                        holds(op.name(), unary(op, a), eval_un(op, number(x), DType::I64));
+                    }
+                }
+            }
+            for b in ranges() {
+                for &op in BinOp::ALL {
+                    let Some(found) = binary(op, a, b) else { continue };
+                    for (x, y) in (a.least..=a.most).flat_map(|x| (b.least..=b.most).map(move |y| (x, y))) {
+                        holds(op.name(), Some(found), eval_bin(op, number(x), number(y), DType::I64));
+                    }
+                }
+            }
+        }
+    }
 }
