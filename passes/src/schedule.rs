@@ -3,8 +3,8 @@
 //! Needs: steps in dependency order. Leaves: a dependency order that keeps memory low: the program's own or,
 //! where it peaks lower, one that always takes the step that adds least. So that outputs can take the memory
 //! of donated inputs, the readers of such an input come before the writers of its output, and every step
-//! that may refuse an index comes before them too; a pair for which that is impossible is left alone (the
-//! memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
+//! that may refuse an index ([`torsh_ir::checks`]) comes before them too; a pair for which that is impossible is left alone
+//! (the memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
 //! other readers of its source, so that both can be one buffer. Kernels that walk the rows of a product come
 //! right behind it, so that the runtime can run them on rows that are still in cache.
 

@@ -3,6 +3,9 @@
 //! All memory is taken before the first step, so that a run cannot fail for want of it halfway. What does not
 //! depend on the run is settled when the program is loaded; a run of a small program then touches no heap but for
 //! its outputs.
+//!
+//! A donated input is overwritten in place if nobody else holds it and no step after its first write can fail; otherwise a
+//! copy is written. A failed run has changed no input.
 
 use crate::executable::is_safe;
 use crate::memory::{CpuBuffer, Loan, Pool};
