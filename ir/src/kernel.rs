@@ -167,6 +167,10 @@ impl Kernel {
     pub fn is_map(&self) -> bool {
         self.stages.len() == 1 && self.stages[0].reduces.is_empty()
     }
+    /// The parameters that it writes.
+    pub fn written(&self) -> impl Iterator<Item = usize> {
+        self.params.iter().enumerate().filter(|(_, p)| p.access != Access::Read).map(|(i, _)| i)
+    }
     /// A value by id.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]

@@ -7,6 +7,7 @@
 mod attend;
 pub mod attr;
 pub mod builder;
+pub mod checks;
 pub mod device;
 pub mod dtype;
 pub mod env;

@@ -83,7 +83,7 @@ pub fn compile(graph: &Graph, options: &Options) -> Result<Program> {
     let fused = driver.time("fuse", || fuse::run(&g, options.fusion, options.compact))?;
     let steps = driver.time("lower", || lower::steps(&g, fused))?;
     // After lower: the order of steps decides how much memory is live at once.
-    let steps = driver.time("schedule", || schedule::run(steps, &options.donate))?;
+    let steps = driver.time("schedule", || schedule::run(&g, steps, &options.donate))?;
     let mut program = driver.program("plan", || plan::run(&g, steps, &options.donate))?;
     // The plan knows what a run needs before anything is allocated.
     driver.time("limits_peak", || limits::check_peak(&program, &torsh_ir::limits::get()))?;

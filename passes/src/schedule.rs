@@ -3,17 +3,21 @@
 //! Needs: steps in dependency order. Leaves: a dependency order that keeps memory low: the program's own or,
 //! where it peaks lower, one that always takes the step that adds least. So that outputs can take the memory
 //! of donated inputs, the readers of such an input come before the writers of its output, and every step
-//! that may refuse an index comes before them too; a pair for which that is impossible is left alone (the
-//! memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
+//! that may refuse an index ([`torsh_ir::checks`]) comes before them too; a pair for which that is impossible is left alone
+//! (the memory plan then gives the output memory of its own). Likewise a copy that begins a buffer waits for the
 //! other readers of its source, so that both can be one buffer. Kernels that walk the rows of a product come
 //! right behind it, so that the runtime can run them on rows that are still in cache.
 
 use crate::fuse::items::{ItemId, Items, What};
 use crate::lower::{self, Lowered, Step, Work};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use torsh_ir::checks::{self, Checks};
+use torsh_ir::dtype::DType;
 use torsh_ir::error::Result;
+use torsh_ir::graph::Graph;
 use torsh_ir::kernel::{Inst, Value};
 use torsh_ir::program::LibCall;
+use torsh_ir::shape::Type;
 
 /// Programs of more steps keep their own order: the search for a better one is quadratic.
 const MAX_GREEDY: usize = 4000;
@@ -21,8 +25,8 @@ const MAX_GREEDY: usize = 4000;
 const SEARCH: usize = 4096;
 
 /// Orders the steps. `donate` lists (input, output) pairs whose memory may be shared.
-pub fn run(mut lowered: Lowered, donate: &[(usize, usize)]) -> Result<Lowered> {
-    let mut dag = Dag::new(&lowered.items, &lowered.steps);
+pub fn run(graph: &Graph, mut lowered: Lowered, donate: &[(usize, usize)]) -> Result<Lowered> {
+    let mut dag = Dag::new(graph, &lowered.items, &lowered.steps);
     dag.order_donations(donate);
     dag.order_copies();
     let own = dag.program_order();
@@ -37,29 +41,38 @@ pub fn run(mut lowered: Lowered, donate: &[(usize, usize)]) -> Result<Lowered> {
     Ok(lowered)
 }
 
-/// Which steps may refuse an index, given that earlier steps of the list have run: one that looks up the
-/// same indices in the same size as an earlier one cannot fail any more.
-pub fn may_refuse(steps: &[Step]) -> Vec<bool> {
-    let mut checked = HashSet::new();
-    let first = |step: &Step| match &step.work {
-        Work::Lib(call, args) if lower::may_fail(&step.work) => {
-            let (dim, wraps) = match call {
-                LibCall::Take { dim } | LibCall::IndexPut { dim, .. } => (*dim, true),
-                LibCall::Gather { dim } | LibCall::Scatter { dim, .. } => (*dim, false),
-                LibCall::Attention(_) | LibCall::AttentionGrad(_) => return true,
-                LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => return true,
-            };
-            match args.as_slice() {
-                [(_, ty), (index, _), ..] => checked.insert((*index, ty.shape.get(dim).copied(), wraps)),
-                _ => true,
+/// Which steps may refuse an index, given that earlier steps of the list have run: see [`torsh_ir::checks`]. `owner` gives
+/// the item whose buffer an item is in.
+pub fn may_refuse(graph: &Graph, items: &Items, steps: &[Step], owner: &dyn Fn(ItemId) -> ItemId) -> Vec<bool> {
+    let mut checks = Checks::default();
+    let is_checked = |step: &Step| match &step.work {
+        Work::Lib(call, args) => args.first().is_some_and(|(_, ty)| checks::accepted(call, ty).is_some()),
+        Work::Kernel(..) | Work::Dot(..) => false,
+    };
+    let mut refuses = vec![false; steps.len()];
+    let Some(last) = steps.iter().rposition(is_checked) else { return refuses };
+    for id in items.ids().filter(|&id| items.get(id).ty.dtype == DType::I64) {
+        if let Some(data) = lower::constant(graph, items.get(id)) {
+            checks.constant(id, data);
+        }
+    }
+    for (step, refuses) in steps[..=last].iter().zip(&mut refuses) {
+        match &step.work {
+            Work::Kernel(kernel, args) => checks.kernel(kernel, &args.iter().map(|&a| owner(a)).collect::<Vec<_>>()),
+            Work::Dot(..) => {}
+            Work::Lib(call, args) => {
+                let args: Vec<(ItemId, &Type)> = args.iter().map(|(a, ty)| (owner(*a), ty)).collect();
+                if let Some(&out) = step.writes.first() {
+                    *refuses = checks.call(call, &args, (owner(out), &items.get(out).ty));
+                }
             }
         }
-        _ => false,
-    };
-    steps.iter().map(first).collect()
+    }
+    refuses
 }
 
 struct Dag<'a> {
+    graph: &'a Graph,
     items: &'a Items,
     steps: &'a [Step],
     preds: Vec<Vec<usize>>,
@@ -74,7 +87,7 @@ struct Dag<'a> {
 }
 
 impl<'a> Dag<'a> {
-    fn new(items: &'a Items, steps: &'a [Step]) -> Dag<'a> {
+    fn new(graph: &'a Graph, items: &'a Items, steps: &'a [Step]) -> Dag<'a> {
         let mut maker = HashMap::new();
         let mut readers: HashMap<ItemId, Vec<usize>> = HashMap::new();
         for (s, step) in steps.iter().enumerate() {
@@ -86,6 +99,7 @@ impl<'a> Dag<'a> {
         let outputs = items.outputs.iter().map(|(o, _)| lower::home(items, *o)).collect();
         let n = steps.len();
         let mut dag = Dag {
+            graph,
             items,
             steps,
             preds: vec![Vec::new(); n + 1],
@@ -162,7 +176,7 @@ impl<'a> Dag<'a> {
     fn order_donations(&mut self, donate: &[(usize, usize)]) {
         // One extra node stands for "all indices are checked".
         let gate = self.steps.len();
-        let refusing = may_refuse(self.steps);
+        let refusing = may_refuse(self.graph, self.items, self.steps, &|id| lower::home(self.items, id));
         for s in (0..gate).filter(|&s| refusing[s]) {
             self.edge(s, gate);
         }

@@ -3,7 +3,11 @@
 //! All memory is taken before the first step, so that a run cannot fail for want of it halfway. What does not
 //! depend on the run is settled when the program is loaded; a run of a small program then touches no heap but for
 //! its outputs.
+//!
+//! A donated input is overwritten in place if nobody else holds it and no step after its first write can fail; otherwise a
+//! copy is written. A failed run has changed no input.
 
+use crate::executable::is_safe;
 use crate::memory::{CpuBuffer, Loan, Pool};
 use crate::sys::call::Span;
 use smallvec::SmallVec;
@@ -120,7 +124,7 @@ impl Binding {
         let mut held = Spans::new();
         self.hold(program, pool, inputs, &mut held, &mut memory.copies)?;
         for (first, buffer) in self.first_write.iter().zip(inputs) {
-            let safe = first.is_some_and(|first| self.last_fallible.is_none_or(|last| last < first));
+            let safe = first.is_some_and(|first| is_safe(first, self.last_fallible));
             let taken = safe && is_writable(buffer) && Arc::get_mut(buffer).is_some();
             if let (true, Some(own)) = (taken, buffer.as_any().downcast_ref::<CpuBuffer>()) {
                 own.changes();

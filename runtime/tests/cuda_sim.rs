@@ -12,7 +12,7 @@ use torsh_ir::DType::{F32, I32, I64};
 use torsh_ir::exec::{Buffer, BufferRef, Device, DeviceKind, DeviceProvider, Executor};
 use torsh_ir::interp::{HostTensor, run_program};
 use torsh_ir::kernel::{Access, Domain, Kernel, Stage, Store};
-use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, Step, StepOp};
+use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, ScatterMode, Step, StepOp};
 use torsh_ir::scalar::{BinOp, ScalarOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{ErrorKind, Graph, Result, Scalar, env};
@@ -252,6 +252,52 @@ fn an_index_out_of_range_is_an_error_and_changes_no_input() {
         let types = p.outputs.iter().map(|o| &p.buffers[o.0 as usize].ty);
         let got: Vec<HostTensor> = types.zip(&out).map(|(ty, b)| download(&*exec, ty, &**b).unwrap()).collect();
         assert_same(&want, &got, 0.0, &String::new);
+    }
+}
+
+#[test]
+fn an_index_that_was_checked_does_not_forbid_an_update_in_place() {
+    let Some(_sim) = sim() else { return };
+    let exec = open().unwrap_or_else(|e| panic!("{e}"));
+    let n = 1000;
+    // Behind the update, a sum at the same indices into so many rows, beside the rows or over them.
+    for (rows, over, safe) in [(4, false, true), (9, false, true), (3, false, false), (4, true, true), (3, true, false)]
+    {
+        let mut p = update_and_take(n, false);
+        let index = p.buffers.iter().position(|b| b.place == Place::Input(3)).unwrap();
+        let base = p.buffers.len() as u32;
+        let place = if over { Place::Donated(4) } else { Place::Output };
+        for (t, place) in [(ty(rows), Place::Input(4)), (ty(2), Place::Input(5)), (ty(rows), place)] {
+            p.buffers.push(BufDecl { ty: t, place });
+        }
+        p.inputs.extend([ty(rows), ty(2)]);
+        p.outputs.push(BufId(base + 2));
+        p.peak_bytes += 4 * rows;
+        let call = LibCall::IndexPut { dim: 0, mode: ScatterMode::Add };
+        let args = vec![BufId(base), BufId(index as u32), BufId(base + 1)];
+        p.steps.push(Step { op: StepOp::Lib { call, args, out: BufId(base + 2) }, ops: vec!["put"], loc: None });
+        p.verify().unwrap_or_else(|e| panic!("{e}"));
+        let exe = exec.load(Arc::new(p.clone())).unwrap_or_else(|e| panic!("{e}"));
+        for (bad, at) in [(false, 2), (true, 4), (rows == 3, 3)] {
+            let index = HostTensor::from_fn(Type::new(I64, Shape::of(&[2])), |i| Scalar::Int([0, at][i]));
+            let rest = [floats(4, |i| i as f64), index, floats(rows, |_| 1.0), floats(2, |_| 1.0)];
+            let values: Vec<_> = [floats(n, |_| 1.0), floats(n, |_| 2.0)].into_iter().chain(rest).collect();
+            let mut buffers = upload(&*exec, &values).unwrap();
+            let run = exe.run(&mut buffers);
+            assert_eq!(run.is_err(), bad, "{rows} rows, index {at}");
+            let Ok(out) = run else {
+                for (value, buffer) in values.iter().zip(&buffers) {
+                    assert_eq!(download(&*exec, &value.ty, &**buffer).unwrap(), *value, "an input changed");
+                }
+                continue;
+            };
+            assert_eq!(Arc::ptr_eq(&out[0], &buffers[0]), safe, "{rows} rows");
+            // A kernel here finds a bad index while it writes.
+            assert_eq!(Arc::ptr_eq(&out[2], &buffers[4]), over && safe, "{rows} rows");
+            let types = p.outputs.iter().map(|o| &p.buffers[o.0 as usize].ty);
+            let got: Vec<HostTensor> = types.zip(&out).map(|(ty, b)| download(&*exec, ty, &**b).unwrap()).collect();
+            assert_same(&run_program(&p, &values).unwrap(), &got, 0.0, &String::new);
+        }
     }
 }
 

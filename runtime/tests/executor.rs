@@ -9,7 +9,7 @@ use torsh_ir::DType::{F32, I64};
 use torsh_ir::exec::{BufferRef, Executor};
 use torsh_ir::interp::{HostTensor, run_program};
 use torsh_ir::kernel::{Access, Domain, Kernel, Reduce, Stage, Store};
-use torsh_ir::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp};
+use torsh_ir::program::{BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, ScatterMode, Step, StepOp};
 use torsh_ir::scalar::{BinOp, ReduceOp, ScalarOp, UnOp};
 use torsh_ir::shape::{Shape, Type};
 use torsh_ir::{DType, ErrorKind, Scalar};
@@ -252,4 +252,128 @@ fn a_product_a_constant_and_the_arena() {
     let x = inputs(&p, &mut Rng(1));
     let want = run_program(&p, &x).unwrap();
     assert_same(&want, &run_on(&executor(2), &p, &x, false), 1e-6, &|| "a product".to_string());
+}
+
+/// A take from input 2 by input 3, an update of input 0 in place, and a sum at the same indices, copied to the arena first
+/// if `copied`, into `rows` rows. `between` is what goes on before the sum.
+fn update_between(n: usize, rows: usize, copied: bool, between: impl FnOnce(&mut Program, BufId)) -> Program {
+    let mut p = update_and_take(n, false);
+    p.arena_bytes = 192;
+    p.peak_bytes += 192 + 4 * rows;
+    let mut buffer = |dtype, dims: &[usize], place| {
+        p.buffers.push(BufDecl { ty: ty(dtype, dims), place });
+        BufId(p.buffers.len() as u32 - 1)
+    };
+    let index = buffer(I64, &[2], if copied { Place::Arena { offset: 64 } } else { Place::Input(3) });
+    let (base, src) = (buffer(F32, &[rows], Place::Input(4)), buffer(F32, &[2], Place::Input(5)));
+    let out = buffer(F32, &[rows], Place::Output);
+    p.inputs.extend([ty(F32, &[rows]), ty(F32, &[2])]);
+    p.outputs.push(out);
+    if copied {
+        let StepOp::Lib { args, .. } = &mut p.steps[0].op else { panic!("no take") };
+        let from = std::mem::replace(&mut args[1], index);
+        p.steps.insert(0, step(StepOp::Lib { call: LibCall::Copy, args: vec![from], out: index }));
+    }
+    between(&mut p, index);
+    let put = LibCall::IndexPut { dim: 0, mode: ScatterMode::Add };
+    p.steps.push(step(StepOp::Lib { call: put, args: vec![base, index, src], out }));
+    p.verify().unwrap();
+    p
+}
+
+#[test]
+fn an_index_that_was_checked_does_not_forbid_an_update_in_place() {
+    let exec = executor(1);
+    let n = 1000;
+    let inputs = |rows: usize, index: &[i64], other: &[i64]| {
+        [floats(n, 1.0), floats(n, 2.0), floats(4, 5.0), ints(index), floats(rows, 1.0), floats(2, 1.0), ints(other)]
+    };
+    // Writes other indices at some place of the arena.
+    let overwrite = |offset: usize, len: usize| {
+        move |p: &mut Program, _: BufId| {
+            p.inputs.push(ty(I64, &[2]));
+            p.buffers.push(BufDecl { ty: ty(I64, &[len]), place: Place::Arena { offset } });
+            let out = BufId(p.buffers.len() as u32 - 1);
+            let call = LibCall::Fill(Scalar::Int(77));
+            p.steps.push(step(StepOp::Lib { call, args: vec![], out }));
+            if offset + 8 * len > 64 && offset < 80 {
+                // What the sum is by, from the last input.
+                p.buffers.push(BufDecl { ty: ty(I64, &[2]), place: Place::Input(6) });
+                let args = vec![BufId(out.0 + 1)];
+                let index = p.buffers.iter().position(|b| b.place == Place::Arena { offset: 64 }).unwrap();
+                let out = BufId(index as u32);
+                p.steps.push(step(StepOp::Lib { call: LibCall::Copy, args, out }));
+            }
+        }
+    };
+    let nothing = |p: &mut Program, _: BufId| p.inputs.push(ty(I64, &[2]));
+    let cases: Vec<(Program, usize, bool)> = vec![
+        (update_between(n, 4, false, nothing), 4, true),
+        (update_between(n, 9, false, nothing), 9, true),
+        (update_between(n, 3, false, nothing), 3, false),
+        (update_between(n, 4, true, nothing), 4, true),
+        (update_between(n, 4, true, overwrite(128, 8)), 4, true),
+        (update_between(n, 4, true, overwrite(0, 9)), 4, false),
+        (update_between(n, 4, true, overwrite(64, 2)), 4, false),
+    ];
+    for (case, (program, rows, safe)) in cases.into_iter().enumerate() {
+        let exe = exec.load(Arc::new(program.clone())).unwrap();
+        let good = inputs(rows, &[2, -1], &[1, 0]);
+        let mut x = upload(&exec, &good);
+        let at = x[0].host_bytes().unwrap().as_ptr();
+        let out = exe.run(&mut x).unwrap();
+        assert_eq!(out[0].host_bytes().unwrap().as_ptr() == at, safe, "case {case}");
+        for (got, want) in out.iter().zip(run_program(&program, &good).unwrap()) {
+            assert_eq!(got.host_bytes().unwrap(), want.to_bytes(), "case {case}");
+        }
+        for (index, other) in [([2, 4], [1, 0]), ([3, -1], [9, 0]), ([3, -4], [-5, 0])] {
+            let bad = inputs(rows, &index, &other);
+            let mut x = upload(&exec, &bad);
+            let run = exe.run(&mut x);
+            assert_eq!(run.is_ok(), run_program(&program, &bad).is_ok(), "case {case}");
+            if run.is_err() {
+                assert_eq!(x[0].host_bytes().unwrap(), floats(n, 1.0).to_bytes(), "case {case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_by_index_overwrites_its_base_only_with_good_indices() {
+    let exec = executor(1);
+    for call in
+        [LibCall::IndexPut { dim: 0, mode: ScatterMode::Add }, LibCall::Scatter { dim: 0, mode: ScatterMode::Set }]
+    {
+        let decl = |ty: &Type, place| BufDecl { ty: ty.clone(), place };
+        let (base, index) = (ty(F32, &[6]), ty(I64, &[2]));
+        let program = Program {
+            buffers: vec![
+                decl(&base, Place::Input(0)),
+                decl(&index, Place::Input(1)),
+                decl(&ty(F32, &[2]), Place::Input(2)),
+                decl(&base, Place::Donated(0)),
+            ],
+            steps: vec![step(StepOp::Lib { call, args: vec![BufId(0), BufId(1), BufId(2)], out: BufId(3) })],
+            inputs: vec![base, index, ty(F32, &[2])],
+            outputs: vec![BufId(3)],
+            ..Program::default()
+        };
+        let exe = exec.load(Arc::new(program.clone())).unwrap();
+        for index in [[0, 5], [1, 6], [1, -7]] {
+            let inputs = [floats(6, 1.0), ints(&index), floats(2, 3.0)];
+            let mut x = upload(&exec, &inputs);
+            let at = x[0].host_bytes().unwrap().as_ptr();
+            match (exe.run(&mut x), run_program(&program, &inputs)) {
+                (Ok(out), Ok(want)) => {
+                    assert_eq!(out[0].host_bytes().unwrap(), want[0].to_bytes());
+                    assert_eq!(out[0].host_bytes().unwrap().as_ptr(), at);
+                }
+                (Err(e), Err(_)) => {
+                    assert_eq!(e.kind(), ErrorKind::Index);
+                    assert_eq!(x[0].host_bytes().unwrap(), inputs[0].to_bytes());
+                }
+                _ => panic!("{index:?} is an error in one of the two"),
+            }
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Lowered programs mean what their graphs mean: for every op's samples, and for random compositions, with
 //! and without fusion, donated inputs included. Fused and unfused programs give the same bits.
 
+use torsh_ir::checks::may_refuse;
 use torsh_ir::graph::{Graph, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph, run_program};
 use torsh_ir::op::{Kind, Op};
 use torsh_ir::ops;
-use torsh_ir::program::{Place, Program};
-use torsh_ir::{Builder, DType, Shape, Type, wire};
+use torsh_ir::program::{BufId, Place, Program, Step, StepOp};
+use torsh_ir::{Attr, Builder, DType, Scalar, Shape, Type, Val, wire};
 use torsh_passes::{Options, autodiff, compile, decompose, lower};
 use torsh_tests::fuzz::make::make;
 use torsh_tests::values::{Rng, tensor};
@@ -123,7 +124,10 @@ fn random_compositions_and_their_gradients_donated_inputs_included() {
             for fusion in [true, false] {
                 let options = Options { donate: donate.clone(), ..options(fusion) };
                 match check(&graph, &case.inputs, &options) {
-                    Ok(p) => donated += p.buffers.iter().filter(|b| matches!(b.place, Place::Donated(_))).count(),
+                    Ok(p) => {
+                        assert!(in_place_is_safe(&p), "seed {seed}, fusion {fusion}");
+                        donated += p.buffers.iter().filter(|b| matches!(b.place, Place::Donated(_))).count();
+                    }
                     Err(e) => panic!("seed {seed}, fusion {fusion}: {e}\n{}", torsh_ir::text::print(&graph)),
                 }
             }
@@ -170,6 +174,57 @@ fn updates_are_written_in_place() {
     let program = lower::run(&graph, &donate).expect("lowers");
     assert_eq!(program.buffers[program.outputs[0].0 as usize].place, Place::Donated(0));
     assert_eq!((program.peak_bytes, program.arena_bytes, program.steps.len()), (0, 0, 1));
+}
+
+/// Whether nothing can fail once a donated input has been overwritten.
+fn in_place_is_safe(program: &Program) -> bool {
+    let donated = |b: BufId| matches!(program.buffers[b.0 as usize].place, Place::Donated(_));
+    let writes = |step: &Step| match &step.op {
+        StepOp::Kernel { kernel, args } => kernel.written().any(|p| donated(args[p])),
+        StepOp::Dot(dot) => donated(dot.out),
+        StepOp::Lib { out, .. } => donated(*out),
+    };
+    let first = program.steps.iter().position(writes).unwrap_or(program.steps.len());
+    let last = may_refuse(program).iter().rposition(|&refuses| refuses);
+    last.is_none_or(|last| last <= first)
+}
+
+#[test]
+fn lookups_that_cannot_fail_do_not_forbid_updates_in_place() {
+    let f32s = |n: usize| Type::new(DType::F32, Shape::of(&[n]));
+    let of = |name: &str| {
+        let b = Builder::new(Graph::new());
+        let (p, q, long) = (b.input(f32s(8)), b.input(f32s(8)), b.input(f32s(9)));
+        let i = b.input(Type::new(DType::I64, Shape::of(&[8])));
+        let lookup = |op: &str, x: Val<'_>, i: Val<'_>| b.op(op, &[b.val(x.id()), b.val(i.id())], &[Attr::Int(0)]);
+        let small = |n: i64| b.full(Scalar::Int(n), DType::I64, &Shape::of(&[8]));
+        let (before, index) = match name {
+            "positions" => (q, b.iota(0, DType::I64, &Shape::of(&[8]))),
+            "positions from 1" => (q, b.iota(0, DType::I64, &Shape::of(&[8])) + small(1)),
+            "order" => (q, b.op("argsort", &[q], &[Attr::Int(0), Attr::Bool(false)])),
+            "remainder" => (q, b.op("remainder", &[i, small(8)], &[])),
+            "the same" => (lookup("take", q, i), i),
+            "the same in more" => (lookup("take", long, i), i),
+            "counted from the front" => (lookup("take", q, i), i.lt(small(0)).select(i + small(8), i)),
+            _ => (q, i),
+        };
+        // The lookup needs the new state.
+        let state = p + before;
+        let read = lookup(if name.starts_with("counted") { "gather" } else { "take" }, state, index);
+        let outputs = vec![state.id(), read.scale(2.0).id()];
+        let mut graph = b.finish().expect("well typed");
+        graph.set_outputs(outputs);
+        let program = lower::run(&graph, &Options { donate: vec![(0, 0)], ..options(true) }).expect("lowers");
+        program.verify().expect("verifies");
+        assert!(in_place_is_safe(&program), "{name}");
+        program.buffers[program.outputs[0].0 as usize].place == Place::Donated(0)
+    };
+    for name in ["positions", "order", "remainder", "the same", "counted from the front"] {
+        assert!(of(name), "{name}");
+    }
+    for name in ["positions from 1", "the same in more", "another"] {
+        assert!(!of(name), "{name}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 pub(crate) mod examples;
 mod graph;
 mod kernel;
-mod program;
+pub(crate) mod program;
 mod report;
 
 pub use graph::graph;

@@ -37,6 +37,17 @@ impl Program {
         Checker::new(self).run().map_err(|(line, message)| self.failure(line, &message))
     }
 
+    /// The memory of a buffer; of one that does not exist, none.
+    pub(crate) fn memory(&self, buf: BufId) -> (Region, Range<usize>) {
+        let Some(decl) = self.buffers.get(buf.0 as usize) else { return (Region::Own(buf.0), 0..0) };
+        let n = decl.ty.nbytes();
+        match decl.place {
+            Place::Input(i) | Place::Donated(i) => (Region::Input(i), 0..n),
+            Place::Arena { offset } => (Region::Arena, offset..offset + n),
+            Place::Output | Place::Const(_) => (Region::Own(buf.0), 0..n),
+        }
+    }
+
     fn failure(&self, line: Line, message: &str) -> Error {
         let listing = lines(self);
         let at = listing.iter().position(|(l, _)| *l == line).unwrap_or(0);
@@ -54,8 +65,8 @@ const MAX_ARGS: usize = 7;
 type Check<T = ()> = std::result::Result<T, (Line, String)>;
 
 /// Which memory a buffer is in.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Region {
+#[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Region {
     Arena,
     /// An input's memory, shared by the buffers donated from it.
     Input(u32),
@@ -158,15 +169,8 @@ impl<'a> Checker<'a> {
         Ok(&self.decl(buf)?.ty)
     }
 
-    /// The memory of an existing buffer.
     fn memory(&self, buf: BufId) -> (Region, Range<usize>) {
-        let Some(decl) = self.program.buffers.get(buf.0 as usize) else { return (Region::Own(buf.0), 0..0) };
-        let n = decl.ty.nbytes();
-        match decl.place {
-            Place::Input(i) | Place::Donated(i) => (Region::Input(i), 0..n),
-            Place::Arena { offset } => (Region::Arena, offset..offset + n),
-            Place::Output | Place::Const(_) => (Region::Own(buf.0), 0..n),
-        }
+        self.program.memory(buf)
     }
 
     fn overlap(&self, a: BufId, b: BufId) -> bool {
@@ -174,11 +178,14 @@ impl<'a> Checker<'a> {
         ra == rb && a.start < b.end && b.start < a.end
     }
 
-    /// True for two declarations of the same bytes with one dtype and different shapes: a reshape in place.
+    /// True for two declarations of the same bytes with one dtype and different shapes: a reshape in place. What was written
+    /// to a donated input is not in the input itself where that had to be copied.
     fn alias(&self, a: BufId, b: BufId) -> bool {
-        let ty = |x: BufId| self.program.buffers.get(x.0 as usize).map(|d| &d.ty);
+        let decl = |x: BufId| self.program.buffers.get(x.0 as usize);
+        let ty = |x: BufId| decl(x).map(|d| &d.ty);
+        let is_input = |x: BufId| decl(x).is_some_and(|d| matches!(d.place, Place::Input(_)));
         let reshaped = ty(a).map(|t| t.dtype) == ty(b).map(|t| t.dtype) && ty(a) != ty(b);
-        reshaped && self.memory(a) == self.memory(b)
+        reshaped && self.memory(a) == self.memory(b) && is_input(a) == is_input(b)
     }
 
     fn read(&self, buf: BufId) -> Result<(), String> {
@@ -517,6 +524,14 @@ k0 = kernel sum_exp_mul grid [2] inner [3] {
         p.outputs.push(BufId(0));
         let e = p.verify().unwrap_err();
         assert!(e.message().contains("b0 is read after step 0 wrote b2, which shares its memory"), "{e}");
+        // Neither in another shape: where the input had to be copied, the two are different memory.
+        let reshaped = Type::new(DType::F32, Shape::of(&[3, 2]));
+        p.buffers.push(BufDecl { ty: reshaped, place: Place::Input(0) });
+        p.outputs[1] = BufId(3);
+        let e = p.verify().unwrap_err();
+        assert!(e.message().contains("b3 is read after step 0 wrote b2, which shares its memory"), "{e}");
+        p.buffers[3].place = Place::Donated(0);
+        p.verify().unwrap();
         refused(
             |p| {
                 p.buffers[1].ty = p.buffers[0].ty.clone();

@@ -13,6 +13,7 @@ use crate::layout::Layout;
 use crate::pipeline::Options;
 use std::collections::HashSet;
 use std::sync::Arc;
+use torsh_ir::attr::AttrsExt;
 use torsh_ir::error::{Loc, Result};
 use torsh_ir::graph::Graph;
 use torsh_ir::kernel::Kernel;
@@ -74,7 +75,7 @@ pub fn home(items: &Items, id: ItemId) -> ItemId {
 /// Needs: no composites, limits checked. Leaves: a program with known peak.
 pub fn run(graph: &Graph, options: &Options) -> Result<Program> {
     let fused = crate::fuse::run(graph, options.fusion, options.compact)?;
-    let lowered = crate::schedule::run(steps(graph, fused)?, &options.donate)?;
+    let lowered = crate::schedule::run(graph, steps(graph, fused)?, &options.donate)?;
     crate::plan::run(graph, lowered, &options.donate)
 }
 
@@ -221,19 +222,13 @@ impl Lower<'_> {
     }
 }
 
-/// True for steps that check indices and may refuse.
-pub fn may_fail(work: &Work) -> bool {
-    match work {
-        Work::Kernel(..) | Work::Dot(..) => false,
-        Work::Lib(call, _) => match call {
-            LibCall::Take { .. } | LibCall::Gather { .. } | LibCall::Scatter { .. } | LibCall::IndexPut { .. } => true,
-            LibCall::Attention(_) | LibCall::AttentionGrad(_) => false,
-            LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
-        },
-    }
-}
-
 /// True for items of graph inputs.
 pub fn is_input(graph: &Graph, item: &Item) -> bool {
     item.what == What::Leaf && graph.node(item.node).op.kind == Kind::Input
+}
+
+/// The data of items of graph constants.
+pub fn constant<'g>(graph: &'g Graph, item: &Item) -> Option<&'g [u8]> {
+    let node = graph.node(item.node);
+    (item.what == What::Leaf && node.op.kind != Kind::Input).then(|| &node.attrs.bytes(0)[..])
 }

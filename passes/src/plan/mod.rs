@@ -193,11 +193,14 @@ impl<'g> Plan<'g> {
         let to_output = |o: usize| self.items.outputs.get(o).is_some_and(|(id, t)| self.owner(*id) == to && t == ty);
         let pair = donate.iter().find(|d| to_output(d.1));
         let written_later = self.steps[s + 1..].iter().any(|st| st.writes.iter().any(|&w| self.owner(w) == to));
-        pair.is_some_and(|d| d.0 == input) && written_later && !self.fails_after(s)
+        let fails_later = || self.last_refusing().is_some_and(|last| last > s);
+        pair.is_some_and(|d| d.0 == input) && written_later && !fails_later()
     }
 
-    fn fails_after(&self, step: usize) -> bool {
-        crate::schedule::may_refuse(&self.steps)[step + 1..].contains(&true)
+    /// The last step that may refuse an index.
+    fn last_refusing(&self) -> Option<usize> {
+        let refuses = crate::schedule::may_refuse(self.graph, &self.items, &self.steps, &|id| self.owner(id));
+        refuses.iter().rposition(|&r| r)
     }
 
     fn lives(&mut self) {
@@ -243,7 +246,7 @@ impl<'g> Plan<'g> {
     /// Gives outputs the memory of donated inputs where every read of the input comes before the output's
     /// first write, or in the same kernel at the same element, and no later step may refuse the run.
     fn donations(&mut self, donate: &[(usize, usize)]) {
-        let last_failing = crate::schedule::may_refuse(&self.steps).iter().rposition(|&r| r);
+        let last_failing = self.last_refusing();
         let mut last_read = vec![None; self.items.all.len()];
         for (s, step) in self.steps.iter().enumerate() {
             for &r in &step.reads {

@@ -11,7 +11,7 @@ use super::graphs::{Graphs, Met};
 use super::images::REASON;
 use super::kernels::{self, Kernels};
 use super::matmul::LibraryProduct;
-use crate::executable::{first_writes, writes};
+use crate::executable::{first_writes, last_fallible, writes};
 use crate::executor::interrupted;
 use crate::sys::cuda::driver::{Arg, Stream};
 use crate::verified;
@@ -63,6 +63,8 @@ pub(crate) struct CudaExecutable {
 struct Code {
     plan: Plan,
     kernels: Kernels,
+    /// Some step may write the error record.
+    records: bool,
     last_fallible: Option<usize>,
     graphs: Option<Mutex<Graphs>>,
 }
@@ -177,10 +179,11 @@ impl Code {
         let options = Options { tf32, ..shared.options.clone() };
         let plan = generate(program, &options)?;
         let kernels = kernels::load(shared, &options, &plan)?;
-        let last_fallible = plan.steps.iter().rposition(|s| s.may_fail);
+        let records = plan.steps.iter().any(|s| s.may_fail);
+        let last_fallible = last_fallible(program);
         let launches: usize = plan.steps.iter().map(|s| s.launches.len()).sum();
         let graphs = shared.graphs && last_fallible.is_none() && launches >= MIN_LAUNCHES;
-        Ok(Code { plan, kernels, last_fallible, graphs: graphs.then(Mutex::default) })
+        Ok(Code { plan, kernels, records, last_fallible, graphs: graphs.then(Mutex::default) })
     }
 
     fn parts(&self, program: &Program) -> Result<Parts> {
@@ -188,7 +191,7 @@ impl Code {
         let round = |n: usize| n.checked_next_multiple_of(PART);
         let scratch = round(program.arena_bytes).ok_or_else(too_large)?;
         let error = round(self.plan.scratch_bytes).and_then(|s| scratch.checked_add(s)).ok_or_else(too_large)?;
-        let record = if self.last_fallible.is_some() { ERROR_BYTES } else { 0 };
+        let record = if self.records { ERROR_BYTES } else { 0 };
         let total = error.checked_add(record).ok_or_else(too_large)?;
         Ok(Parts { scratch, error, total })
     }
@@ -354,6 +357,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             let first = self.exe.first_write.get(i).copied().flatten();
+            // A kernel finds a bad index while it writes: here the step itself must be one that cannot fail.
             let safe = first.is_some_and(|first| self.code.last_fallible.is_none_or(|last| last < first));
             let taken = safe && Arc::get_mut(buffer).is_some();
             let own = shared.own(&**buffer)?;
@@ -523,9 +527,7 @@ impl<'a> Run<'a> {
                     }
                     Arg::U64(self.block.address() + (self.parts.scratch + offset) as u64)
                 }
-                LaunchArg::Error if self.code.last_fallible.is_some() => {
-                    Arg::U64(self.block.address() + self.parts.error as u64)
-                }
+                LaunchArg::Error if self.code.records => Arg::U64(self.block.address() + self.parts.error as u64),
                 LaunchArg::Error => return Err(Error::internal("a kernel writes an error record that is not there")),
                 LaunchArg::U32(word) => Arg::U32(word),
                 LaunchArg::U64(word) => Arg::U64(word),

@@ -8,29 +8,26 @@ use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_codegen::cpu::{Level, Options};
+use torsh_ir::checks;
 use torsh_ir::kernel::{Access, Kernel};
-use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, StepOp};
+use torsh_ir::program::{BufDecl, BufId, Place, Program, StepOp};
 
-/// Index errors are the only ones that steps raise: memory is taken before the first step, and work for which
-/// no thread can be had is done by the caller.
-pub(crate) fn can_fail(op: &StepOp) -> bool {
-    match op {
-        StepOp::Kernel { .. } | StepOp::Dot(_) => false,
-        StepOp::Lib { call, .. } => match call {
-            LibCall::Take { .. } | LibCall::Gather { .. } | LibCall::Scatter { .. } | LibCall::IndexPut { .. } => true,
-            LibCall::Attention(_) | LibCall::AttentionGrad(_) => false,
-            LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
-        },
-    }
+/// The last step that can fail. Index errors are the only ones that steps raise: memory is taken before the first step, and
+/// work for which no thread can be had is done by the caller.
+pub(crate) fn last_fallible(program: &Program) -> Option<usize> {
+    checks::may_refuse(program).iter().rposition(|&refuses| refuses)
+}
+
+/// Whether an input that step `first` is the first to overwrite may be overwritten in place, seen that no step after
+/// `last_fallible` fails. A step that fails has written nothing.
+pub(crate) fn is_safe(first: usize, last_fallible: Option<usize>) -> bool {
+    last_fallible.is_none_or(|last| last <= first)
 }
 
 /// The buffers that a step writes.
 pub(crate) fn writes(op: &StepOp) -> Vec<BufId> {
     match op {
-        StepOp::Kernel { kernel, args } => {
-            let written = kernel.params.iter().zip(args).filter(|(p, _)| p.access != Access::Read);
-            written.map(|(_, &b)| b).collect()
-        }
+        StepOp::Kernel { kernel, args } => kernel.written().filter_map(|p| args.get(p).copied()).collect(),
         StepOp::Dot(dot) => vec![dot.out],
         StepOp::Lib { out, .. } => vec![*out],
     }
