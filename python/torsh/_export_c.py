@@ -79,12 +79,14 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str,
         # The compiler makes functions of several levels visible, whatever it is told.
         (work / "names").write_text(f"{{ global: {name}_[a-z]*; local: *; }};\n")
         # Small: without names that nobody can call, and code beside constants and addresses instead of each on pages of
-        # its own.
+        # its own; nor does what is written begin at a page of the file. There is nothing that start files would do.
         shared = [
             "-shared",
             "-s",
+            "-nostartfiles",
             "-Wl,-z,noseparate-code",
             "-Wl,-z,norelro",
+            "-Wl,-z,common-page-size=64",
             "-Wl,--gc-sections",
             "-Wl,--version-script=names",
             f"-Wl,-soname,lib{name}.so",

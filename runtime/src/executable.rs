@@ -29,7 +29,7 @@ mod resolve;
 mod run;
 mod sizing;
 
-pub(crate) use resolve::{Aliases, aliases, can_fail, first_writes, wanted, writes};
+pub(crate) use resolve::{Aliases, aliases, first_writes, last_fallible, wanted, writes};
 use resolve::{options, resolve};
 
 /// A step, resolved.
@@ -90,7 +90,7 @@ impl CpuExecutable {
                 constants[i] = Some(Arc::new(copy));
             }
         }
-        let last_fallible = program.steps.iter().rposition(|s| can_fail(&s.op));
+        let last_fallible = last_fallible(&program);
         let binding = Binding::new(&program, &constants, first_writes(&program), last_fallible)?;
         let sizing = Sizing::new(&program, &actions, code.kernels(), shared.threads.count(), &shared);
         let interruptible = actions.len() > FEW_STEPS || takes_long(&program, code.kernels());

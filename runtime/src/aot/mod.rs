@@ -22,7 +22,7 @@ mod table;
 
 pub use object::Architecture;
 
-use crate::executable::{can_fail, first_writes};
+use crate::executable::{first_writes, last_fallible};
 use crate::package::format::refused;
 use crate::package::manifest::{Manifest, Program as Slots, Role, Slot, Types};
 use crate::package::model::donations;
@@ -130,7 +130,7 @@ fn take(total: &mut usize, n: usize) -> Result<usize> {
 fn compile(manifest: &Manifest, graph: &Graph) -> Result<Program> {
     let mut options = Options { compact: true, donate: donations(graph, &manifest.forward), ..Options::default() };
     let program = pipeline::compile(graph, &options)?;
-    let last = program.steps.iter().rposition(|s| can_fail(&s.op));
+    let last = last_fallible(&program);
     if first_writes(&program).into_iter().flatten().all(|first| last.is_none_or(|last| first > last)) {
         return Ok(program);
     }

@@ -116,7 +116,7 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
     );
     out.push_str(&c::source(&object.prims, &w.parts, &inner)?);
     line!(out, "extern const unsigned char {inner}data[] T_HIDDEN;");
-    for i in 0..object.kernels.len() {
+    for i in (0..object.kernels.len()).filter(|&i| object.function(i) == i) {
         line!(
             out,
             "extern void {inner}kernel{i}(void *const *, uint64_t, uint64_t, uint64_t, uint64_t, void *) T_HIDDEN;"
@@ -273,7 +273,7 @@ impl Writer<'_> {
                 }
                 let args = args.iter().map(|&b| self.at(b)).collect::<Result<Vec<_>>>()?.join(", ");
                 let (inner, scratch) = (self.layout.names.internal(), self.scratch());
-                let (rows, cols) = (kernel.rows, kernel.cols);
+                let (at, rows, cols) = (object.function(at), kernel.rows, kernel.cols);
                 line!(
                     self.body,
                     "    {{ void *const t_a[] = {{{args}}}; {inner}kernel{at}(t_a, 0, {rows}, 0, {cols}, {scratch}); }}"

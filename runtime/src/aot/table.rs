@@ -132,7 +132,8 @@ impl Table {
         line!(out, "        switch (head >> 16) {{");
         for &k in &self.kernels {
             let (rows, cols) = (object.kernels[k].rows, object.kernels[k].cols);
-            line!(out, "        case {k}: {inner}kernel{k}(a, 0, {rows}, 0, {cols}, bases[3]); break;");
+            let function = object.function(k);
+            line!(out, "        case {k}: {inner}kernel{function}(a, 0, {rows}, 0, {cols}, bases[3]); break;");
         }
         line!(out, "        default: break;\n        }}\n    }}\n}}");
         out

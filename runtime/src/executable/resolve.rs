@@ -4,7 +4,7 @@ use super::Action;
 use crate::executor::Shared;
 use crate::lib_calls;
 use crate::sys::jit;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use torsh_codegen::cpu::{Level, Options};
 use torsh_ir::kernel::{Access, Kernel};
@@ -12,7 +12,7 @@ use torsh_ir::program::{BufDecl, BufId, LibCall, Place, Program, StepOp};
 
 /// Index errors are the only ones that steps raise: memory is taken before the first step, and work for which
 /// no thread can be had is done by the caller.
-pub(crate) fn can_fail(op: &StepOp) -> bool {
+fn can_fail(op: &StepOp) -> bool {
     match op {
         StepOp::Kernel { .. } | StepOp::Dot(_) => false,
         StepOp::Lib { call, .. } => match call {
@@ -21,6 +21,35 @@ pub(crate) fn can_fail(op: &StepOp) -> bool {
             LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => false,
         },
     }
+}
+
+/// The last step that can fail once those before it have not. A step that looks up the same indices in the same size as
+/// an earlier one cannot, as the gradient of an embedding: so the order of steps has it, too (`torsh_passes::schedule`).
+pub(crate) fn last_fallible(program: &Program) -> Option<usize> {
+    // Indices that were found to be in range: their buffer, the size, and whether negative ones count from the end.
+    let mut checked = HashSet::new();
+    let mut last = None;
+    for (i, step) in program.steps.iter().enumerate() {
+        if can_fail(&step.op) && lookup(program, &step.op).is_none_or(|l| checked.insert(l)) {
+            last = Some(i);
+        }
+        let written = writes(&step.op);
+        checked.retain(|&(index, ..)| !written.iter().any(|&w| share_memory(program, w, index)));
+    }
+    last
+}
+
+/// The indices that a step looks up, as [`last_fallible`] knows them.
+fn lookup(program: &Program, op: &StepOp) -> Option<(BufId, usize, bool)> {
+    let StepOp::Lib { call, args, .. } = op else { return None };
+    let (dim, wraps) = match call {
+        LibCall::Take { dim } | LibCall::IndexPut { dim, .. } => (*dim, true),
+        LibCall::Gather { dim } | LibCall::Scatter { dim, .. } => (*dim, false),
+        LibCall::Attention(_) | LibCall::AttentionGrad(_) => return None,
+        LibCall::ArgSort { .. } | LibCall::Scan { .. } | LibCall::Fill(_) | LibCall::Copy => return None,
+    };
+    let [data, index, ..] = args.as_slice() else { return None };
+    Some((*index, *program.buffers.get(data.0 as usize)?.ty.shape.dims().get(dim)?, wraps))
 }
 
 /// The buffers that a step writes.

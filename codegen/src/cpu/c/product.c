@@ -37,7 +37,7 @@ static T_UNUSED int64_t t_batches(const t_product *p) {
 /* Columns at a time, whose sums stay in registers or in the first-level cache. */
 #define T_COLS 32
 #define T_PRODUCT(NAME, T, A, LOAD, STORE, STEP, ADD)                                       \
-    static T_CLONES void t_product_##NAME(const t_product *p, const T *l, const T *r, T *out) { \
+    T_INLINE void t_product_##NAME##_of(const t_product *p, const T *l, const T *r, T *out) { \
         const int64_t batches = t_batches(p);                                               \
         int64_t batch, i, j0, k, at[T_COLS];                                                \
         int j, cols;                                                                        \
@@ -73,4 +73,5 @@ static T_UNUSED int64_t t_batches(const t_product *p) {
                 }                                                                           \
             }                                                                               \
         }                                                                                   \
-    }
+    }                                                                                       \
+    T_LEVELS(static, t_product_##NAME, (const t_product *p, const T *l, const T *r, T *out), (p, l, r, out))

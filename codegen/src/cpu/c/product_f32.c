@@ -61,7 +61,7 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
 
 /* A product that is not worth packing: one piece of each sum. */
 #define T_SMALL 4096
-static T_CLONES void t_small_f32(const t_product *p, const float *l, const float *r, float *out) {
+T_INLINE void t_small_f32_of(const t_product *p, const float *l, const float *r, float *out) {
     int64_t i, j, k, lhs[T_PIECE], rhs[T_PIECE];
     for (k = 0; k < p->k; k++) {
         lhs[k] = t_at(p->lhs.cols, p->lhs.col_digits, k);
@@ -77,6 +77,7 @@ static T_CLONES void t_small_f32(const t_product *p, const float *l, const float
         }
     }
 }
+T_LEVELS(static, t_small_f32, (const t_product *p, const float *l, const float *r, float *out), (p, l, r, out))
 
 /* `scratch` holds T_PIECE * (T_BLOCK + T_ROWS) numbers. */
 static __attribute__((noinline)) void t_product_f32(const t_product *p, const float *l, const float *r, float *out, float *scratch) {
@@ -88,7 +89,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
     int64_t batch, j0, k0, i, j, k, cols, depth, at[T_PIECE];
     int x, y, rows, wide;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { tile = t_tile_avx2; row = t_row_avx2; }
+    if (t_wide) { tile = t_tile_avx2; row = t_row_avx2; }
 #elif defined(__aarch64__)
     tile = t_tile_neon;
     row = t_row_neon;
