@@ -7,10 +7,11 @@
 #define T_KEPT 128
 #define T_UP(n, to) (((n) + (to) - 1) / (to) * (to))
 
-typedef struct { int64_t offset, row, col; const int64_t *batch; } t_matrix;
+/* `batch` is where strides of the batch, and its sizes, begin among t_numbers. */
+typedef struct { int64_t offset, row, col, batch; } t_matrix;
 typedef struct {
     int batches;
-    const int64_t *batch;
+    uint32_t batch;
     int64_t queries, keys, depth, width;
     int causal, mask, mask_adds, safe, lse, drops;
     /* Bits: the factor of scores, twice; below which random numbers drop a weight, and what others are multiplied by. */
@@ -31,14 +32,15 @@ typedef struct {
 static int64_t t_heads(const t_attention *a) {
     int64_t n = 1;
     int d;
-    for (d = 0; d < a->batches; d++) n *= a->batch[d];
+    for (d = 0; d < a->batches; d++) n *= t_numbers[a->batch + d];
     return n;
 }
 
 static int64_t t_matrix_at(const t_attention *a, const t_matrix *m, int64_t i) {
+    const int64_t *const extents = t_numbers + a->batch, *const strides = t_numbers + m->batch;
     int64_t at = m->offset;
     int d;
-    for (d = a->batches; d-- > 0; i /= a->batch[d]) at += i % a->batch[d] * m->batch[d];
+    for (d = a->batches; d-- > 0; i /= extents[d]) at += i % extents[d] * strides[d];
     return at;
 }
 

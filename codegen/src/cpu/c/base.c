@@ -6,12 +6,20 @@
 #if defined(__x86_64__)
 #define T_AVX2 __attribute__((target("avx2,fma")))
 /* Whether the processor has these; found out when the library is loaded. One answer for all functions is less code than
- * a choice by the dynamic loader for each. */
+ * a choice by the dynamic loader for each, and less than what the compiler's runtime knows of processors. */
 static unsigned char t_wide;
-static __attribute__((constructor)) void t_detect(void) {
-    __builtin_cpu_init();
-    t_wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if defined(T_DETECTS)
+#include <cpuid.h>
+static __attribute__((constructor, cold)) void t_detect(void) {
+    unsigned a, b, c, d, low, high;
+    /* Fused multiply-adds, AVX, and an operating system that keeps its registers. */
+    const unsigned has = 1u << 12 | 1u << 27 | 1u << 28;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & has) != has) return;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    (void)high;
+    if ((low & 6u) == 6u && __get_cpuid_count(7, 0, &a, &b, &c, &d)) t_wide = b >> 5 & 1u;
 }
+#endif
 /* NAME calls NAME_of, which is compiled for processors with AVX2 and FMA, for speed even where callers are compiled for
  * size, and for those without. */
 #define T_WIDE T_AVX2 __attribute__((hot))

@@ -43,7 +43,7 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
     int i;
     for (k = 0; k < depth; k++) rows[k] = t_at(s->rows, s->row_digits, k0 + k);
     for (j = 0; j < cols; j += T_PANEL, to += T_PANEL * depth) {
-        if (s->col_digits == 1 && s->cols[0].stride == 1 && j + T_PANEL <= cols) {
+        if (s->col_digits == 1 && t_numbers[s->cols + 1] == 1 && j + T_PANEL <= cols) {
             for (k = 0; k < depth; k++) memcpy(to + k * T_PANEL, r + rows[k] + j0 + j, T_PANEL * sizeof(float));
             continue;
         }
@@ -105,7 +105,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
             continue;
         }
         /* Rows of the right operand that lie as a panel does, and are used by few tiles, are read where they are. */
-        const int direct = p->m <= T_ROWS && p->rhs.col_digits == 1 && p->rhs.cols[0].stride == 1 && p->rhs.row_digits <= 1;
+        const int direct = p->m <= T_ROWS && p->rhs.col_digits == 1 && t_numbers[p->rhs.cols + 1] == 1 && p->rhs.row_digits <= 1;
         for (j0 = 0; j0 < p->n; j0 += T_BLOCK) {
             cols = p->n - j0 < T_BLOCK ? p->n - j0 : T_BLOCK;
             for (k0 = 0; k0 < p->k; k0 += T_PIECE) {
@@ -124,7 +124,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
                         const float *b = right + j * depth;
                         int64_t step = T_PANEL;
                         if (j < whole) {
-                            step = p->rhs.row_digits ? p->rhs.rows[0].stride : 0;
+                            step = p->rhs.row_digits ? t_numbers[p->rhs.rows + 1] : 0;
                             b = rb + k0 * step + j0 + j;
                         }
                         (rows == 1 ? row : tile)(depth, left, b, step, sums);
