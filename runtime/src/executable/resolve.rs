@@ -171,3 +171,39 @@ fn share_memory(program: &Program, a: BufId, b: BufId) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use torsh_passes::pipeline;
+
+    /// The last step that can fail, of a lookup by `%1` among five and an addition at `index` of `size`; and the steps that
+    /// look indices up.
+    fn lookups(index: &str, size: usize) -> (Option<usize>, Vec<usize>) {
+        let text = format!(
+            "graph {{
+  %0: f32[5, 3] = input(index=0)
+  %1: i64[4] = input(index=1)
+  %2: i64[4] = input(index=2)
+  %3: f32[{size}, 3] = input(index=3)
+  %4: f32[4, 3] = take(%0, %1, dim=0)
+  %5: f32[4, 3] = exp(%4)
+  %6: f32[{size}, 3] = index_put(%3, {index}, %5, dim=0, mode=\"add\")
+  return %6
+}}"
+        );
+        let graph = torsh_ir::text::parse(&text).unwrap();
+        let program = pipeline::compile(&graph, &pipeline::Options::default()).unwrap();
+        let all = (0..program.steps.len()).filter(|&i| can_fail(&program.steps[i].op)).collect();
+        (last_fallible(&program), all)
+    }
+
+    #[test]
+    fn indices_that_were_found_in_range_do_not_fail_again() {
+        for (index, size, again) in [("%1", 5, true), ("%1", 4, false), ("%2", 5, false)] {
+            let (last, all) = lookups(index, size);
+            let &[take, put] = all.as_slice() else { panic!("{all:?}") };
+            assert_eq!(last, Some(if again { take } else { put }), "{index} {size}");
+        }
+    }
+}
