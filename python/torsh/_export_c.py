@@ -76,17 +76,16 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str,
         _run([*compiler, *_level(compiler), *FLAGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
         objects = [f"{name}.o", f"{name}_kernels.o"]
         _run([*archiver, "rcsD", f"lib{name}.a", *objects], work)
-        # The compiler makes functions of several levels visible, whatever it is told.
-        (work / "names").write_text(f"{{ global: {name}_[a-z]*; local: *; }};\n")
         # Small: without names that nobody can call, and code beside constants and addresses instead of each on pages of
-        # its own.
+        # its own; nor does what is written begin at a page of the file. There is nothing that start files would do.
         shared = [
             "-shared",
             "-s",
+            "-nostartfiles",
             "-Wl,-z,noseparate-code",
             "-Wl,-z,norelro",
+            "-Wl,-z,common-page-size=64",
             "-Wl,--gc-sections",
-            "-Wl,--version-script=names",
             f"-Wl,-soname,lib{name}.so",
             "-o",
             f"lib{name}.so",

@@ -1,5 +1,6 @@
 """Libraries in C as C programs and ctypes meet them: headers, linking, memory, threads, wrong use, names, refusals."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from c_library import (
     mlp,
     need,
     rand,
+    same_bits,
     sh,
 )
 
@@ -312,3 +314,27 @@ def test_refusals_name_the_reason(tmp_path, monkeypatch):
     with pytest.raises(torsh.ExportError, match="status 1"):
         export()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packed_tables_hold_names_sizes_and_first_values(tmp_path, compiler):
+    """Parameters and gradients in the context, buffers among the weights, for more tensors than stand there plainly."""
+    model = nn.Sequential(*(m for _ in range(24) for m in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh()))).eval()
+    x = rand(4, 6)
+    torsh.export(lambda x: model(x).sum(), (x,), tmp_path / "model", format="c", include_grad=True)
+    lib = Library(tmp_path)
+    names = lib.states()
+    held = {f"model.{name}": array(p) for name, p in [*model.named_parameters(), *model.named_buffers()]}
+    found = {name: value for name, value in held.items() if name in names}
+    assert len(found) == 24 * 6 and len(names) == len(found) + 24 * 4
+    for name, value in found.items():
+        same_bits([lib.state(name, value)], [value])
+        if f"{name}.grad" in names:
+            same_bits([lib.state(f"{name}.grad", value)], [np.zeros_like(value)])
+    kept = [lib.call("state_data", lib.context, i, result=ctypes.c_void_p) for i in range(len(names))]
+    assert {name for name, at in zip(names, kept, strict=True) if at is None} >= {"model.1.running_mean"}
+    places = sorted(at for at in kept if at is not None)
+    assert len(set(places)) == len(places) and all(at % 64 == 0 for at in places)
+    loss = np.empty((), np.float32)
+    assert lib.run([array(x), None], [loss], "run_grad") == 0
+    assert loss.tobytes() == array(torsh.compile(lambda x: model(x).sum())(x)).tobytes()
+    lib.free()

@@ -684,15 +684,16 @@ impl<'k> StageWork<'k> {
     }
 }
 
-/// A constant of a slot dtype.
+/// A constant of a slot dtype, as its bits: of floats they take no register of vectors.
 fn immediate<'f>(ins: impl InstBuilder<'f>, value: Scalar, dtype: DType) -> Value {
     let bits = to_bits(value, dtype);
-    match dtype {
-        DType::F32 => ins.f32const(f32::from_bits(bits as u32)),
-        DType::F64 => ins.f64const(f64::from_bits(bits)),
-        // An immediate is the zero extension of the type's bits.
-        other => ins.iconst(clif_type(other), bits as i64),
-    }
+    let ty = match dtype {
+        DType::F32 => types::I32,
+        DType::F64 => types::I64,
+        other => clif_type(other),
+    };
+    // An immediate is the zero extension of the type's bits.
+    ins.iconst(ty, bits as i64)
 }
 
 fn form(vectors: &[bool]) -> Form {

@@ -1,7 +1,7 @@
 //! What both schedules share: a function under construction, calls of primitives, loops and addresses.
 //!
 //! Modules are compiled with `opt_level=none` (it keeps program order, which the inline schedule needs), so
-//! nothing is hoisted or folded behind our back: the helpers here fold what is cheap to fold.
+//! nothing is hoisted or folded behind our back, but in blocks for libraries: the helpers here fold what is cheap to fold.
 
 use super::prims::Prim;
 use super::vec;
@@ -53,6 +53,14 @@ pub(super) struct Loop {
     pub index: Value,
 }
 
+/// Where the addresses of parameters come from.
+enum Params {
+    /// They were read on entry.
+    Read(Vec<Value>),
+    /// Each use reads its own from the caller's table, which is here: less code than to keep them on the stack.
+    Table(Value),
+}
+
 /// Machine code of our own that a kernel calls.
 pub(super) struct Raw {
     pub func: FuncId,
@@ -67,7 +75,7 @@ pub(super) struct Emitter<'f, M: Module> {
     /// Primitives called so far, in order of first use.
     pub prims: Vec<Prim>,
     /// Addresses of the parameters.
-    pub params: Vec<Value>,
+    params: Params,
     pub row_lo: Value,
     pub row_hi: Value,
     pub col_lo: Value,
@@ -83,18 +91,22 @@ pub(super) struct Emitter<'f, M: Module> {
 }
 
 impl<'f, M: Module> Emitter<'f, M> {
-    /// Opens the entry block of a kernel function with `params` buffers.
+    /// Opens the entry block of a kernel function with `params` buffers, whose addresses are read right here or where
+    /// they are used.
     pub fn new(
         mut b: FunctionBuilder<'f>,
         module: &'f mut M,
         (name, prefix): (&'f str, &'f str),
-        params: usize,
+        params: Option<usize>,
     ) -> Emitter<'f, M> {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
         let p: Vec<Value> = b.block_params(entry).to_vec();
-        let params = (0..params).map(|i| b.ins().load(types::I64, flags(), p[0], (8 * i) as i32)).collect();
+        let params = match params {
+            Some(n) => Params::Read((0..n).map(|i| b.ins().load(types::I64, flags(), p[0], (8 * i) as i32)).collect()),
+            None => Params::Table(p[0]),
+        };
         Emitter {
             b,
             module,
@@ -258,7 +270,10 @@ impl<'f, M: Module> Emitter<'f, M> {
         let offset = access.map.offset.wrapping_mul(access.scale);
         let mut at = match access.param {
             Some(p) => {
-                let base = self.params[p];
+                let base = match &self.params {
+                    Params::Read(read) => read[p],
+                    Params::Table(table) => self.b.ins().load(types::I64, flags(), *table, (8 * p) as i32),
+                };
                 self.add_imm(base, offset)
             }
             None => self.int(offset),

@@ -26,12 +26,15 @@ mod vec;
 
 use analysis::Facts;
 use cranelift::codegen::Context;
+use cranelift::codegen::control::ControlPlane;
 use cranelift::codegen::ir::{Function, UserFuncName};
-use cranelift::module::{FuncId, Linkage, Module};
+use cranelift::module::{FuncId, Linkage, Module, ModuleReloc};
 use cranelift::prelude::*;
 use emit::{Emitter, clif_error};
 use normal::Normal;
 use prims::Prim;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use torsh_ir::kernel::Kernel;
 use torsh_ir::{Error, Result};
@@ -224,6 +227,9 @@ struct FrameSize {
     rows: usize,
 }
 
+/// Functions of a module by their code: bytes and what they refer to.
+pub type Codes = HashMap<(Vec<u8>, String), FuncId>;
+
 /// Emits `kernel` into `module` as function `name`. The kernel must satisfy its verifier.
 pub fn emit<M: Module>(
     module: &mut M,
@@ -231,6 +237,30 @@ pub fn emit<M: Module>(
     name: &str,
     kernel: &Kernel,
     options: &Options,
+) -> Result<Emitted> {
+    emit_with(module, ctx, name, kernel, options, None)
+}
+
+/// The same, but for a function that `codes` has already: then that is the kernel's, and `name` stays undefined. Kernels
+/// that differ in their number of rows or columns alone often have the same code.
+pub fn emit_once<M: Module>(
+    module: &mut M,
+    ctx: &mut Context,
+    name: &str,
+    kernel: &Kernel,
+    options: &Options,
+    codes: &mut Codes,
+) -> Result<Emitted> {
+    emit_with(module, ctx, name, kernel, options, Some(codes))
+}
+
+fn emit_with<M: Module>(
+    module: &mut M,
+    ctx: &mut Context,
+    name: &str,
+    kernel: &Kernel,
+    options: &Options,
+    codes: Option<&mut Codes>,
 ) -> Result<Emitted> {
     let wanted = settle(options.schedule, kernel);
     let normal = normal::normalise(kernel, wanted == Schedule::Row);
@@ -245,12 +275,14 @@ pub fn emit<M: Module>(
     let mut sig = module.make_signature();
     sig.params.extend(std::iter::repeat_n(AbiParam::new(types::I64), 6));
     let linkage = if options.prefix.is_some() { Linkage::Hidden } else { Linkage::Export };
-    let func = module.declare_function(name, linkage, &sig).map_err(|e| clif_error("cannot declare a kernel", e))?;
-    ctx.func = Function::with_name_signature(UserFuncName::user(0, func.as_u32()), sig);
+    ctx.func = Function::with_name_signature(UserFuncName::default(), sig);
     let mut builder_ctx = FunctionBuilderContext::new();
+    // A library's calls of primitives are many and its code is to be small.
+    let compact = options.prefix.is_some() && matches!(chosen, Chosen::Block);
     let (frame, (prims, raws)) = {
         let builder = FunctionBuilder::new(&mut ctx.func, &mut builder_ctx);
-        let mut e = Emitter::new(builder, module, (name, options.prefix.as_deref().unwrap_or("")), kernel.params.len());
+        let params = (!compact).then_some(kernel.params.len());
+        let mut e = Emitter::new(builder, module, (name, options.prefix.as_deref().unwrap_or("")), params);
         let frame = match &chosen {
             Chosen::Inline { lanes } => inline::emit(&mut e, &normal, *lanes)?,
             Chosen::Block => block::emit(&mut e, &normal, &facts, options, (Level::Avx2, &[]))?,
@@ -258,6 +290,12 @@ pub fn emit<M: Module>(
         };
         (frame, e.finish())
     };
+    if compact {
+        let bug = |e| clif_error("cannot optimise a kernel", format!("{e:?}"));
+        let plane = &mut ControlPlane::default();
+        ctx.optimize(module.isa(), plane).map_err(bug)?;
+        ctx.egraph_pass(module.isa(), plane).map_err(bug)?;
+    }
     let mut listing = String::new();
     if options.listing {
         ctx.set_disasm(true);
@@ -267,7 +305,15 @@ pub fn emit<M: Module>(
         }
         listing.push_str(&ctx.func.display().to_string());
     }
-    module.define_function(func, ctx).map_err(|e| clif_error("cannot compile a kernel", format!("{e:?}")))?;
+    let func = match codes {
+        // Vector functions, which only a level has, are no part of the code that is compared.
+        Some(codes) if raws.is_empty() => define_once(module, ctx, name, linkage, codes)?,
+        _ => {
+            let func = declare(module, ctx, name, linkage)?;
+            module.define_function(func, ctx).map_err(|e| clif_error("cannot compile a kernel", format!("{e:?}")))?;
+            func
+        }
+    };
     let mut code_bytes = 0;
     if let Some(code) = ctx.compiled_code() {
         code_bytes = code.code_buffer().len();
@@ -289,6 +335,39 @@ pub fn emit<M: Module>(
     let made = Made { schedule, row_block: frame.rows, scratch_bytes: frame.scratch_bytes };
     let emitted = described(func, &normal, made, options);
     Ok(Emitted { reason, prims, code_bytes, listing, ..emitted })
+}
+
+fn declare<M: Module>(module: &mut M, ctx: &Context, name: &str, linkage: Linkage) -> Result<FuncId> {
+    let declared = module.declare_function(name, linkage, &ctx.func.signature);
+    declared.map_err(|e| clif_error("cannot declare a kernel", e))
+}
+
+/// Compiles the function in `ctx` and defines it, unless `codes` has it: the function that has the code.
+fn define_once<M: Module>(
+    module: &mut M,
+    ctx: &mut Context,
+    name: &str,
+    linkage: Linkage,
+    codes: &mut Codes,
+) -> Result<FuncId> {
+    let bug = |e: &dyn std::fmt::Debug| clif_error("cannot compile a kernel", format!("{e:?}"));
+    ctx.compile(module.isa(), &mut ControlPlane::default()).map_err(|e| bug(&e.inner))?;
+    let code = ctx.compiled_code().ok_or_else(|| bug(&"no code"))?;
+    let relocs = |own: FuncId| -> Vec<ModuleReloc> {
+        code.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &ctx.func, own)).collect()
+    };
+    // References to the function itself are the same in each, whatever its number.
+    let names = relocs(FuncId::from_u32(0));
+    let names: Vec<_> = names.iter().map(|r| (r.offset, r.kind, &r.name, r.addend)).collect();
+    match codes.entry((code.code_buffer().to_vec(), format!("{names:?}"))) {
+        Entry::Occupied(known) => Ok(*known.get()),
+        Entry::Vacant(new) => {
+            let func = declare(module, ctx, name, linkage)?;
+            let align = u64::from(code.buffer.alignment);
+            module.define_function_bytes(func, align, code.code_buffer(), &relocs(func)).map_err(|e| bug(&e))?;
+            Ok(*new.insert(func))
+        }
+    }
 }
 
 /// What is to be known of code that was written for a kernel before ([`piece`]), with these options; `None` where the

@@ -42,12 +42,12 @@ impl Writer<'_> {
             }
             LibCall::Gather { dim } => {
                 self.uses(Part::Calls);
-                let sizes = self.run_tables(i, &types[1], &types[0], *dim)?;
+                let sizes = self.run_tables(&types[1], &types[0], *dim)?;
                 fails(format!("t_gather_{bytes}({}, {}, {to}, {sizes})", at[0], at[1]))
             }
             LibCall::Scatter { dim, mode } => {
                 self.uses(Part::Scatter(*mode, ty.dtype));
-                let sizes = self.run_tables(i, &types[1], &ty, *dim)?;
+                let sizes = self.run_tables(&types[1], &ty, *dim)?;
                 let (mode, all) = (mode.name(), ty.numel());
                 fails(format!("t_scatter_{mode}_{dt}({}, {}, {}, {to}, {sizes}, {all})", at[0], at[1], at[2]))
             }
@@ -84,17 +84,18 @@ impl Writer<'_> {
     }
 
     /// Sizes of an index, strides of what it points into, and the counts of a call by index.
-    fn run_tables(&mut self, i: usize, index: &Type, other: &Type, dim: usize) -> Result<String> {
+    fn run_tables(&mut self, index: &Type, other: &Type, dim: usize) -> Result<String> {
         if index.rank() > MAX_RANK {
             return Err(refused(format!(
                 "indices of rank {} cannot be exported to C; at most {MAX_RANK}",
                 index.rank()
             )));
         }
-        let dims = self.numbers(&format!("t_s{i}_dims"), index.shape.dims().iter().map(|&d| d as i64));
-        let strides = self.numbers(&format!("t_s{i}_strides"), other.shape.strides());
+        let dims = self.numbers(index.shape.dims().iter().map(|&d| d as i64));
+        let strides = self.numbers(other.shape.strides());
         let size = other.shape.dims().get(dim).copied().unwrap_or(0);
-        Ok(format!("{}, {dims}, {strides}, {dim}, {size}, {}", index.rank(), index.numel()))
+        let tables = format!("t_numbers + {dims}, t_numbers + {strides}");
+        Ok(format!("{}, {tables}, {dim}, {size}, {}", index.rank(), index.numel()))
     }
 
     fn attention(
@@ -113,17 +114,17 @@ impl Writer<'_> {
         self.uses(Part::Attention);
         let o = a.options();
         let drops = o.dropout > 0.0;
-        let batch = self.numbers(&format!("t_s{i}_batch"), a.batch.iter().map(|&b| b as i64));
+        let batch = self.numbers(a.batch.iter().map(|&b| b as i64));
         // Query, key, value, mask, cotangent.
         let named = [Some(0), Some(1), Some(2), a.mask.then_some(3), (!forward).then(|| at.len() - 1)];
         let mut sides = Vec::new();
-        for (n, operand) in named.into_iter().enumerate() {
+        for operand in named {
             let Some(operand) = operand else {
                 sides.push("{0, 0, 0, 0}".to_string());
                 continue;
             };
             let side = a.sides.get(operand).ok_or_else(missing)?;
-            let strides = self.numbers(&format!("t_s{i}_side{n}"), side.batch.iter().copied());
+            let strides = self.numbers(side.batch.iter().copied());
             sides.push(format!("{{{}, {}, {}, {strides}}}", number(side.offset), number(side.row), number(side.col)));
         }
         let adds = a.mask && types[3].dtype != DType::Bool;
@@ -142,7 +143,7 @@ impl Writer<'_> {
             bits(o.factor()),
             sides.join(", ")
         );
-        let table = self.constant("t_attention", &format!("t_s{i}"), "", &value);
+        let table = self.constant("t_attention", &format!("t_s{i}"), &value);
         let (q, k, v, scratch) = (&at[0], &at[1], &at[2], self.scratch());
         let mask = if a.mask { at[3].as_str() } else { "0" };
         // The operand's pointer at the element where its side begins.

@@ -56,35 +56,17 @@ impl Writer<'_> {
             line!(out, "#define T_ERROR_{code} {big}_ERROR_{code}");
         }
         line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)UINT64_C({:#018x}))", self.own());
-        // Offsets into one text, as pointers would each need a relocation.
-        let widest = layout.bytes.max(layout.weights_bytes).saturating_mul(4);
-        let size = if u32::try_from(widest).is_ok() { "uint32_t" } else { "uint64_t" };
-        let begun = request.manifest.state.len();
-        let (mut names_at, mut states) = (0, String::new());
-        line!(out, "static const char t_names[] =");
-        for (i, state) in layout.manifest.state.iter().enumerate() {
-            let (home, first) = layout.state[i];
-            // 0: among the weights; 1: in the context; 2: in the context, and zeros at first.
-            let (kept, offset) = if let Home::Context(at) = home { (1 + usize::from(i >= begun), at) } else { (0, 0) };
-            // Digits that follow are no part of the zero.
-            line!(out, "    {} \"\\000\"", quoted(&state.name));
-            let bytes = layout.types.state[i].nbytes();
-            let place = (offset as u64) << 2 | kept as u64;
-            line!(states, "    {{{names_at}, {bytes}, {place}u, {first}}},");
-            names_at += state.name.len() + 1;
-        }
-        line!(out, "    \"\";\nstatic const struct {{ {size} name, bytes, place, first; }} t_states[] = {{");
-        out.push_str(&states);
-        line!(out, "    {{0, 0, 0, 0}}\n}};\n#define T_STATES {}", layout.manifest.state.len());
         line!(
             out,
             "#define T_STATE_KIND(i) (t_states[i].place & 3u)\n#define T_STATE_OFFSET(i) (t_states[i].place >> 2)"
         );
         line!(out, "#define T_STATE_NAME(i) (t_names + t_states[i].name)");
+        // One after another, as pointers would each need a relocation.
         let texts: Vec<String> = ERRORS.iter().map(|(_, text)| quoted(text)).collect();
         line!(out, "const char *{n}_error_text(int code) {{");
-        line!(out, "    static const char *const texts[] = {{{}}};", texts.join(",\n        "));
-        line!(out, "    return code >= 0 && code < {} ? texts[code] : \"unknown error code\";\n}}", texts.len());
+        line!(out, "    const char *text = {};", texts.join(" \"\\000\"\n        "));
+        line!(out, "    if (code < 0 || code >= {}) return \"unknown error code\";", texts.len());
+        line!(out, "    while (code--) text += strlen(text) + 1;\n    return text;\n}}");
         line!(out, "size_t {n}_arena_bytes(void) {{ return {}u; }}", layout.bytes);
         let weights = if request.weights_in_file { ", const void *weights, size_t weights_bytes" } else { "" };
         line!(out, "int {n}_init({n}_context *context, void *arena, size_t bytes{weights}) {{");
@@ -183,7 +165,7 @@ fn pointer_check(name: &str, ty: &Type) -> String {
 }
 
 /// A text as a string of C.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for b in text.bytes() {
         match b {

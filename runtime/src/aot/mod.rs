@@ -17,6 +17,8 @@ mod calls;
 mod functions;
 mod header;
 mod object;
+mod pack;
+mod state;
 mod steps;
 mod table;
 

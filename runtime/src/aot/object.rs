@@ -68,12 +68,20 @@ impl Architecture {
 /// An object file and what is in it.
 pub(super) struct Object {
     pub bytes: Vec<u8>,
-    /// The distinct kernels.
+    /// The distinct kernels; some may share a function.
     pub kernels: Vec<Emitted>,
     /// The kernel of each step that runs one, of all programs one after the other.
     pub of_step: Vec<Option<usize>>,
     /// Every primitive that kernels call.
     pub prims: Vec<Prim>,
+}
+
+impl Object {
+    /// The number in the name of a kernel's function: that of the first kernel that has its code.
+    pub fn function(&self, kernel: usize) -> usize {
+        let func = self.kernels[kernel].func;
+        self.kernels.iter().position(|k| k.func == func).unwrap_or(kernel)
+    }
 }
 
 /// Emits the kernels of programs as hidden functions `{prefix}kernel{i}`, and `data` as `{prefix}data`.
@@ -83,6 +91,7 @@ pub(super) fn emit(programs: &[&Program], target: Architecture, prefix: &str, da
     let mut module = ObjectModule::new(builder);
     let mut ctx = cranelift::codegen::Context::new();
     let mut known: HashMap<(Arc<Kernel>, Aliases), usize> = HashMap::new();
+    let mut codes = cpu::Codes::new();
     let (mut kernels, mut of_step, mut prims) = (Vec::<Emitted>::new(), Vec::new(), Vec::new());
     for (program, step) in programs.iter().flat_map(|p| p.steps.iter().map(move |step| (p, step))) {
         let StepOp::Kernel { kernel, args } = &step.op else {
@@ -96,7 +105,8 @@ pub(super) fn emit(programs: &[&Program], target: Architecture, prefix: &str, da
         }
         let options = Options { aliases: pairs.clone(), prefix: Some(prefix.to_string()), ..Options::default() };
         let name = format!("{prefix}kernel{}", kernels.len());
-        let emitted = cpu::emit(&mut module, &mut ctx, &name, kernel, &options).map_err(|e| e.with_op(&kernel.name))?;
+        let emitted = cpu::emit_once(&mut module, &mut ctx, &name, kernel, &options, &mut codes)
+            .map_err(|e| e.with_op(&kernel.name))?;
         for &prim in &emitted.prims {
             if !prims.contains(&prim) {
                 prims.push(prim);

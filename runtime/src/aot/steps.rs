@@ -3,8 +3,9 @@
 use super::calls::attention_scratch;
 use super::header::parameters;
 use super::object::Object;
+use super::state::States;
 use super::table::Table;
-use super::{Entry, Home, Layout, refused, table};
+use super::{Entry, Home, Layout, pack, refused, table};
 use crate::lib_calls::flatten;
 use crate::package::manifest::{Program as Slots, Slot};
 use std::collections::{HashMap, HashSet};
@@ -65,8 +66,10 @@ pub(super) struct Writer<'a> {
     /// Tables, and the bodies of functions that run programs.
     pub tables: String,
     pub body: String,
-    /// The name of each table by its type and contents: layers that are alike share theirs.
+    /// The name of each constant by its type and contents: layers that are alike share theirs.
     known: HashMap<String, String>,
+    /// Sizes and strides.
+    numbers: Vec<i64>,
     /// The products, each once.
     products: Vec<String>,
     /// Steps of long programs.
@@ -89,19 +92,20 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
         tables: String::new(),
         body: String::new(),
         known: HashMap::new(),
+        numbers: Vec::new(),
         products: Vec::new(),
         table: Table::default(),
         parts: Vec::new(),
     };
     // Tables and kernels are numbered through all programs.
-    let mut number = 0;
+    let mut steps = 0;
     for entry in &layout.entries {
         w.entry = entry;
         w.begin();
         for step in &entry.program.steps {
-            w.step(number, step, object)
+            w.step(steps, step, object)
                 .map_err(|e| e.with_op(step.ops.last().copied().unwrap_or("")).with_loc(step.loc.clone()))?;
-            number += 1;
+            steps += 1;
         }
         w.finish_outputs()?;
         w.flush();
@@ -114,9 +118,11 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
         "/* The library {n}. Made by torsh; compile with -ffp-contract=off. */\n#include \"{n}.h\"\n#include <math.h>\n\
          #include <stdlib.h>\n#include <string.h>\n\n#define T_HIDDEN __attribute__((visibility(\"hidden\")))\n"
     );
+    let numbers: String = w.numbers.iter().map(|&n| format!("{}, ", number(n))).collect();
+    line!(out, "static const int64_t __attribute__((unused)) t_numbers[] = {{{numbers}0}};");
     out.push_str(&c::source(&object.prims, &w.parts, &inner)?);
     line!(out, "extern const unsigned char {inner}data[] T_HIDDEN;");
-    for i in 0..object.kernels.len() {
+    for i in (0..object.kernels.len()).filter(|&i| object.function(i) == i) {
         line!(
             out,
             "extern void {inner}kernel{i}(void *const *, uint64_t, uint64_t, uint64_t, uint64_t, void *) T_HIDDEN;"
@@ -126,7 +132,8 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
     if !w.products.is_empty() {
         line!(out, "static const t_product t_products[] = {{\n{}\n}};", w.products.join(",\n"));
     }
-    out.push_str(&w.table.source(object, &inner));
+    out.push_str(&pack::source(&w.table, &States::new(layout)));
+    out.push_str(&w.table.runner(object, &inner));
     out.push_str(&w.functions(weights_at));
     out.push_str(&w.body);
     Ok(out)
@@ -273,14 +280,14 @@ impl Writer<'_> {
                 }
                 let args = args.iter().map(|&b| self.at(b)).collect::<Result<Vec<_>>>()?.join(", ");
                 let (inner, scratch) = (self.layout.names.internal(), self.scratch());
-                let (rows, cols) = (kernel.rows, kernel.cols);
+                let (at, rows, cols) = (object.function(at), kernel.rows, kernel.cols);
                 line!(
                     self.body,
                     "    {{ void *const t_a[] = {{{args}}}; {inner}kernel{at}(t_a, 0, {rows}, 0, {cols}, {scratch}); }}"
                 );
                 Ok(())
             }
-            StepOp::Dot(dot) => self.product(i, dot),
+            StepOp::Dot(dot) => self.product(dot),
             StepOp::Lib { call, args, out } => {
                 self.flush();
                 self.call(i, call, args, *out)
@@ -288,31 +295,31 @@ impl Writer<'_> {
         }
     }
 
-    /// A table of numbers, by its name; no table where there are none.
-    fn table(&mut self, ty: &str, name: &str, items: &[String]) -> String {
-        if items.is_empty() {
-            return "0".to_string();
-        }
-        self.constant(ty, name, "[]", &items.join(", "))
-    }
-
-    /// A constant, by its name or that of one that is the same. `dims` is what follows the name.
-    pub(super) fn constant(&mut self, ty: &str, name: &str, dims: &str, value: &str) -> String {
-        let key = format!("{ty}{dims} {value}");
+    /// A constant, by its name or that of one that is the same.
+    pub(super) fn constant(&mut self, ty: &str, name: &str, value: &str) -> String {
+        let key = format!("{ty} {value}");
         if let Some(name) = self.known.get(&key) {
             return name.clone();
         }
-        line!(self.tables, "static const {ty} {name}{dims} = {{{value}}};");
+        line!(self.tables, "static const {ty} {name} = {{{value}}};");
         self.known.insert(key, name.to_string());
         name.to_string()
     }
 
-    pub(super) fn numbers(&mut self, name: &str, items: impl IntoIterator<Item = i64>) -> String {
-        let items: Vec<String> = items.into_iter().map(number).collect();
-        self.table("int64_t", name, &items)
+    /// Where numbers begin among `t_numbers`: tables that are alike, in parts or as a whole, are there once.
+    pub(super) fn numbers(&mut self, items: impl IntoIterator<Item = i64>) -> usize {
+        let items: Vec<i64> = items.into_iter().collect();
+        if items.is_empty() {
+            return 0;
+        }
+        if let Some(at) = self.numbers.windows(items.len()).position(|w| w == items) {
+            return at;
+        }
+        self.numbers.extend(items.iter());
+        self.numbers.len() - items.len()
     }
 
-    fn product(&mut self, i: usize, step: &DotStep) -> Result<()> {
+    fn product(&mut self, step: &DotStep) -> Result<()> {
         let dtype = self.ty(step.out).dtype;
         self.uses(Part::Product(dtype));
         let mut s = flatten(step);
@@ -321,19 +328,16 @@ impl Writer<'_> {
             let turn = |x: &DotOperand| DotOperand { rows: x.cols.clone(), cols: x.rows.clone(), ..x.clone() };
             s = DotStep { m: 1, n: s.m, lhs: turn(&s.rhs), rhs: turn(&s.lhs), ..s };
         }
-        let batch = self.numbers(&format!("t_s{i}_batch"), s.batch.iter().map(|&b| b as i64));
-        let mut side = |name: &str, x: &DotOperand| {
-            let digits = |d: &Digits| -> Vec<String> {
-                d.iter().map(|&(extent, stride)| format!("{{{extent}, {}}}", number(stride))).collect()
-            };
-            let strides = self.numbers(&format!("t_s{i}_{name}_batch"), x.batch_strides.iter().copied());
-            let rows = self.table("t_digit", &format!("t_s{i}_{name}_rows"), &digits(&x.rows));
-            let cols = self.table("t_digit", &format!("t_s{i}_{name}_cols"), &digits(&x.cols));
-            format!("{{{}, {strides}, {}, {}, {rows}, {cols}}}", number(x.offset), x.rows.len(), x.cols.len())
+        let batch = self.numbers(s.batch.iter().map(|&b| b as i64));
+        let mut side = |x: &DotOperand| {
+            let digits =
+                |d: &Digits| d.iter().flat_map(|&(extent, stride)| [extent as i64, stride]).collect::<Vec<_>>();
+            let strides = self.numbers(x.batch_strides.iter().copied());
+            let (rows, cols) = (self.numbers(digits(&x.rows)), self.numbers(digits(&x.cols)));
+            format!("{{{}, {strides}, {rows}, {cols}, {}, {}}}", number(x.offset), x.rows.len(), x.cols.len())
         };
-        let (l, r) = (side("l", &s.lhs), side("r", &s.rhs));
-        let sizes = format!("{}, {batch}, {}, {}, {}", s.batch.len(), s.m, s.n, s.k);
-        let product = format!("    {{{sizes}, {l}, {r}}}");
+        let (l, r) = (side(&s.lhs), side(&s.rhs));
+        let product = format!("    {{{}, {}, {}, {l}, {r}, {}, {batch}}}", s.m, s.n, s.k, s.batch.len());
         let at = self.products.iter().position(|p| *p == product).unwrap_or(self.products.len());
         if at == self.products.len() {
             self.products.push(product);

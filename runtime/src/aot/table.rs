@@ -30,21 +30,29 @@ pub(super) fn word(base: u64, at: usize) -> u64 {
     (at as u64) << 2 | base
 }
 
-/// Writes a table of the narrowest type that holds its numbers and `least`, which is the result.
-fn table(out: &mut String, name: &str, numbers: &[u64], least: u64) -> &'static str {
-    let most = numbers.iter().copied().max().unwrap_or(0).max(least);
-    let (ty, suffix) = match most {
-        0..=0xffff => ("uint16_t", "u"),
-        0x1_0000..=0xffff_ffff => ("uint32_t", "u"),
-        _ => ("uint64_t", "ull"),
-    };
+/// Words of the step that begins with one, which are its head, operands, and the size of a copy.
+pub(super) fn length(head: u64) -> usize {
+    1 + (head as usize >> 2) % OPERANDS + usize::from(head & 3 == COPY)
+}
+
+/// What steps of one kind and number have in common, as a number below [`Table::heads`]: `T_HEAD` in C.
+pub(super) fn head(head: u64) -> u64 {
+    head >> 16 << 2 | head & 3
+}
+
+/// Kinds of steps.
+const KERNEL: u64 = 0;
+const PRODUCT: u64 = 1;
+const COPY: u64 = 2;
+
+/// Writes a table.
+fn table(out: &mut String, ty: &str, name: &str, numbers: &[u64]) {
     line!(*out, "static const {ty} {name}[] = {{");
     for numbers in numbers.chunks(12) {
-        let numbers: String = numbers.iter().map(|n| format!("{n}{suffix},")).collect();
+        let numbers: String = numbers.iter().map(|n| format!("{n}u,")).collect();
         line!(*out, "    {numbers}");
     }
     line!(*out, "}};");
-    ty
 }
 
 impl Table {
@@ -60,7 +68,7 @@ impl Table {
 
     /// Adds the run of a kernel; false where it does not fit.
     pub fn kernel(&mut self, number: usize, operands: &[u64]) -> bool {
-        let fits = self.step(0, number, operands);
+        let fits = self.step(KERNEL, number, operands);
         if fits && !self.kernels.contains(&number) {
             self.kernels.push(number);
         }
@@ -69,14 +77,14 @@ impl Table {
 
     /// Adds a product: left side, right side, result; false where it does not fit.
     pub fn product(&mut self, number: usize, operands: &[u64]) -> bool {
-        let fits = self.step(1, number, operands);
+        let fits = self.step(PRODUCT, number, operands);
         self.products |= fits;
         fits
     }
 
     /// Adds a copy.
     pub fn copy(&mut self, to: u64, from: u64, bytes: usize) {
-        self.step(2, 0, &[to, from]);
+        self.step(COPY, 0, &[to, from]);
         self.words.push(bytes as u64);
     }
 
@@ -87,13 +95,23 @@ impl Table {
         (from < to).then_some((from, to))
     }
 
-    /// The words and the loop that reads them; nothing where there are none.
-    pub fn source(&self, object: &Object, inner: &str) -> String {
-        let mut out = String::new();
-        if self.words.is_empty() {
-            return out;
+    /// All words.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// One more than the most that [`head`] makes of a head.
+    pub fn heads(&self) -> u64 {
+        let (mut at, mut heads) = (0, 1);
+        while let Some(&first) = self.words.get(at) {
+            heads = heads.max(head(first) + 1);
+            at += length(first);
         }
-        // Every word once, and the steps as their numbers: operands come again in many steps.
+        heads
+    }
+
+    /// Every word once, and the steps as their numbers: operands come again in many steps.
+    fn numbered(&self) -> (Vec<u64>, Vec<u64>) {
         let mut numbers = HashMap::new();
         let (mut values, mut steps) = (Vec::new(), Vec::new());
         for &word in &self.words {
@@ -102,26 +120,48 @@ impl Table {
                 values.len() as u64 - 1
             }));
         }
-        let value = table(&mut out, "t_values", &values, u64::from(u16::MAX) + 1);
-        let step = table(&mut out, "t_words", &steps, 0);
+        (values, steps)
+    }
+
+    /// Bytes of the tables of [`Table::plain`], whose words have `bytes`.
+    pub fn plain_bytes(&self, bytes: usize) -> usize {
+        let (values, steps) = self.numbered();
+        values.len() * bytes + steps.len() * if values.len() > 1 << 16 { 4 } else { 2 }
+    }
+
+    /// The words as tables; nothing where there are none.
+    pub fn plain(&self) -> String {
+        let mut out = String::new();
+        let (values, steps) = self.numbered();
+        if !steps.is_empty() {
+            table(&mut out, "t_word", "t_values", &values);
+            line!(out, "typedef uint{}_t t_step;", if values.len() > 1 << 16 { 32 } else { 16 });
+            table(&mut out, "t_step", "t_words", &steps);
+            line!(out, "#define T_WORD(s) t_values[*(s)++]");
+        }
+        out
+    }
+
+    /// The loop that reads the words; nothing where there are none.
+    pub fn runner(&self, object: &Object, inner: &str) -> String {
+        let mut out = String::new();
+        if self.words.is_empty() {
+            return out;
+        }
         line!(
             out,
-            "static __attribute__((noinline)) void t_steps(const {step} *s, const {step} *end, void *const *bases, \
+            "static __attribute__((noinline)) void t_steps(const t_step *s, const t_step *end, void *const *bases, \
              void *const *ports) {{"
         );
         // A kernel of no operands has an array nevertheless.
         line!(out, "    void *a[{}];\n    while (s < end) {{", self.most.max(1));
-        line!(
-            out,
-            "        const {value} head = t_values[*s++], n = head >> 2 & {}u;\n        {value} i;",
-            OPERANDS - 1
-        );
-        line!(out, "        for (i = 0; i < n; i++) {{\n            const {value} x = t_values[*s++];");
+        line!(out, "        const t_word head = T_WORD(s), n = head >> 2 & {}u;\n        t_word i;", OPERANDS - 1);
+        line!(out, "        for (i = 0; i < n; i++) {{\n            const t_word x = T_WORD(s);");
         line!(
             out,
             "            a[i] = (x & 3u) == 3u ? ports[x >> 2] : (unsigned char *)bases[x & 3u] + (x >> 2);\n        }}"
         );
-        line!(out, "        if ((head & 3u) == 2u) {{ memcpy(a[0], a[1], t_values[*s++]); continue; }}");
+        line!(out, "        if ((head & 3u) == 2u) {{ memcpy(a[0], a[1], T_WORD(s)); continue; }}");
         if self.products {
             line!(
                 out,
@@ -132,7 +172,8 @@ impl Table {
         line!(out, "        switch (head >> 16) {{");
         for &k in &self.kernels {
             let (rows, cols) = (object.kernels[k].rows, object.kernels[k].cols);
-            line!(out, "        case {k}: {inner}kernel{k}(a, 0, {rows}, 0, {cols}, bases[3]); break;");
+            let function = object.function(k);
+            line!(out, "        case {k}: {inner}kernel{function}(a, 0, {rows}, 0, {cols}, bases[3]); break;");
         }
         line!(out, "        default: break;\n        }}\n    }}\n}}");
         out
@@ -143,29 +184,31 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn source(table: &Table) -> String {
-        let object = Object { bytes: Vec::new(), kernels: Vec::new(), of_step: Vec::new(), prims: Vec::new() };
-        table.source(&object, "x__")
-    }
-
     #[test]
     fn a_word_is_there_once() {
         let mut table = Table::default();
         assert!(table.product(3, &[word(0, 64), word(1, 64), word(0, 64)]));
         table.copy(word(3, 1), word(0, 64), 100);
         assert_eq!((table.flush(), table.flush()), (Some((0, 8)), None));
-        let text = source(&table);
+        let text = table.plain();
         // Head, two addresses; head of the copy, what the caller gives, bytes.
-        assert!(text.contains("uint32_t t_values[] = {\n    196621u,256u,257u,10u,7u,100u,\n}"), "{text}");
-        assert!(text.contains("uint16_t t_words[] = {\n    0u,1u,2u,1u,3u,4u,1u,5u,\n}"), "{text}");
-        assert!(text.contains("void *a[3]"), "{text}");
+        assert!(text.contains("t_word t_values[] = {\n    196621u,256u,257u,10u,7u,100u,\n}"), "{text}");
+        assert!(text.contains("t_step t_words[] = {\n    0u,1u,2u,1u,3u,4u,1u,5u,\n}"), "{text}");
+        assert_eq!(table.plain_bytes(4), 6 * 4 + 8 * 2);
+        let object = Object { bytes: Vec::new(), kernels: Vec::new(), of_step: Vec::new(), prims: Vec::new() };
+        assert!(table.runner(&object, "x__").contains("void *a[3]"));
     }
 
     #[test]
-    fn addresses_beyond_32_bits_have_wide_words() {
+    fn lengths_and_heads_are_those_of_the_steps() {
         let mut table = Table::default();
-        table.copy(word(0, 1 << 33), word(0, 0), 8);
-        assert!(source(&table).contains("uint64_t t_values[]"));
+        assert!(table.kernel(7, &[0, 0]));
+        assert!(table.product(3, &[0, 0, 0]));
+        table.copy(0, 0, 8);
+        let [kernel, product, copy] = [0, 3, 7].map(|i| table.words[i]);
+        assert_eq!([length(kernel), length(product), length(copy)], [3, 4, 4]);
+        assert_eq!([head(kernel), head(product), head(copy)], [28, 13, 2]);
+        assert_eq!(table.heads(), 29);
     }
 
     #[test]
@@ -174,6 +217,6 @@ mod tests {
         assert!(!table.kernel(NUMBERS, &[0]));
         assert!(!table.kernel(0, &vec![0; OPERANDS]));
         assert!(table.flush().is_none());
-        assert!(source(&table).is_empty());
+        assert!(table.plain().is_empty());
     }
 }

@@ -7,10 +7,11 @@
 #define T_KEPT 128
 #define T_UP(n, to) (((n) + (to) - 1) / (to) * (to))
 
-typedef struct { int64_t offset, row, col; const int64_t *batch; } t_matrix;
+/* `batch` is where strides of the batch, and its sizes, begin among t_numbers. */
+typedef struct { int64_t offset, row, col, batch; } t_matrix;
 typedef struct {
     int batches;
-    const int64_t *batch;
+    uint32_t batch;
     int64_t queries, keys, depth, width;
     int causal, mask, mask_adds, safe, lse, drops;
     /* Bits: the factor of scores, twice; below which random numbers drop a weight, and what others are multiplied by. */
@@ -31,14 +32,15 @@ typedef struct {
 static int64_t t_heads(const t_attention *a) {
     int64_t n = 1;
     int d;
-    for (d = 0; d < a->batches; d++) n *= a->batch[d];
+    for (d = 0; d < a->batches; d++) n *= t_numbers[a->batch + d];
     return n;
 }
 
 static int64_t t_matrix_at(const t_attention *a, const t_matrix *m, int64_t i) {
+    const int64_t *const extents = t_numbers + a->batch, *const strides = t_numbers + m->batch;
     int64_t at = m->offset;
     int d;
-    for (d = a->batches; d-- > 0; i /= a->batch[d]) at += i % a->batch[d] * m->batch[d];
+    for (d = a->batches; d-- > 0; i /= extents[d]) at += i % extents[d] * strides[d];
     return at;
 }
 
@@ -93,7 +95,7 @@ typedef void (*t_part)(int64_t, const float *, int64_t, int64_t, const float *, 
 
 static t_part t_part_of(void) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? t_part_avx2 : t_part_plain;
+    return t_wide ? t_part_avx2 : t_part_plain;
 #elif defined(__aarch64__)
     return t_part_neon;
 #else
@@ -188,30 +190,41 @@ T_INLINE float t_attend_exp(float x) {
     return x < -87.0f ? 0.0f : p;
 }
 
-/* Scores to weights relative to the largest score so far; gives the factor of what was summed before. */
-static T_CLONES float t_weights(float *s, int64_t cols, float *top, float *sums) {
-    float lanes[T_LANES], old = *top, base, factor;
-    int64_t x;
-    int i, half;
-    for (i = 0; i < T_LANES; i++) lanes[i] = -INFINITY;
-    for (x = 0; x < cols; x += T_LANES)
-        T_UNROLL T_LOOP for (i = 0; i < T_LANES; i++) lanes[i] = s[x + i] > lanes[i] ? s[x + i] : lanes[i];
-    for (half = T_LANES / 2; half > 0; half /= 2)
-        for (i = 0; i < half; i++) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
-    *top = lanes[0] > old ? lanes[0] : old;
-    /* In a row without a key so far scores are taken relative to 0. */
-    base = *top == -INFINITY ? 0.0f : *top;
-    factor = t_attend_exp(old - base);
-    for (i = 0; i < T_LANES; i++) lanes[i] = sums[i] * factor;
-    for (x = 0; x < cols; x += T_LANES)
-        T_UNROLL T_LOOP for (i = 0; i < T_LANES; i++) {
-            const float y = t_attend_exp(s[x + i] - base);
-            s[x + i] = y;
-            lanes[i] += y;
-        }
-    for (i = 0; i < T_LANES; i++) sums[i] = lanes[i];
-    return factor;
+/* Scores to weights relative to the largest score so far; `factor` becomes that of what was summed before. Where a fused
+ * multiply-add is a call, nothing is won by unrolled loops. */
+#define T_WEIGHTS(HEAD, UNROLL)                                                                             \
+    HEAD(float *s, int64_t cols, float *top, float *sums, float *factor) {                                  \
+        float lanes[T_LANES], old = *top, base;                                                             \
+        int64_t x;                                                                                          \
+        int i, half;                                                                                        \
+        for (i = 0; i < T_LANES; i++) lanes[i] = -INFINITY;                                                 \
+        for (x = 0; x < cols; x += T_LANES)                                                                 \
+            UNROLL T_LOOP for (i = 0; i < T_LANES; i++) lanes[i] = s[x + i] > lanes[i] ? s[x + i] : lanes[i]; \
+        for (half = T_LANES / 2; half > 0; half /= 2)                                                       \
+            for (i = 0; i < half; i++) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];  \
+        *top = lanes[0] > old ? lanes[0] : old;                                                             \
+        /* In a row without a key so far scores are taken relative to 0. */                                 \
+        base = *top == -INFINITY ? 0.0f : *top;                                                             \
+        *factor = t_attend_exp(old - base);                                                                 \
+        for (i = 0; i < T_LANES; i++) lanes[i] = sums[i] * *factor;                                         \
+        for (x = 0; x < cols; x += T_LANES)                                                                 \
+            UNROLL T_LOOP for (i = 0; i < T_LANES; i++) {                                                   \
+                const float y = t_attend_exp(s[x + i] - base);                                              \
+                s[x + i] = y;                                                                               \
+                lanes[i] += y;                                                                              \
+            }                                                                                               \
+        for (i = 0; i < T_LANES; i++) sums[i] = lanes[i];                                                   \
+    }
+#if defined(__x86_64__)
+T_WEIGHTS(T_WIDE static void t_weights_wide, T_UNROLL)
+T_WEIGHTS(static void t_weights_plain, )
+static void t_weights(float *s, int64_t cols, float *top, float *sums, float *factor) {
+    if (t_wide) t_weights_wide(s, cols, top, sums, factor);
+    else t_weights_plain(s, cols, top, sums, factor);
 }
+#else
+T_WEIGHTS(static void t_weights, T_UNROLL)
+#endif
 
 /* A score of a head by the meaning of the op. */
 static float t_score(const t_call *h, int64_t i, int64_t j) {
@@ -303,7 +316,7 @@ static void t_attend(const t_call *call, float *out, float *scratch) {
                             T_LANES * a->depth, s, T_KEYS, 0, 0);
                     t_hide(&h, s, first + i, j, rows, cols);
                     for (r = 0; r < up; r++)
-                        factor[r] = t_weights(s + r * T_KEYS, T_UP(cols, T_LANES), top + i + r, sums + (i + r) * T_LANES);
+                        t_weights(s + r * T_KEYS, T_UP(cols, T_LANES), top + i + r, sums + (i + r) * T_LANES, factor + r);
                     t_drop(&h, s, first + i, j, rows, cols);
                     t_parts(part, up, wide, cols, s, T_KEYS, 1, v, wide, T_LANES, acc + i * wide, wide, j > 0, factor);
                 }

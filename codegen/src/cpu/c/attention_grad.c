@@ -3,16 +3,18 @@
  * dv = p' ct, dk = ds' q scale, dq = ds k scale. */
 
 /* Scores to weights by the logarithm of the row's sum. */
-static T_CLONES void t_weights_of(float *s, int64_t cols, float lse) {
+T_INLINE void t_weights_by_of(float *s, int64_t cols, float lse) {
     int64_t x;
     /* No weight exceeds 1 where `lse` is that of the scores; of any other one it may overflow, to infinity. */
     T_LOOP for (x = 0; x < cols; x++) s[x] = t_attend_exp(s[x] - lse > 89.0f ? 89.0f : s[x] - lse);
 }
+T_LEVELS(static, t_weights_by, (float *s, int64_t cols, float lse), (s, cols, lse))
 
-static T_CLONES void t_grads(const float *p, float *ds, int64_t cols, float delta) {
+T_INLINE void t_grads_of(const float *p, float *ds, int64_t cols, float delta) {
     int64_t x;
     T_LOOP for (x = 0; x < cols; x++) ds[x] = p[x] * (ds[x] - delta);
 }
+T_LEVELS(static, t_grads, (const float *p, float *ds, int64_t cols, float delta), (p, ds, cols, delta))
 
 /* The product of a row of the result and its cotangent, by 16 lanes. */
 static float t_delta(const float *out, const float *ct, int64_t n) {
@@ -147,7 +149,7 @@ static void t_attend_back(const t_call *call, const float *row, const float *ct,
                 t_parts(part, up, padded, a->depth, q, deep, 1, kp, T_LANES, T_LANES * a->depth, p, T_KEYS, 0, 0);
                 t_parts(part, up, padded, a->width, c, wide, 1, vp, T_LANES, T_LANES * a->width, ds, T_KEYS, 0, 0);
                 t_hide(&g.h, p, i, j, rows, cols);
-                for (r = 0; r < up; r++) t_weights_of(p + r * T_KEYS, padded, lse[r]);
+                for (r = 0; r < up; r++) t_weights_by(p + r * T_KEYS, padded, lse[r]);
                 if (a->drops) {
                     memcpy(kept, p, (size_t)(up * T_KEYS) * sizeof(float));
                     t_drop(&g.h, kept, i, j, rows, cols);

@@ -2,16 +2,36 @@
  * open. Written for C99 with the extensions that GCC and Clang share. The values computed are those of the compiled
  * program: nothing is contracted (-ffp-contract=off), and fused multiply-adds are written as such. */
 
-#if defined(__clang__)
-#define T_KNOWS_LEVELS (__clang_major__ >= 17)
-#else
-#define T_KNOWS_LEVELS (__GNUC__ >= 12)
+#define T_INLINE static inline __attribute__((always_inline, unused))
+#if defined(__x86_64__)
+#define T_AVX2 __attribute__((target("avx2,fma")))
+/* Whether the processor has these; found out when the library is loaded. One answer for all functions is less code than
+ * a choice by the dynamic loader for each, and less than what the compiler's runtime knows of processors. */
+static unsigned char t_wide;
+#if defined(T_DETECTS)
+#include <cpuid.h>
+static __attribute__((constructor, cold)) void t_detect(void) {
+    unsigned a, b, c, d, low, high;
+    /* Fused multiply-adds, AVX, and an operating system that keeps its registers. */
+    const unsigned has = 1u << 12 | 1u << 27 | 1u << 28;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & has) != has) return;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    (void)high;
+    if ((low & 6u) == 6u && __get_cpuid_count(7, 0, &a, &b, &c, &d)) t_wide = b >> 5 & 1u;
+}
 #endif
-#if defined(__x86_64__) && defined(__GLIBC__) && T_KNOWS_LEVELS
-/* The same loop for processors with AVX2 and FMA and for those without; the dynamic loader chooses. */
-#define T_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+/* NAME calls NAME_of, which is compiled for processors with AVX2 and FMA, for speed even where callers are compiled for
+ * size, and for those without. */
+#define T_WIDE T_AVX2 __attribute__((hot))
+#define T_LEVELS(WHERE, NAME, PARAMETERS, ARGUMENTS)                            \
+    T_WIDE static void NAME##_wide PARAMETERS { NAME##_of ARGUMENTS; }          \
+    WHERE void NAME PARAMETERS {                                                \
+        if (t_wide) NAME##_wide ARGUMENTS;                                      \
+        else NAME##_of ARGUMENTS;                                               \
+    }
 #else
-#define T_CLONES
+#define T_LEVELS(WHERE, NAME, PARAMETERS, ARGUMENTS) \
+    WHERE void NAME PARAMETERS { NAME##_of ARGUMENTS; }
 #endif
 /* What keeps sums in registers has its loops of few rounds unrolled, where the rest is compiled for less code. */
 #if defined(__clang__)
@@ -21,7 +41,6 @@
 #define T_FAST __attribute__((optimize("O3")))
 #define T_UNROLL _Pragma("GCC unroll 16")
 #endif
-#define T_INLINE static inline __attribute__((always_inline, unused))
 #define T_UNUSED __attribute__((unused))
 #if defined(__clang__)
 #define T_LOOP _Pragma("clang loop vectorize(assume_safety)")
@@ -148,38 +167,43 @@ T_INLINE double t_floordiv_f64(double a, double b) {
 
 /* Families of block primitives. `dst` may be an operand, or overlaps none. */
 #define T_UN(NAME, X, R, E)                                                 \
-    T_HIDDEN T_CLONES void NAME(R *dst, const X *src, uint64_t n) {         \
+    T_INLINE void NAME##_of(R *dst, const X *src, uint64_t n) {             \
         uint64_t i;                                                         \
         T_LOOP for (i = 0; i < n; i++) { const X x = src[i]; dst[i] = (R)(E); } \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (R *dst, const X *src, uint64_t n), (dst, src, n))
 #define T_UN_RARE(NAME, X, E, RARE, SLOW)                                   \
-    T_HIDDEN T_CLONES void NAME(X *dst, const X *src, uint64_t n) {         \
+    T_INLINE void NAME##_of(X *dst, const X *src, uint64_t n) {             \
         uint64_t i;                                                         \
         for (i = 0; i < n; i++) { const X x = src[i]; dst[i] = (RARE) ? (X)(SLOW) : (X)(E); } \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (X *dst, const X *src, uint64_t n), (dst, src, n))
 #define T_BIN_FORM(NAME, X, R, E, XA, YB)                                   \
-    T_HIDDEN T_CLONES void NAME(R *dst, const X *a, const X *b, uint64_t n) { \
+    T_INLINE void NAME##_of(R *dst, const X *a, const X *b, uint64_t n) {   \
         const X a0 = n ? a[0] : (X)0, b0 = n ? b[0] : (X)0;                 \
         uint64_t i;                                                         \
         (void)a0; (void)b0;                                                 \
         T_LOOP for (i = 0; i < n; i++) { const X x = XA, y = YB; dst[i] = (R)(E); } \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (R *dst, const X *a, const X *b, uint64_t n), (dst, a, b, n))
 #define T_BIN_vv(NAME, X, R, E) T_BIN_FORM(NAME, X, R, E, a[i], b[i])
 #define T_BIN_vs(NAME, X, R, E) T_BIN_FORM(NAME, X, R, E, a[i], b0)
 #define T_BIN_sv(NAME, X, R, E) T_BIN_FORM(NAME, X, R, E, a0, b[i])
 #define T_SELECT(NAME, T, XA, YB)                                           \
-    T_HIDDEN T_CLONES void NAME(T *dst, const uint8_t *c, const T *a, const T *b, uint64_t n) { \
+    T_INLINE void NAME##_of(T *dst, const uint8_t *c, const T *a, const T *b, uint64_t n) {\
         const T a0 = n ? a[0] : 0, b0 = n ? b[0] : 0;                       \
         uint64_t i;                                                         \
         (void)a0; (void)b0;                                                 \
         T_LOOP for (i = 0; i < n; i++) { const T x = XA, y = YB; dst[i] = c[i] ? x : y; } \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (T *dst, const uint8_t *c, const T *a, const T *b, uint64_t n), (dst, c, a, b, n))
 #define T_SPLAT(NAME, T)                                                    \
-    T_HIDDEN T_CLONES void NAME(T *dst, const T *s, uint64_t n) {           \
+    T_INLINE void NAME##_of(T *dst, const T *s, uint64_t n) {               \
         const T x = n ? s[0] : 0;                                           \
         uint64_t i;                                                         \
         T_LOOP for (i = 0; i < n; i++) dst[i] = x;                          \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (T *dst, const T *s, uint64_t n), (dst, s, n))
 #define T_COPY(NAME, T)                                                     \
     T_HIDDEN void NAME(T *dst, const T *src, uint64_t n) { memmove(dst, src, n * sizeof(T)); }
 #define T_LOAD(NAME, T)                                                     \
@@ -193,13 +217,14 @@ T_INLINE double t_floordiv_f64(double a, double b) {
         for (i = 0; i < n; i++) dst[(int64_t)i * stride] = src[i];          \
     }
 #define T_IOTA(NAME)                                                        \
-    T_HIDDEN T_CLONES void NAME(int64_t *dst, int64_t start, int64_t step, uint64_t n) { \
+    T_INLINE void NAME##_of(int64_t *dst, int64_t start, int64_t step, uint64_t n) {\
         uint64_t i;                                                         \
         T_LOOP for (i = 0; i < n; i++) dst[i] = (int64_t)((uint64_t)start + (uint64_t)step * i); \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (int64_t *dst, int64_t start, int64_t step, uint64_t n), (dst, start, step, n))
 /* A fold: L lanes side by side, then a fixed tree over the lanes. STEP(a, x) is in A. */
 #define T_FOLD(NAME, X, A, ID, L, STEP)                                     \
-    T_HIDDEN T_CLONES void NAME(A *acc, const X *src, uint64_t n) {         \
+    T_INLINE void NAME##_of(A *acc, const X *src, uint64_t n) {             \
         A lane[L];                                                          \
         const uint64_t full = n / L * L;                                    \
         uint64_t i;                                                         \
@@ -211,12 +236,14 @@ T_INLINE double t_floordiv_f64(double a, double b) {
         for (half = L / 2; half > 0; half /= 2)                             \
             for (j = 0; j < half; j++) { const A a = lane[j]; const A x = lane[j + half]; lane[j] = (A)(STEP); } \
         { const A a = *acc; const A x = lane[0]; *acc = (A)(STEP); }        \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (A *acc, const X *src, uint64_t n), (acc, src, n))
 #define T_COL(NAME, X, A, STEP)                                             \
-    T_HIDDEN T_CLONES void NAME(A *acc, const X *src, uint64_t n) {         \
+    T_INLINE void NAME##_of(A *acc, const X *src, uint64_t n) {             \
         uint64_t i;                                                         \
         T_LOOP for (i = 0; i < n; i++) { const A a = acc[i]; const A x = (A)src[i]; acc[i] = (A)(STEP); } \
-    }
+    }                                                                       \
+    T_LEVELS(T_HIDDEN, NAME, (A *acc, const X *src, uint64_t n), (acc, src, n))
 /* Positions of the first extreme element; BETTER: x replaces a. */
 #define T_ARG(NAME, X, BETTER)                                              \
     T_HIDDEN void NAME(X *best, int64_t *at, const X *src, uint64_t n, int64_t base) { \

@@ -1,7 +1,6 @@
 /* Vectors of the processor, for the tiles of products. */
 #if defined(__x86_64__)
 #include <immintrin.h>
-#define T_AVX2 __attribute__((target("avx2,fma")))
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define T_FMA4(a, b, c) vfmaq_f32(c, a, b)

@@ -52,7 +52,9 @@ pub const PRODUCT_SCRATCH: usize = 256 * (512 + 6);
 pub fn source(primitives: &[Prim], parts: &[Part], prefix: &str) -> Result<String> {
     let mut functions = BTreeSet::new();
     primitives.iter().for_each(|&p| prims::needs(p, &mut functions));
-    let mut out = format!("{BASE}{DOUBLE}");
+    let products = |p: &Part| matches!(p, Part::Product(_) | Part::Attention | Part::AttentionGrad);
+    let detects = primitives.iter().any(|&p| prims::has_levels(p)) || parts.iter().any(products);
+    let mut out = format!("{}{BASE}{DOUBLE}", if detects { "#define T_DETECTS\n" } else { "" });
     for op in functions {
         out.extend(math::function(op));
     }
@@ -62,7 +64,7 @@ pub fn source(primitives: &[Prim], parts: &[Part], prefix: &str) -> Result<Strin
     if parts.iter().any(|p| matches!(p, Part::Product(_))) {
         out.push_str(PRODUCT);
     }
-    if parts.iter().any(|p| !matches!(p, Part::Product(_) | Part::Attention | Part::AttentionGrad)) {
+    if !parts.iter().all(products) {
         out.push_str(CALLS);
     }
     if parts.iter().any(|p| matches!(p, Part::Product(DType::F32) | Part::Attention | Part::AttentionGrad)) {
@@ -189,5 +191,21 @@ mod tests {
         for prim in Prim::all() {
             assert!(text.contains(&format!("(x__{},", prim.name())) || text.contains(&format!("(x__{})", prim.name())));
         }
+    }
+
+    #[test]
+    fn what_has_levels_detects_them() {
+        let families: Vec<&str> = BASE.split("#define ").collect();
+        for prim in Prim::all() {
+            let text = prims::define(prim, "x").unwrap();
+            let (name, _) = text.split_once('(').unwrap();
+            let family = families.iter().find(|f| f.starts_with(&format!("{name}("))).unwrap();
+            let levels = family.contains("T_LEVELS(") || family.contains("T_BIN_FORM(");
+            assert_eq!(levels, prims::has_levels(prim), "{name}");
+        }
+        let detects =
+            |prims: &[Prim], parts: &[Part]| source(prims, parts, "x__").unwrap().contains("#define T_DETECTS");
+        assert!(!detects(&[Prim::Copy(4)], &[Part::Calls]));
+        assert!(detects(&[Prim::Splat(4)], &[]) && detects(&[], &[Part::Product(DType::F32)]));
     }
 }

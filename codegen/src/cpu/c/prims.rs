@@ -44,6 +44,16 @@ pub(super) fn needs(prim: Prim, found: &mut BTreeSet<UnOp>) {
     }
 }
 
+/// Whether the family of a primitive has a version for processors with AVX2 and FMA.
+pub(super) fn has_levels(prim: Prim) -> bool {
+    match prim {
+        Prim::Unary(..) | Prim::Binary(..) | Prim::Compare(..) | Prim::Select(..) | Prim::Cast(..) => true,
+        Prim::Round(_) | Prim::Splat(_) | Prim::Iota => true,
+        Prim::Copy(_) | Prim::Load(_) | Prim::Store(_) => false,
+        Prim::Reduce(op, _) | Prim::Col(op, _) => !matches!(op, ReduceOp::ArgMax | ReduceOp::ArgMin),
+    }
+}
+
 /// A definition of the primitive as the C function `name`.
 pub(super) fn define(prim: Prim, name: &str) -> Result<String> {
     let text = match prim {

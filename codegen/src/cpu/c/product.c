@@ -2,42 +2,43 @@
  * chain of fused multiply-adds from zero for each T_PIECE terms; the pieces are added in order. */
 #define T_PIECE 256
 
-typedef struct { int64_t extent, stride; } t_digit;
+/* Where strides of the batch and digits begin among t_numbers; a digit is its extent and its stride. Pointers would each
+ * need a relocation. */
 typedef struct {
     int64_t offset;
-    const int64_t *batch;
-    int row_digits, col_digits;
-    const t_digit *rows, *cols;
+    uint32_t batch, rows, cols;
+    uint16_t row_digits, col_digits;
 } t_side;
 typedef struct {
-    int batches;
-    const int64_t *batch;
     int64_t m, n, k;
     t_side lhs, rhs;
+    uint32_t batches, batch;
 } t_product;
 
-static T_UNUSED int64_t t_at(const t_digit *d, int digits, int64_t i) {
+static T_UNUSED int64_t t_at(uint32_t from, int digits, int64_t i) {
+    const int64_t *const d = t_numbers + from;
     int64_t at = 0;
-    if (digits == 1) return i * d[0].stride;
-    while (digits-- > 0) { at += i % d[digits].extent * d[digits].stride; i /= d[digits].extent; }
+    if (digits == 1) return i * d[1];
+    while (digits-- > 0) { at += i % d[2 * digits] * d[2 * digits + 1]; i /= d[2 * digits]; }
     return at;
 }
 static T_UNUSED int64_t t_batch(const t_product *p, const t_side *s, int64_t i) {
+    const int64_t *const extents = t_numbers + p->batch, *const strides = t_numbers + s->batch;
     int64_t at = s->offset;
-    int d;
-    for (d = p->batches; d-- > 0; i /= p->batch[d]) at += i % p->batch[d] * s->batch[d];
+    uint32_t d;
+    for (d = p->batches; d-- > 0; i /= extents[d]) at += i % extents[d] * strides[d];
     return at;
 }
 static T_UNUSED int64_t t_batches(const t_product *p) {
     int64_t n = 1;
-    int d;
-    for (d = 0; d < p->batches; d++) n *= p->batch[d];
+    uint32_t d;
+    for (d = 0; d < p->batches; d++) n *= t_numbers[p->batch + d];
     return n;
 }
 /* Columns at a time, whose sums stay in registers or in the first-level cache. */
 #define T_COLS 32
 #define T_PRODUCT(NAME, T, A, LOAD, STORE, STEP, ADD)                                       \
-    static T_CLONES void t_product_##NAME(const t_product *p, const T *l, const T *r, T *out) { \
+    T_INLINE void t_product_##NAME##_of(const t_product *p, const T *l, const T *r, T *out) { \
         const int64_t batches = t_batches(p);                                               \
         int64_t batch, i, j0, k, at[T_COLS];                                                \
         int j, cols;                                                                        \
@@ -73,4 +74,5 @@ static T_UNUSED int64_t t_batches(const t_product *p) {
                 }                                                                           \
             }                                                                               \
         }                                                                                   \
-    }
+    }                                                                                       \
+    T_LEVELS(static, t_product_##NAME, (const t_product *p, const T *l, const T *r, T *out), (p, l, r, out))

@@ -43,7 +43,7 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
     int i;
     for (k = 0; k < depth; k++) rows[k] = t_at(s->rows, s->row_digits, k0 + k);
     for (j = 0; j < cols; j += T_PANEL, to += T_PANEL * depth) {
-        if (s->col_digits == 1 && s->cols[0].stride == 1 && j + T_PANEL <= cols) {
+        if (s->col_digits == 1 && t_numbers[s->cols + 1] == 1 && j + T_PANEL <= cols) {
             for (k = 0; k < depth; k++) memcpy(to + k * T_PANEL, r + rows[k] + j0 + j, T_PANEL * sizeof(float));
             continue;
         }
@@ -61,7 +61,7 @@ static void t_pack_rhs(const t_product *p, const float *r, int64_t k0, int64_t d
 
 /* A product that is not worth packing: one piece of each sum. */
 #define T_SMALL 4096
-static T_CLONES void t_small_f32(const t_product *p, const float *l, const float *r, float *out) {
+T_INLINE void t_small_f32_of(const t_product *p, const float *l, const float *r, float *out) {
     int64_t i, j, k, lhs[T_PIECE], rhs[T_PIECE];
     for (k = 0; k < p->k; k++) {
         lhs[k] = t_at(p->lhs.cols, p->lhs.col_digits, k);
@@ -77,6 +77,7 @@ static T_CLONES void t_small_f32(const t_product *p, const float *l, const float
         }
     }
 }
+T_LEVELS(static, t_small_f32, (const t_product *p, const float *l, const float *r, float *out), (p, l, r, out))
 
 /* `scratch` holds T_PIECE * (T_BLOCK + T_ROWS) numbers. */
 static __attribute__((noinline)) void t_product_f32(const t_product *p, const float *l, const float *r, float *out, float *scratch) {
@@ -88,7 +89,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
     int64_t batch, j0, k0, i, j, k, cols, depth, at[T_PIECE];
     int x, y, rows, wide;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { tile = t_tile_avx2; row = t_row_avx2; }
+    if (t_wide) { tile = t_tile_avx2; row = t_row_avx2; }
 #elif defined(__aarch64__)
     tile = t_tile_neon;
     row = t_row_neon;
@@ -104,7 +105,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
             continue;
         }
         /* Rows of the right operand that lie as a panel does, and are used by few tiles, are read where they are. */
-        const int direct = p->m <= T_ROWS && p->rhs.col_digits == 1 && p->rhs.cols[0].stride == 1 && p->rhs.row_digits <= 1;
+        const int direct = p->m <= T_ROWS && p->rhs.col_digits == 1 && t_numbers[p->rhs.cols + 1] == 1 && p->rhs.row_digits <= 1;
         for (j0 = 0; j0 < p->n; j0 += T_BLOCK) {
             cols = p->n - j0 < T_BLOCK ? p->n - j0 : T_BLOCK;
             for (k0 = 0; k0 < p->k; k0 += T_PIECE) {
@@ -123,7 +124,7 @@ static __attribute__((noinline)) void t_product_f32(const t_product *p, const fl
                         const float *b = right + j * depth;
                         int64_t step = T_PANEL;
                         if (j < whole) {
-                            step = p->rhs.row_digits ? p->rhs.rows[0].stride : 0;
+                            step = p->rhs.row_digits ? t_numbers[p->rhs.rows + 1] : 0;
                             b = rb + k0 * step + j0 + j;
                         }
                         (rows == 1 ? row : tile)(depth, left, b, step, sums);
