@@ -28,8 +28,7 @@ pub(super) fn source(table: &Table, states: &States<'_>) -> String {
     let mut out = String::new();
     let most = |words: &[u64]| words.iter().copied().max().unwrap_or(0);
     let widest = states.entries.iter().map(|e| most(e)).max().unwrap_or(0).max(most(table.words()));
-    // Sizes with their kind are four times as much.
-    let bytes = if u32::try_from(widest.saturating_mul(4)).is_ok() { 4 } else { 8 };
+    let bytes = word_bytes(widest);
     line!(out, "typedef uint{}_t t_word;\n#define T_STATES {}", bytes * 8, states.entries.len());
     if let Some(packed) = packed(table, states, bytes) {
         out.push_str(&packed);
@@ -38,6 +37,11 @@ pub(super) fn source(table: &Table, states: &States<'_>) -> String {
     out.push_str(&states.plain());
     out.push_str(&table.plain());
     out
+}
+
+/// Bytes of a word where the largest number is `widest`; sizes with their kind are four times as much.
+fn word_bytes(widest: u64) -> usize {
+    if widest < 1 << 30 { 4 } else { 8 }
 }
 
 /// The packed tables, if they are less.
@@ -204,6 +208,11 @@ mod tests {
         }
         let layers: Vec<u8> = (0..200).flat_map(|i| format!("model.blocks.{i}.weight\0").into_bytes()).collect();
         assert!(compress(&layers).len() * 4 < layers.len());
+    }
+
+    #[test]
+    fn numbers_beyond_32_bits_have_wide_words() {
+        assert_eq!([word_bytes((1 << 30) - 1), word_bytes(1 << 30), word_bytes(word(0, 1 << 33))], [4, 8, 8]);
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl<'a> States<'a> {
         States { names, entries, texts: layout.manifest.state.iter().map(|s| s.name.as_str()).collect() }
     }
 
-    /// Size and kind of each tensor in one number: they say everything where the tensors lie one after another.
+    /// Size and kind of each tensor in one number: they say everything where the tensors lie one after another, and names
+    /// end at the first zero.
     pub fn sizes(&self) -> Option<Vec<u64>> {
         let up = |n: u64| n.next_multiple_of(ALIGN as u64);
         let (mut own, mut first) = (0, 0);
@@ -43,7 +44,8 @@ impl<'a> States<'a> {
             first = if kind < 2 { up(first + bytes) } else { first };
             fits
         });
-        follows.then(|| self.entries.iter().map(|&[_, bytes, place, _]| bytes << 2 | place & 3).collect())
+        let ends = self.names.iter().filter(|&&b| b == 0).count() == self.entries.len();
+        (follows && ends).then(|| self.entries.iter().map(|&[_, bytes, place, _]| bytes << 2 | place & 3).collect())
     }
 
     /// The tables; names are offsets into one text, as pointers would each need a relocation.
