@@ -17,6 +17,7 @@ import struct
 
 from torsh import _C, _dynamic, _export_c, _export_joint
 from torsh._compile import Compiled, CompiledModule
+from torsh._export_gradients import refuse_outside, refuse_sharing
 from torsh._export_names import Names, is_whole, unchanged
 from torsh._fn.random import _generators, generator_of
 from torsh._package import SECRET, read_key
@@ -225,7 +226,7 @@ class _Exporter:
             "vjp": None,
         }
         if self.grad:
-            self._refuse_sharing()
+            refuse_sharing(self.reached, self)
         joint = _export_joint.trace(self, manifest, numbers) if self.grad and self.joint else None
         vjp = self._vjp(manifest, numbers, leaves) if self.grad and not joint else None
         self._sort_state([manifest["forward"], joint.program if joint else manifest["vjp"]])
@@ -284,7 +285,7 @@ class _Exporter:
         forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
         self._refuse_exchanges(before)
-        self._refuse_outside()
+        refuse_outside(self.outside, self.names)
         self.leaves_gradients = forward.leaves_gradients
         if not forward.leaves_gradients:
             return forward
@@ -451,29 +452,6 @@ class _Exporter:
                     "first call for ever. Keep it in a tensor (register_buffer) that the function updates in place, or "
                     "change it outside of the function"
                 )
-
-    def _refuse_outside(self) -> None:
-        """What was computed before the call has no place for a gradient, nor has what it was computed from."""
-        if self.outside:
-            names = sorted({self.names.get(memory, "a tensor without a name") for memory in self.outside})
-            raise ExportError(
-                "export(): include_grad=True, but a gradient leaves the function through what was computed outside of it: "
-                f"{', '.join(names)}. Compute that in the function, for gradients of what it is made of; or let it be a "
-                "tensor of its own, x.detach().clone(), with requires_grad_() if it is to have a gradient itself"
-            )
-
-    def _refuse_sharing(self) -> None:
-        """Trained tensors of one memory are one tensor of the state, which has one gradient."""
-        own = {_C.tensor_id(t) for entry, t in zip(self.state, self.tensors, strict=True) if entry["role"] == "parameter"}
-        lost = [n for n, memory in self.reached if n not in own and ("tensor", memory) in self.known]
-        if lost:
-            handles = self.held[-1].handles
-            names = sorted({handles.get(n, "a tensor without a name") for n in lost})
-            raise ExportError(
-                "export(): include_grad=True, but there is no place for the gradient of a tensor that shares its memory "
-                f"with a larger tensor or another one: {', '.join(names)}. Clone it before it becomes a parameter, "
-                "torsh.nn.Parameter(x.clone())"
-            )
 
     def _name_tensors(self) -> None:
         walk = Names()

@@ -267,7 +267,7 @@ def refused(folder, f, match, args=None):
 
 
 def test_gradients_that_leave_the_function_are_refused(tmp_path):
-    """A tensor that was computed before has no gradient in C, and nothing there computes that of what it was made of."""
+    """A tensor that was computed before has no gradient in C, nor is that of what it was made of computed there."""
     torsh.manual_seed(0)
     weight, other, scale = nn.Parameter(rand(3, 3)), nn.Parameter(rand(3, seed=1)), rand(3, seed=2)
     twice, loaded = weight * 2, {"bias": torsh.tanh(other)}
