@@ -15,7 +15,7 @@ use crate::session::{self, Compiled};
 use crate::tensor::{Tensor, ViewOf, WeakTensor};
 use crate::trace::{self, Break, Source, Trace};
 use crate::view::Step;
-pub use export::{Export, From, To, divided, gradient_stop};
+pub use export::{Export, From, Strays, To, divided, strays};
 pub use ready::Ready;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;

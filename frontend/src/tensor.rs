@@ -180,6 +180,22 @@ impl Tensor {
         (at, parts.into_iter().rev().flatten().collect(), track)
     }
 
+    // As [`Tensor::path`], but from the nearest tensor that has a gradient of its own: a view may, and what is a view of it
+    // has a gradient because of it.
+    fn lineage(&self) -> (Tensor, Vec<Step>, bool) {
+        let mut at = self.clone();
+        let mut parts = Vec::new();
+        let mut track = true;
+        loop {
+            let (view, leaf) = at.with(|s| (s.view.clone(), matches!(s.node.grad, Grad::Leaf(_))));
+            let Some(view) = view.filter(|_| !leaf) else { break };
+            parts.push(view.steps.clone());
+            track &= view.track;
+            at = view.base.clone();
+        }
+        (at, parts.into_iter().rev().flatten().collect(), track)
+    }
+
     /// What a view is a view of; another view, perhaps.
     pub(crate) fn base(&self) -> Option<Tensor> {
         self.with(|s| s.view.as_ref().map(|v| v.base.clone()))
@@ -213,10 +229,11 @@ impl Tensor {
         if base.version() == seen {
             return node;
         }
-        let (root, steps, track) = self.path();
-        let version = root.with(|s| s.version);
+        let leaf = matches!(node.grad, Grad::Leaf(_));
+        let (from, steps, track) = if leaf { self.path() } else { self.lineage() };
+        let version = base.version();
         let was = mode::set_grad_enabled(track);
-        let mut value = root.node();
+        let mut value = from.node();
         for step in &steps {
             // The steps applied before, to a value of the same type.
             value = step.forward(&value).unwrap_or(value);
@@ -270,9 +287,11 @@ impl Tensor {
         let Some(layout) = own.apply(&shape, &step) else {
             return Ok(Tensor::new(node));
         };
-        let (base, mut steps, track) = self.path();
+        // Without gradients only the memory counts.
+        let detached = matches!(step, Step::Detach);
+        let (base, mut steps, track) = if detached { self.path() } else { self.lineage() };
         steps.push(step);
-        let seen = base.with(|s| s.version);
+        let seen = base.version();
         let view = ViewOf { base, steps, layout, track: track && mode::grad_enabled() };
         Ok(Tensor::make(node, Some(Arc::new(view)), seen, false))
     }
@@ -446,9 +465,9 @@ impl Tensor {
         if matches!(self.node().grad, Grad::Leaf(_)) {
             return Err(Error::runtime("a leaf Variable that requires grad is being used in an in-place operation."));
         }
-        let (root, steps, _) = self.path();
+        let (from, steps, _) = self.lineage();
         let detached = steps.iter().any(|s| matches!(s, Step::Detach));
-        if !root.same(self) && !detached && matches!(root.node().grad, Grad::Leaf(_)) {
+        if !from.same(self) && !detached && matches!(from.node().grad, Grad::Leaf(_)) {
             return Err(Error::runtime(
                 "a view of a leaf Variable that requires grad is being used in an in-place operation.",
             ));

@@ -277,6 +277,20 @@ impl Trace {
     }
 }
 
+/// The tensor from outside that the active trace found as this node.
+pub(crate) fn captured_as(node: &NodeRef) -> Option<Tensor> {
+    captured(|c| c.placeholder.as_ref().is_some_and(|p| Arc::ptr_eq(p, node)))
+}
+
+/// The tensor from outside, found by the active trace, whose gradient this slot is for.
+pub(crate) fn captured_of(slot: &Arc<GradSlot>) -> Option<Tensor> {
+    captured(|c| matches!(&c.state.node.grad, Grad::Leaf(own) if Arc::ptr_eq(own, slot)))
+}
+
+fn captured(is: impl Fn(&Capture) -> bool) -> Option<Tensor> {
+    TRACE.with(|t| t.borrow().as_ref()?.captures.iter().find(|c| is(c)).map(|c| c.tensor.clone()))
+}
+
 pub(crate) fn with_overlay<R>(tensor: &Tensor, f: impl FnOnce(&mut State) -> R) -> R {
     let known = TRACE.with(|t| t.borrow().as_ref().is_none_or(|trace| trace.index.contains_key(&tensor.id())));
     let found = (!known).then(|| Found::new(tensor));

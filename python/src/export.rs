@@ -10,7 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use std::path::PathBuf;
-use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, finish_for_export, gradient_stop};
+use torsh_frontend::compiled::{Ended, Export, From, To, divided, finish, finish_for_export, strays};
 use torsh_frontend::node::{Grad, Node};
 use torsh_frontend::{Tensor, mode, ops, trace};
 use torsh_ir::exec::{Buffer, BufferRef, Device};
@@ -242,12 +242,19 @@ fn trace_export(
     }
 }
 
-/// Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front.
+/// Raises where a gradient stops between these tensors and what requires it. Gives the memory, as of `memory_id`, of the tensors
+/// from outside that a gradient goes on from to what they were computed from, and of those that it is for the number of
+/// the handle, as of `tensor_id`, and the memory.
 #[pyfunction]
-fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<()> {
+fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<(Vec<Option<u64>>, Vec<(u64, u64)>)> {
     let handles: Vec<Tensor> = results.iter().map(|t| t.bind(py).get().t.clone()).collect();
-    match gradient_stop(&handles) {
-        None => Ok(()),
+    let strays = strays(&handles);
+    match strays.stop {
+        None => {
+            let memory = |t: &Tensor| t.root().id();
+            let outside = strays.outside.iter().map(|t| t.as_ref().map(memory)).collect();
+            Ok((outside, strays.leaves.iter().map(|t| (t.id(), memory(t))).collect()))
+        }
         Some(loc) => Err(Error::new(
             ErrorKind::Export,
             "include_grad=True: a gradient stops here (detach, no_grad or a write in place), which a package cannot record",
@@ -322,6 +329,12 @@ fn memory_id(x: &Bound<'_, PyTensor>) -> u64 {
     x.get().t.root().id()
 }
 
+/// A number of a tensor's own, which no view of it has.
+#[pyfunction]
+fn tensor_id(x: &Bound<'_, PyTensor>) -> u64 {
+    x.get().t.id()
+}
+
 /// The public key of a secret one.
 #[pyfunction]
 fn public_key<'py>(py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -336,5 +349,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(check_gradients, m)?)?;
     m.add_function(wrap_pyfunction!(write_package, m)?)?;
     m.add_function(wrap_pyfunction!(memory_id, m)?)?;
+    m.add_function(wrap_pyfunction!(tensor_id, m)?)?;
     m.add_function(wrap_pyfunction!(public_key, m)?)
 }

@@ -1537,7 +1537,10 @@ def cast(x: Any, dtype: Any) -> Any:
 def check(ok: Any, message: Any) -> Any:
     """A 0-d int64 zero whose computation raises RuntimeError with `message` unless the 0-d bool `ok` is true."""
 def check_gradients(results: Any) -> Any:
-    """Raises where a gradient stops between these tensors and what requires it; see `gradient_stop` of the front."""
+    """Raises where a gradient stops between these tensors and what requires it. Gives the memory, as of `memory_id`, of the tensors
+    from outside that a gradient goes on from to what they were computed from, and of those that it is for the number of
+    the handle, as of `tensor_id`, and the memory.
+    """
 def clear_cache() -> Any:
     """Drops every cached executable."""
 def clone(x: Any) -> Any:
@@ -1646,6 +1649,8 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: Any 
     computed with: `torsh.tensor([-1], dtype=torsh.uint8)` and `uint8 + 300` are refused, where PyTorch stores 255 and
     wraps. Results of computations wrap.
     """
+def tensor_id(x: Any) -> Any:
+    """A number of a tensor's own, which no view of it has."""
 def to_device(x: Any, device: Any) -> Any:
     """The value on a device, with gradient; the tensor itself when it is there already."""
 def to_dlpack(x: Any, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:

@@ -17,7 +17,8 @@ import struct
 
 from torsh import _C, _dynamic, _export_c, _export_joint
 from torsh._compile import Compiled, CompiledModule
-from torsh._export_names import Names, unchanged
+from torsh._export_gradients import refuse_outside, refuse_sharing
+from torsh._export_names import Names, is_whole, unchanged
 from torsh._fn.random import _generators, generator_of
 from torsh._package import SECRET, read_key
 from torsh.autograd import enable_grad, grad
@@ -178,6 +179,9 @@ class _Exporter:
         self.fn, self.grad, self.made, self.joint = fn, grad, made, joint
         self.with_gradients: tuple | None = None
         self.leaves_gradients = False
+        # Memory of the tensors through which gradients leave the function; number and memory of those that have them.
+        self.outside: list = []
+        self.reached: list = []
         if grad and not made:
             # In C whoever wants the gradient of an argument says so by its example.
             own = (lambda x: _variable(x) if x.requires_grad else x.detach()) if joint else _variable
@@ -221,6 +225,8 @@ class _Exporter:
             "forward": self._program("graph.txt", forward, numbers),
             "vjp": None,
         }
+        if self.grad:
+            refuse_sharing(self.reached, self)
         joint = _export_joint.trace(self, manifest, numbers) if self.grad and self.joint else None
         vjp = self._vjp(manifest, numbers, leaves) if self.grad and not joint else None
         self._sort_state([manifest["forward"], joint.program if joint else manifest["vjp"]])
@@ -266,7 +272,7 @@ class _Exporter:
             tree, leaves = _numbered(tree, numbers, leaves), kept
         tensors = [value for _, value in leaves]
         if self.grad:
-            _C.check_gradients(tensors)
+            self.outside, self.reached = _C.check_gradients(tensors)
         self.result_tree, self.flows = tree, [t.requires_grad for t in tensors]
         self.devices = [t.device for t in tensors]
         # Not the tensors: they would outlive the trace.
@@ -279,6 +285,7 @@ class _Exporter:
         forward = _C.trace_export(call, self.args, self.kwargs, True, self.made)
         self._name_tensors()
         self._refuse_exchanges(before)
+        refuse_outside(self.outside, self.names)
         self.leaves_gradients = forward.leaves_gradients
         if not forward.leaves_gradients:
             return forward
@@ -380,11 +387,12 @@ class _Exporter:
         # The object that the user has: a parameter may be a view of the memory that the trace found.
         own = self.candidates.get(memory, detail)
         name = self.names.get(memory, f"state.{len(self.state)}")
+        if not is_whole(own):
+            own, name = detail, f"{name}.base"
+        elif own.requires_grad and not own.is_leaf:
+            # A view of what is trained: gradients are the trained tensor's.
+            own = detail
         trained = own.requires_grad and own.is_leaf
-        if tuple(own.shape) != tuple(detail.shape):
-            if trained and self.grad:
-                raise ExportError(f"export(): include_grad=True, but the parameter {name} is a view of a larger tensor")
-            own, trained, name = detail, False, f"{name}.base"
         return self._add(("tensor", memory), name, dtype, shape, "parameter" if trained else "buffer", own)
 
     def _add(self, key: tuple, name: str, dtype: str, shape: list, role: str, tensor: Tensor) -> int:

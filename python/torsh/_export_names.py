@@ -12,7 +12,7 @@ from torsh._compile import Compiled
 from torsh._fn.random import Generator
 from torsh._package import Program
 
-__all__ = ["Names", "unchanged"]
+__all__ = ["Names", "is_whole", "unchanged"]
 
 Tensor = _C.Tensor
 _MAX_WALK = 20000
@@ -66,12 +66,20 @@ def _contents(cell):
         return _ABSENT
 
 
+def is_whole(x: Tensor) -> bool:
+    """Whether a tensor has all elements of its memory, in their shape and order."""
+    base = x._base
+    return base is None or (tuple(x.shape) == tuple(base.shape) and x.is_contiguous() and x.storage_offset() == 0)
+
+
 class Names:
     """Names of the tensors that a function can reach: `model.0.weight`, `opt.model.0.weight.exp_avg`."""
 
     def __init__(self) -> None:
         self.names: dict = {}
         self.tensors: dict[int, Tensor] = {}
+        # By the number of the tensor instead of that of its memory.
+        self.handles: dict[int, str] = {}
         # Attributes and variables that are plain numbers.
         self.numbers: dict[str, Any] = {}
         self.seen: set[int] = set()
@@ -80,7 +88,9 @@ class Names:
 
     def add(self, name: str, tensor: Tensor) -> None:
         handle = _C.memory_id(tensor)
-        if handle in self.names:
+        self.handles.setdefault(_C.tensor_id(tensor), name)
+        # The memory is that of a tensor which has all of it, if it is to be found.
+        if handle in self.names and (is_whole(self.tensors[handle]) or not is_whole(tensor)):
             return
         self.names[handle] = name
         self.tensors[handle] = tensor

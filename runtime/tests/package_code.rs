@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use torsh_ir::exec::Executor;
+use torsh_ir::limits::{self, Limits};
 use torsh_ir::{ErrorKind, text};
 use torsh_runtime::package::manifest::{Port, PortKind, Program, Role, Slot, State, Tree};
 use torsh_runtime::package::{Contents, CudaTargets, LoadOptions, Manifest, Package, SecretKey, Value, write};
@@ -394,6 +395,28 @@ fn a_lowered_program_takes_the_place_of_the_passes_where_it_is_believed() {
     let package = pinned(&path, hash(&bytes)).unwrap();
     assert!(package.code().is_empty() && runs_lowered(&package));
     assert_eq!(run(&package, Some("portable")).0, wanted);
+}
+
+#[test]
+fn a_lowered_program_serves_under_the_settings_of_its_passes_alone() {
+    let _alone = alone();
+    let folder = Folder::new("settings");
+    let path = folder.file("coded.torsh");
+    write(&path, contents(&["portable"]), Some(&key())).unwrap();
+    let package = trusting(&path).unwrap();
+    let steps = |package: &Package| {
+        let executor = executor(Some("portable"));
+        package.instantiate(&executor).unwrap().executable().program().steps.len()
+    };
+    let wanted = run(&package, Some("portable")).0;
+    assert!(runs_lowered(&package) && steps(&package) == package.lowered()[0].steps);
+    let before = limits::get();
+    // After the file was read.
+    limits::set(Limits { max_kernel_insts: 4, ..before });
+    let now = (runs_lowered(&package), steps(&package), run(&package, Some("portable")).0);
+    limits::set(before);
+    assert!(!now.0 && now.1 > package.lowered()[0].steps && now.2 == wanted, "{} steps", now.1);
+    assert!(runs_lowered(&package));
 }
 
 #[test]

@@ -405,6 +405,15 @@ def test_a_detached_value_that_becomes_an_index_stops_nothing(tmp_path):
     assert torsh.allclose(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("view", ["w.T", "w.flip(0)", "w[1:]", "w.reshape(3, 3)", "nn.Parameter(w.T)", "w.T.detach()"])
+def test_a_view_is_what_it_is_of_its_tensor(tmp_path, view):
+    w = torsh.arange(9).reshape(3, 3) * 0.5
+    view = eval(view, {"w": w, "nn": nn})
+    x = torsh.arange(view.numel()).reshape(view.shape) * 0.25
+    torsh.export(lambda x: x * view, (x,), tmp_path / "view.torsh")
+    assert load(tmp_path / "view.torsh")(x).tolist() == (x * view).tolist()
+
+
 def test_gradients_that_a_package_cannot_hold(tmp_path):
     x = torsh.randn(3)
     for f in (lambda x: x * x.detach(), _partly):

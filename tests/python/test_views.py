@@ -110,3 +110,33 @@ def test_a_slice_assigned_from_itself():
     x = torsh.arange(5)
     x[1:] = x[:-1]
     assert x.tolist() == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("make", ["own", "of another tensor", "layer"])
+def test_a_view_of_a_parameter_has_its_gradient(make, run):
+    """Also where the parameter is itself another name for the memory of a tensor, as those of layers are."""
+    data = torsh.ones(4, 3)
+    p = {
+        "own": lambda: torsh.ones(4, 3).requires_grad_(),
+        "of another tensor": lambda: torsh.nn.Parameter(data),
+        "layer": lambda: torsh.nn.Linear(3, 4).weight,
+    }[make]()
+    part, turned = p[:2], p.T[1:]
+    x = torsh.arange(3).float()
+    f = lambda x: (part * x).sum() + (turned[0] * x[0]).sum()  # noqa: E731
+    for scale in (1.0, 2.0):
+        p.grad = None
+        y = run(f, x * scale + 1)
+        assert y.requires_grad
+        y.backward()
+        wanted = np.zeros((4, 3), np.float32)
+        wanted[:2] += np.arange(3) * scale + 1
+        wanted[:, 1] += 1
+        assert p.grad.tolist() == wanted.tolist()
+        # The views see what is written, and go on having a gradient.
+        with torsh.no_grad():
+            p.fill_(scale)
+        assert part.tolist() == [[scale] * 3] * 2 and part.requires_grad and turned.requires_grad
+    assert not part.detach().requires_grad and not p.data[:2].requires_grad
+    with pytest.raises(RuntimeError, match="a view of a leaf Variable"):
+        p[:1].add_(1)

@@ -37,6 +37,11 @@ use torsh_passes::{Options, autodiff, compile, decompose, limits, simplify, spli
 
 /// All test files below a folder, sorted.
 pub fn files(root: &Path) -> Vec<PathBuf> {
+    files_with(root, "tir")
+}
+
+/// All files with an extension below a folder, in order of their names.
+pub fn files_with(root: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -44,7 +49,7 @@ pub fn files(root: &Path) -> Vec<PathBuf> {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "tir") {
+            } else if path.extension().is_some_and(|e| e == extension) {
                 found.push(path);
             }
         }

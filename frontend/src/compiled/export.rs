@@ -6,7 +6,7 @@ use crate::node::{Grad, lock};
 use crate::place;
 use crate::session;
 use crate::tensor::Tensor;
-use crate::trace::Source;
+use crate::trace::{self, Source};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use torsh_ir::exec::{BufferRef, Device};
@@ -245,16 +245,37 @@ fn same(a: &Slot, b: &Slot) -> bool {
     }
 }
 
-/// The line at which a gradient stops on the way from these tensors to what requires it, if there is one: at a `detach`,
-/// at an operation under `no_grad`, or at a write in place under `no_grad`. The recorded graph does not show it, so that
-/// differentiating the graph would give another gradient than the function's own.
-pub fn gradient_stop(results: &[Tensor]) -> Option<Option<Loc>> {
+/// Where a gradient goes on the way from results to what requires it, that a graph does not show.
+#[derive(Default)]
+pub struct Strays {
+    /// The line at which one stops, if one does: at a `detach`, at an operation under `no_grad`, or at a write in place under
+    /// `no_grad`. Differentiating the graph would give another gradient than the function's own.
+    pub stop: Option<Option<Loc>>,
+    /// Tensors from outside that it goes on from, to what they were computed from there; `None` for one that has no handle.
+    pub outside: Vec<Option<Tensor>>,
+    /// Tensors from outside that it is for.
+    pub leaves: Vec<Tensor>,
+}
+
+/// Follows gradients from these results of the active trace.
+pub fn strays(results: &[Tensor]) -> Strays {
+    let mut strays = Strays::default();
     let mut seen = HashSet::new();
     let mut stack: Vec<_> = results.iter().map(Tensor::node).collect();
     while let Some(node) = stack.pop() {
-        let end = matches!(node.grad, Grad::Leaf(_) | Grad::Foreign);
-        if end || !seen.insert(Arc::as_ptr(&node)) {
+        if !seen.insert(Arc::as_ptr(&node)) {
             continue;
+        }
+        match &node.grad {
+            Grad::Leaf(slot) => {
+                strays.leaves.extend(trace::captured_of(slot));
+                continue;
+            }
+            Grad::Foreign => {
+                strays.outside.push(trace::captured_as(&node));
+                continue;
+            }
+            Grad::Op | Grad::None => {}
         }
         // Below a number that is no float, or an operation without a gradient, none flows in the graph either.
         let differentiable = node.is_alias() || !matches!(node.op.vjp, Vjp::None(_));
@@ -264,9 +285,10 @@ pub fn gradient_stop(results: &[Tensor]) -> Option<Option<Loc>> {
         let operands = node.operands();
         let flows = operands.iter().any(|o| o.requires_grad());
         if (flows && !node.requires_grad()) || node.is_graft() {
-            return Some(node.loc.clone());
+            strays.stop = Some(node.loc.clone());
+            break;
         }
         stack.extend(operands);
     }
-    None
+    strays
 }

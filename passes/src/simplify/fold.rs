@@ -5,11 +5,12 @@
 //! Constants are never made bigger, so folding cannot blow up a graph. A run-time error (an index out of
 //! range) stays at run time: what the interpreter refuses is not folded.
 
+use super::rule::settled;
 use torsh_ir::attr::{Attr, Attrs, AttrsExt, Scalar};
 use torsh_ir::graph::{Graph, Node, NodeId};
 use torsh_ir::interp::{HostTensor, eval_graph};
 use torsh_ir::op::{Kind, View};
-use torsh_ir::scalar::to_bits;
+use torsh_ir::scalar::{ScalarOp, UnOp, to_bits};
 use torsh_ir::shape::Type;
 
 /// Bytes of the largest operand or result of a folded node.
@@ -95,7 +96,40 @@ fn eval(graph: &Graph, node: &Node) -> Option<HostTensor> {
     let operands = node.operands.iter().map(|&x| small.add(graph.node(x).clone())).collect();
     let id = small.add(Node { operands, ..node.clone() });
     small.set_outputs(vec![id]);
-    eval_graph(&small, &[]).ok()?.pop()
+    let mut made = eval_graph(&small, &[]).ok()?.pop()?;
+    if made.dtype().is_float() && computes(node.op.kind) {
+        for i in 0..made.len() {
+            made.set(i, settled(made.get(i)));
+        }
+    }
+    Some(made)
+}
+
+/// Whether elements of the result are computed, and not only moved from the operands.
+fn computes(kind: Kind) -> bool {
+    match kind {
+        Kind::Elementwise(op) => {
+            !matches!(op, ScalarOp::Select | ScalarOp::Bitcast | ScalarOp::Un(UnOp::Neg | UnOp::Abs))
+        }
+        Kind::Reduce(_)
+        | Kind::Scan(_)
+        | Kind::Scatter
+        | Kind::IndexPut
+        | Kind::Dot
+        | Kind::Attention
+        | Kind::AttentionGrad => true,
+        Kind::Input
+        | Kind::Constant
+        | Kind::Full
+        | Kind::Iota
+        | Kind::Composite
+        | Kind::View(_)
+        | Kind::Concat
+        | Kind::SliceScatter
+        | Kind::Take
+        | Kind::Gather
+        | Kind::ArgSort => false,
+    }
 }
 
 /// The node that holds a tensor: `full` where all elements are the same number, else `constant`.

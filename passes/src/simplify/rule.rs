@@ -75,6 +75,15 @@ pub(super) fn many<const A: usize>(op: &'static str, x: Vec<NodeId>, attrs: [Att
     Rhs::New { op, x: x.into_iter().map(|id| Box::new(Rhs::Old(id))).collect(), attrs: attrs.into_iter().collect() }
 }
 
+/// A float that was computed while compiling: the plain NaN for every other one. Which of them an operation gives is up to the
+/// machine (x86-64 sets the sign, 64-bit ARM does not), and what is made of a graph must be the same on all.
+pub(super) fn settled(value: Scalar) -> Scalar {
+    match value {
+        Scalar::Float(x) if x.is_nan() => Scalar::Float(f64::NAN),
+        value => value,
+    }
+}
+
 /// One number everywhere; `value` is represented in the type's dtype first.
 pub(super) fn full(value: Scalar, ty: &Type) -> Rhs {
     with("full", [], [value.to_dtype(ty.dtype).into(), ty.dtype.into(), ty.shape.dims().into()])

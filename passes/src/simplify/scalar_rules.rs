@@ -1,7 +1,7 @@
 //! Rules of elementwise operations. What is exact for floats is so for NaN, infinities and -0.0 too:
 //! `x + 0.0` is not `x` (it turns -0.0 into 0.0), `x * 0` is not 0, `x - x` is not 0.
 
-use super::rule::{Rhs, Rule, Term, ap, full, rules, with};
+use super::rule::{Rhs, Rule, Term, ap, full, rules, settled, with};
 use super::tensor_rules;
 use torsh_ir::attr::Scalar;
 use torsh_ir::dtype::DType;
@@ -328,8 +328,10 @@ fn eval_fulls(t: &Term<'_>) -> Option<Rhs> {
     }
     let (dtype, out) = (t.dtype(), t.ty().dtype);
     let value = match op {
-        ScalarOp::Un(op) => eval_un(op, v[0], dtype),
-        ScalarOp::Bin(op) => eval_bin(op, v[0], v[1], dtype),
+        // These change the sign alone, of a NaN, too.
+        ScalarOp::Un(op @ (UnOp::Neg | UnOp::Abs)) => eval_un(op, v[0], dtype),
+        ScalarOp::Un(op) => settled(eval_un(op, v[0], dtype)),
+        ScalarOp::Bin(op) => settled(eval_bin(op, v[0], v[1], dtype)),
         ScalarOp::Cmp(op) => Scalar::Bool(eval_cmp(op, v[0], v[1], dtype)),
         ScalarOp::Select => return None,
         ScalarOp::Cast => v[0].to_dtype(out),

@@ -1,6 +1,6 @@
 //! Rules of reductions, scans, joins and contractions, and of tensors without elements.
 
-use super::rule::{Rhs, Rule, Term, ap, full, many, rules, with};
+use super::rule::{Rhs, Rule, Term, ap, full, many, rules, settled, with};
 use super::view_rules::{normal_region, region, slice};
 use torsh_ir::attr::{Attr, AttrsExt, Scalar};
 use torsh_ir::dtype::DType;
@@ -181,7 +181,7 @@ fn reduce_full(t: &Term<'_>) -> Option<Rhs> {
                 if bits > 53 && v.is_finite() {
                     return None;
                 }
-                Scalar::Float(round_to(v * n as f64, dtype))
+                settled(Scalar::Float(round_to(v * n as f64, dtype)))
             }
             v => eval_bin(BinOp::Mul, v, Scalar::Int(i64::try_from(n).ok()?).to_dtype(dtype), dtype),
         },

@@ -129,7 +129,7 @@ impl Package {
         &self.lowered
     }
     /// The lowered program of the graph, or with `vjp` of the gradients, at these sizes of the dims, if the file has it and it
-    /// is believed: what passes would make of that graph when [`super::donations`] are donated, as it says that they are.
+    /// is believed: what passes would make of that graph now when [`super::donations`] are donated, as it says that they are.
     pub fn program(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<LoweredProgram>> {
         self.stored.find(vjp, sizes)
     }

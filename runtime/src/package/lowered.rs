@@ -5,7 +5,8 @@
 //! stays within its memory and takes and gives what the graph does, and checks all of it; that it computes what the graph
 //! says is the word of its maker. So it is looked at only where machine code is: where the caller says whom to believe. In any
 //! other case the entry is hashed like every other one and the passes run; so they do where another version of torsh
-//! or one with other settings wrote it, or where it was made for another graph.
+//! or one with other settings wrote it, where it was made for another graph, and where settings have changed since it was
+//! read.
 
 use super::format::{MAX_LOWERED_BYTES, bad, lowered_entry};
 use super::manifest::{Lowered, Manifest, Program, Slot, Types};
@@ -40,24 +41,34 @@ impl LoweredUse {
 
 /// The programs of a file that are used.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stored(Vec<(bool, Vec<u64>, Arc<LoweredProgram>)>);
+pub(super) struct Stored(Vec<Kept>);
+
+#[derive(Clone, Debug)]
+struct Kept {
+    vjp: bool,
+    sizes: Vec<u64>,
+    // Those under which it was made, which were in force when it was read and may be others when it is asked for.
+    settings: String,
+    program: Arc<LoweredProgram>,
+}
 
 impl Stored {
-    /// The program of the graph, or of the gradients, at these sizes.
+    /// The program of the graph, or of the gradients, at these sizes, if the passes would make it now.
     pub fn find(&self, vjp: bool, sizes: &[u64]) -> Option<&Arc<LoweredProgram>> {
-        self.0.iter().find(|(of, at, _)| *of == vjp && at == sizes).map(|(_, _, program)| program)
+        let kept = self.0.iter().find(|kept| kept.vjp == vjp && kept.sizes == sizes)?;
+        (kept.settings == pipeline::settings()).then_some(&kept.program)
     }
 
-    pub(super) fn add(&mut self, about: &Lowered, program: Arc<LoweredProgram>) {
-        self.0.push((about.is_vjp(), about.sizes.clone(), program));
+    pub(super) fn add(&mut self, about: &Lowered, (settings, program): (String, Arc<LoweredProgram>)) {
+        self.0.push(Kept { vjp: about.is_vjp(), sizes: about.sizes.clone(), settings, program });
     }
 }
 
 /// What an entry is known by: the graph's text and the sizes, what its inputs and outputs are, which says what is donated, and
 /// what the passes depend on.
-fn key(manifest: &Manifest, of: &Program, sizes: &[u64], graph_sha256: &[u8; 32]) -> [u8; 32] {
+fn key(settings: &str, manifest: &Manifest, of: &Program, sizes: &[u64], graph_sha256: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    hash.update(format!("torsh programs {} {}\n", crate::VERSION, pipeline::settings()));
+    hash.update(format!("torsh programs {} {settings}\n", crate::VERSION));
     hash.update(graph_sha256);
     hash.update(format!("graph {} dims {:?} sizes {sizes:?}\n", of.graph, manifest.dim_names()));
     for slots in [&of.inputs, &of.outputs] {
@@ -88,7 +99,7 @@ pub(super) fn entry(
 ) -> Result<Option<(Lowered, Vec<u8>)>> {
     let about = if vjp { manifest.vjp.as_ref() } else { Some(&manifest.forward) };
     let about = about.ok_or_else(|| Error::new(ErrorKind::Export, "gradients that the manifest does not know"))?;
-    let key = key(manifest, about, sizes, graph_sha256);
+    let key = key(&pipeline::settings(), manifest, about, sizes, graph_sha256);
     let body = wire::encode(lowered);
     if wire::decode(&body).is_err() {
         return Ok(None);
@@ -99,16 +110,16 @@ pub(super) fn entry(
     Ok(fits.then(|| (Lowered { graph: about.graph.clone(), entry, sizes: sizes.to_vec() }, bytes)))
 }
 
-/// Reads an entry, whose hash has been checked, if it may be used; `types` are those at the entry's sizes, which the graph
-/// has or is refused for. Errors: `Package` for one that is malformed, or does not fit its graph, though it is believed. One
-/// beyond the limits is unused.
+/// Reads an entry, whose hash has been checked, if it may be used, with the settings of its passes; `types` are those at the
+/// entry's sizes, which the graph has or is refused for. Errors: `Package` for one that is malformed, or does not fit its
+/// graph, though it is believed. One beyond the limits is unused.
 pub(super) fn read(
     about: &Lowered,
     bytes: &[u8],
     believed: bool,
     manifest: &Manifest,
     types: &Types,
-) -> Result<(LoweredUse, Option<Arc<LoweredProgram>>)> {
+) -> Result<(LoweredUse, Option<(String, Arc<LoweredProgram>)>)> {
     let unused = |why: &str| Ok((LoweredUse::unused(about, why), None));
     if !believed {
         return unused("nobody vouches for it: the caller gave neither trusted keys nor the file's hash");
@@ -117,7 +128,9 @@ pub(super) fn read(
     let program = program.ok_or_else(|| bad(&about.entry, "there are no gradients"))?;
     let hash = manifest.entry(&program.graph).and_then(|e| unhex(&e.sha256));
     let hash: [u8; 32] = hash.ok_or_else(|| bad(&about.entry, "its graph is missing"))?;
-    let head = [MAGIC, &FORM.to_le_bytes()[..], &key(manifest, program, &about.sizes, &hash)].concat();
+    let settings = pipeline::settings();
+    let key = key(&settings, manifest, program, &about.sizes, &hash);
+    let head = [MAGIC, &FORM.to_le_bytes()[..], &key].concat();
     let Some(body) = bytes.strip_prefix(&head[..]) else {
         return unused("another version of torsh, one with other settings, or one for another graph wrote it");
     };
@@ -131,5 +144,5 @@ pub(super) fn read(
         fits => fits.map_err(|e| bad(&about.entry, e.message()))?,
     }
     let steps = lowered.steps.len();
-    Ok((LoweredUse { entry: about.entry.clone(), steps, unused: None }, Some(lowered)))
+    Ok((LoweredUse { entry: about.entry.clone(), steps, unused: None }, Some((settings, lowered))))
 }
