@@ -39,6 +39,9 @@ impl LoweredUse {
     }
 }
 
+/// A program, with the settings of the passes that made it.
+pub(super) type Made = (String, Arc<Program>);
+
 /// The programs of a file that are used.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stored(Vec<Kept>);
@@ -59,7 +62,7 @@ impl Stored {
         (kept.settings == pipeline::settings()).then_some(&kept.program)
     }
 
-    pub(super) fn add(&mut self, about: &Lowered, (settings, program): (String, Arc<Program>)) {
+    pub(super) fn add(&mut self, about: &Lowered, (settings, program): Made) {
         self.0.push(Kept { vjp: about.is_vjp(), sizes: about.sizes.clone(), settings, program });
     }
 }
@@ -113,7 +116,7 @@ pub(super) fn read(
     believed: bool,
     manifest: &Manifest,
     graph: &Graph,
-) -> Result<(LoweredUse, Option<(String, Arc<Program>)>)> {
+) -> Result<(LoweredUse, Option<Made>)> {
     let unused = |why: &str| Ok((LoweredUse::unused(about, why), None));
     if !believed {
         return unused("nobody vouches for it: the caller gave neither trusted keys nor the file's hash");
