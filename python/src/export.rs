@@ -242,11 +242,15 @@ fn trace_export(
     }
 }
 
+/// Of tensors from outside: the memory of each that a gradient goes on from, where it has a handle, and number and memory of
+/// each that a gradient is for.
+type Reached = (Vec<Option<u64>>, Vec<(u64, u64)>);
+
 /// Raises where a gradient stops between these tensors and what requires it. Gives the memory, as of `memory_id`, of the tensors
 /// from outside that a gradient goes on from to what they were computed from, and of those that it is for the number of
 /// the handle, as of `tensor_id`, and the memory.
 #[pyfunction]
-fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<(Vec<Option<u64>>, Vec<(u64, u64)>)> {
+fn check_gradients(py: Python<'_>, results: Vec<Py<PyTensor>>) -> PyResult<Reached> {
     let handles: Vec<Tensor> = results.iter().map(|t| t.bind(py).get().t.clone()).collect();
     let strays = strays(&handles);
     match strays.stop {
