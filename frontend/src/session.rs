@@ -310,12 +310,12 @@ impl Session {
             return Ok(None);
         }
         let program = known.program;
+        pipeline::fits(program, &known.inputs, &known.outputs, &known.donate)?;
         let address = Arc::as_ptr(program);
         let same = |e: &Entry| e.known.as_ref().is_some_and(|own| Arc::as_ptr(own) == address);
         let key = (device, known.donate.clone(), Some(program.clone()));
-        let load = |donate: &Donations| {
+        let load = |_: &Donations| {
             let start = Instant::now();
-            pipeline::fits(program, &known.inputs, &known.outputs, donate)?;
             let exe = self.loaded(device, program.clone())?;
             let bytes = exe.code_bytes() + program.steps.len() * 256 + 4096;
             Ok(Compiled { exe, graph: None, seconds: start.elapsed().as_secs_f64(), bytes })

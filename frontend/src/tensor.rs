@@ -71,6 +71,18 @@ pub(crate) struct ViewOf {
     pub(crate) steps: Vec<Step>,
     pub(crate) layout: Layout,
     track: bool,
+    leaf: Option<Leaf>,
+}
+
+// A view that has a gradient of its own, as parameters of layers are: what is a view of it has a gradient because of it.
+#[derive(Clone)]
+struct Leaf {
+    tensor: Tensor,
+    // What it was a view of.
+    view: Arc<ViewOf>,
+    // From it.
+    steps: Vec<Step>,
+    track: bool,
 }
 
 impl WeakTensor {
@@ -180,20 +192,19 @@ impl Tensor {
         (at, parts.into_iter().rev().flatten().collect(), track)
     }
 
-    // As [`Tensor::path`], but from the nearest tensor that has a gradient of its own: a view may, and what is a view of it
-    // has a gradient because of it.
-    fn lineage(&self) -> (Tensor, Vec<Step>, bool) {
-        let mut at = self.clone();
-        let mut parts = Vec::new();
-        let mut track = true;
-        loop {
-            let (view, leaf) = at.with(|s| (s.view.clone(), matches!(s.node.grad, Grad::Leaf(_))));
-            let Some(view) = view.filter(|_| !leaf) else { break };
-            parts.push(view.steps.clone());
-            track &= view.track;
-            at = view.base.clone();
+    // The nearest view above or at this tensor that has a gradient of its own, the steps from it, and whether they are
+    // recorded; while it is the view that it was, which new data or another value end.
+    fn leaf(&self) -> Option<(Tensor, Vec<Step>, bool)> {
+        let (view, own) = self.with(|s| (s.view.clone(), matches!(s.node.grad, Grad::Leaf(_))));
+        let view = view?;
+        if own {
+            return Some((self.clone(), Vec::new(), true));
         }
-        (at, parts.into_iter().rev().flatten().collect(), track)
+        let leaf = view.leaf.as_ref()?;
+        let stays = leaf.tensor.with(|s| {
+            matches!(s.node.grad, Grad::Leaf(_)) && s.view.as_ref().is_some_and(|now| Arc::ptr_eq(now, &leaf.view))
+        });
+        stays.then(|| (leaf.tensor.clone(), leaf.steps.clone(), leaf.track))
     }
 
     /// What a view is a view of; another view, perhaps.
@@ -229,8 +240,8 @@ impl Tensor {
         if base.version() == seen {
             return node;
         }
-        let leaf = matches!(node.grad, Grad::Leaf(_));
-        let (from, steps, track) = if leaf { self.path() } else { self.lineage() };
+        let leaf = if matches!(node.grad, Grad::Leaf(_)) { None } else { self.leaf() };
+        let (from, steps, track) = leaf.unwrap_or_else(|| self.path());
         let version = base.version();
         let was = mode::set_grad_enabled(track);
         let mut value = from.node();
@@ -288,11 +299,16 @@ impl Tensor {
             return Ok(Tensor::new(node));
         };
         // Without gradients only the memory counts.
-        let detached = matches!(step, Step::Detach);
-        let (base, mut steps, track) = if detached { self.path() } else { self.lineage() };
+        let leaf = if matches!(step, Step::Detach) { None } else { self.leaf() };
+        let leaf = leaf.and_then(|(tensor, mut steps, track)| {
+            let view = tensor.with(|s| s.view.clone())?;
+            steps.push(step.clone());
+            Some(Leaf { tensor, view, steps, track: track && mode::grad_enabled() })
+        });
+        let (base, mut steps, track) = self.path();
         steps.push(step);
         let seen = base.version();
-        let view = ViewOf { base, steps, layout, track: track && mode::grad_enabled() };
+        let view = ViewOf { base, steps, layout, track: track && mode::grad_enabled(), leaf };
         Ok(Tensor::make(node, Some(Arc::new(view)), seen, false))
     }
 
@@ -318,7 +334,7 @@ impl Tensor {
             let version = data.with(|s| s.version);
             fresh.with(|s| s.version = version);
             let layout = Layout::contiguous(&shape);
-            let view = ViewOf { base: fresh.clone(), steps: vec![Step::Detach], layout, track: true };
+            let view = ViewOf { base: fresh.clone(), steps: vec![Step::Detach], layout, track: true, leaf: None };
             data.with(|s| {
                 s.view = Some(Arc::new(view));
                 s.seen = version;
@@ -351,7 +367,7 @@ impl Tensor {
 
     /// Turns this handle into another name for the memory of `of`.
     pub(crate) fn become_alias(&self, of: &Tensor) {
-        let view = ViewOf { base: of.clone(), steps: Vec::new(), layout: of.layout(), track: true };
+        let view = ViewOf { base: of.clone(), steps: Vec::new(), layout: of.layout(), track: true, leaf: None };
         let (node, seen) = (of.node(), of.version());
         self.with(|s| {
             s.view = Some(Arc::new(view));
@@ -465,9 +481,10 @@ impl Tensor {
         if matches!(self.node().grad, Grad::Leaf(_)) {
             return Err(Error::runtime("a leaf Variable that requires grad is being used in an in-place operation."));
         }
-        let (from, steps, _) = self.lineage();
+        let (root, steps, _) = self.path();
         let detached = steps.iter().any(|s| matches!(s, Step::Detach));
-        if !from.same(self) && !detached && matches!(from.node().grad, Grad::Leaf(_)) {
+        let of_root = !root.same(self) && !detached && matches!(root.node().grad, Grad::Leaf(_));
+        if of_root || self.leaf().is_some_and(|(.., track)| track) {
             return Err(Error::runtime(
                 "a view of a leaf Variable that requires grad is being used in an in-place operation.",
             ));

@@ -8,6 +8,7 @@
 //! is added: the same hash finds an equal node and goes into the structural hash of the graph.
 
 use crate::attr::{Attr, Attrs};
+use crate::distinct::{MOST_OF_ONE_HASH, Seeded};
 use crate::error::{Error, Loc, Result};
 use crate::op::{Kind, Op};
 use crate::ops;
@@ -17,12 +18,8 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use rustc_hash::{FxBuildHasher, FxHasher};
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, OnceLock};
-
-/// Nodes of one hash that are looked at for an equal one. Only a graph that was made for it has more; those are then
-/// added although they may be there, so that adding takes constant time.
-const MOST_OF_ONE_HASH: usize = 64;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// Index of a node; ids are a topological order.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -55,51 +52,13 @@ pub struct Node {
 #[derive(Clone, Default)]
 pub struct Graph {
     dag: DiGraph<Node, ()>,
-    // Hash of a node to the nodes with that hash.
-    // The table's own hash is seeded: a graph may come from a file that somebody else made.
+    // Hash of a node to the nodes with that hash, of which few are kept (see `distinct`).
     cons: HashMap<u64, SmallVec<[NodeId; 1]>, Seeded>,
     // Of all nodes, in order.
     hasher: FxHasher,
     locs: Vec<Option<Loc>>,
     inputs: Vec<NodeId>,
     outputs: Vec<NodeId>,
-}
-
-/// Hashes what are hashes already, under a seed of the process: who does not know it cannot choose keys that collide.
-#[derive(Clone)]
-struct Seeded([u64; 2]);
-
-impl Default for Seeded {
-    fn default() -> Seeded {
-        static SEEDS: OnceLock<[u64; 2]> = OnceLock::new();
-        Seeded(*SEEDS.get_or_init(|| [0u8, 1].map(|n| RandomState::new().hash_one(n))))
-    }
-}
-
-impl BuildHasher for Seeded {
-    type Hasher = Folded;
-    fn build_hasher(&self) -> Folded {
-        Folded { seeds: self.0, hash: 0 }
-    }
-}
-
-/// Both halves of a product with a number that nobody knows.
-struct Folded {
-    seeds: [u64; 2],
-    hash: u64,
-}
-
-impl Hasher for Folded {
-    fn write_u64(&mut self, key: u64) {
-        let product = u128::from(key ^ self.hash ^ self.seeds[0]) * u128::from(self.seeds[1] | 1);
-        self.hash = product as u64 ^ (product >> 64) as u64;
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.write_u64(u64::from(b)));
-    }
-    fn finish(&self) -> u64 {
-        self.hash
-    }
 }
 
 impl Graph {

@@ -9,6 +9,7 @@ pub mod attr;
 pub mod builder;
 pub mod checks;
 pub mod device;
+pub mod distinct;
 pub mod dtype;
 pub mod env;
 pub mod error;

@@ -59,7 +59,7 @@ pub fn may_refuse(graph: &Graph, items: &Items, steps: &[Step], owner: &dyn Fn(I
     for (step, refuses) in steps[..=last].iter().zip(&mut refuses) {
         match &step.work {
             Work::Kernel(kernel, args) => checks.kernel(kernel, &args.iter().map(|&a| owner(a)).collect::<Vec<_>>()),
-            Work::Dot(..) => {}
+            Work::Dot(..) => step.writes.iter().for_each(|&out| checks.forget(owner(out))),
             Work::Lib(call, args) => {
                 let args: Vec<(ItemId, &Type)> = args.iter().map(|(a, ty)| (owner(*a), ty)).collect();
                 if let Some(&out) = step.writes.first() {

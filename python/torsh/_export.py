@@ -191,6 +191,8 @@ class _Exporter:
         self.tensors: list[Tensor] = []
         self.known: dict[tuple, int] = {}
         self.names: dict[int, str] = {}
+        # What was found last of all that the function can reach.
+        self.walk: Names | None = None
         # Objects whose identity stands for them while they are known.
         self.held: list = []
 
@@ -443,7 +445,7 @@ class _Exporter:
                     f"export(): the function puts another tensor in the place of {name!r}, which a package cannot do. "
                     f"Write the values into the tensor that is there: {name}.copy_(...)"
                 )
-        after = self.held[-1].numbers
+        after = self.walk.numbers
         for name, old in before.numbers.items():
             new = after.get(name, old)
             if new is not old and (type(new) is not type(old) or new != old):
@@ -459,7 +461,7 @@ class _Exporter:
         # One for each device; a program of one device uses one of them.
         for generator in _generators.values():
             walk.add("random.state", generator._state)
-        self.names, self.candidates = walk.names, walk.tensors
+        self.walk, self.names, self.candidates = walk, walk.names, walk.tensors
         self.held.append(walk)
 
 

@@ -78,19 +78,13 @@ def write(path, manifest: dict, forward, state: list, target: str, weights: str,
         _run([*archiver, "rcsD", f"lib{name}.a", *objects], work)
         # Small: without names that nobody can call, and code beside constants and addresses instead of each on pages of
         # its own; nor does what is written begin at a page of the file. There is nothing that start files would do.
-        shared = [
-            "-shared",
-            "-s",
-            "-nostartfiles",
-            "-Wl,-z,noseparate-code",
-            "-Wl,-z,norelro",
-            "-Wl,-z,common-page-size=64",
-            "-Wl,--gc-sections",
-            f"-Wl,-soname,lib{name}.so",
-            "-o",
-            f"lib{name}.so",
-        ]
-        _run([*compiler, *shared, *objects, "-lm"], work)
+        small = ["-Wl,-z,noseparate-code", "-Wl,-z,norelro", "-Wl,-z,common-page-size=64", "-Wl,--gc-sections"]
+        shared = ["-shared", "-s", "-nostartfiles", f"-Wl,-soname,lib{name}.so", "-o", f"lib{name}.so", *objects, "-lm"]
+        try:
+            _run([*compiler, *small, *shared], work)
+        except ExportError:
+            # A linker that does not know these makes a larger file.
+            _run([*compiler, *shared], work)
         files = [f"{name}.h", f"lib{name}.a", f"lib{name}.so"]
         if made["weights"] is not None:
             (work / f"{name}.weights").write_bytes(made["weights"])

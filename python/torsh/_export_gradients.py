@@ -28,10 +28,17 @@ def refuse_sharing(reached: list, exporter) -> None:
     own = {_C.tensor_id(t) for entry, t in pairs if entry["role"] == "parameter"}
     lost = [n for n, memory in reached if n not in own and ("tensor", memory) in exporter.known]
     if lost:
-        handles = exporter.held[-1].handles
-        found = ", ".join(sorted({handles.get(n, _NAMELESS) for n in lost}))
+        handles = exporter.walk.handles
+        names = {handles.get(n, _NAMELESS) for n in lost}
+        found = ", ".join(sorted(names))
+        hidden = (
+            " A parameter of which the function reads views alone must be within its reach as well: a variable of the "
+            "function, or an attribute of the module."
+            if _NAMELESS in names
+            else ""
+        )
         raise _C.ExportError(
             "export(): include_grad=True, but there is no place for the gradient of a tensor that shares its memory "
             f"with a larger tensor or another one: {found}. Clone it before it becomes a parameter, "
-            "torsh.nn.Parameter(x.clone())"
+            f"torsh.nn.Parameter(x.clone()).{hidden}"
         )

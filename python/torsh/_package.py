@@ -42,7 +42,6 @@ class Program:
         self._classes: dict[tuple, type] = {}
         _find_classes(interface["result"], self._classes)
         self._calls = _C.PackageCalls(package)
-        self._tensors: list[Tensor] | None = None
         if self._grad:
             for _, tensor in self.named_parameters():
                 tensor.requires_grad_(True)
@@ -198,10 +197,9 @@ class Program:
 
     @property
     def _state(self) -> list[Tensor]:
-        # Made when somebody asks: calls need no objects.
-        if self._tensors is None:
-            self._tensors = self._calls.tensors()
-        return self._tensors
+        # Made when somebody asks, as calls need no objects; threads that ask at once get the same ones.
+        made = self.__dict__.get("_tensors")
+        return self.__dict__.setdefault("_tensors", self._calls.tensors()) if made is None else made
 
     def _names(self):
         return ((name, t) for (name, _), t in zip(self._package.roles, self._state, strict=True))

@@ -338,3 +338,51 @@ def test_packed_tables_hold_names_sizes_and_first_values(tmp_path, compiler):
     assert lib.run([array(x), None], [loss], "run_grad") == 0
     assert loss.tobytes() == array(torsh.compile(lambda x: model(x).sum())(x)).tobytes()
     lib.free()
+
+
+def test_objects_of_a_program_use_a_library_before_main(tmp_path):
+    """The constructor of a global object may run a library, linked into the program or beside it."""
+    need("g++")
+    model = nn.Sequential(*(m for _ in range(24) for m in (nn.Linear(6, 6), nn.Tanh())))
+    opt = torsh.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step(x):
+        opt.zero_grad()
+        loss = model(x).square().sum()
+        loss.backward()
+        opt.step()
+        return loss
+
+    torsh.export(step, (torsh.ones(4, 6),), tmp_path / "model", format="c")
+    (tmp_path / "main.cpp").write_text(
+        """#include "model.h"
+#include <cstdio>
+struct Early {
+    float loss; int state;
+    Early() : loss(-1), state(model_state_find("opt.lr")) {
+        model_context c; float x[24];
+        for (float &v : x) v = 1;
+        if (model_init(&c, 0, 0) || model_run(&c, x, &loss)) loss = -2;
+        model_free(&c);
+    }
+};
+static Early early;
+int main() {
+    Early late;
+    return !(early.state >= 0 && early.loss > 0 && early.loss == late.loss && early.state == late.state);
+}
+"""
+    )
+    for link in (["libmodel.a", "-lm"], ["-L.", "-lmodel", "-Wl,-rpath,."], ["-static", "libmodel.a", "-lm"]):
+        sh("g++", "main.cpp", *link, "-o", "program", cwd=tmp_path)
+        sh("./program", cwd=tmp_path)
+
+
+def test_linkers_that_do_not_know_how_to_make_small_files(tmp_path, monkeypatch):
+    need("gcc", "ld.gold")
+    monkeypatch.setenv("CC", "gcc -fuse-ld=gold")
+    x = rand(3)
+    torsh.export(lambda x: x * 2, (x,), tmp_path / "model", format="c")
+    lib, out = Library(tmp_path), np.zeros(3, np.float32)
+    assert lib.run([array(x)], [out]) == 0 and out.tolist() == (x * 2).tolist()
+    lib.free()

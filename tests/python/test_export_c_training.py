@@ -320,6 +320,20 @@ def test_parameters_that_share_memory_have_one_gradient_or_none(tmp_path):
     part, whole = nn.Parameter(memory[:3]), nn.Parameter(memory.reshape(6))
     refused(tmp_path, lambda x: (x * part).sum(), r"no place .* shares its memory .*: part\. Clone it")
     refused(tmp_path, lambda x: (x * whole[3:] * memory[:3]).sum(), r"no place .* shares its memory .*: whole\. ")
+    # Beside numbers that are state too.
+    other = nn.Parameter(rand(3))
+    opt = torsh.optim.AdamW([other], lr=0.1)
+
+    def steps(x):
+        with torsh.no_grad():
+            other.grad = x * 1.0
+            opt.step()
+            other.grad = None
+        return (x * part).sum()
+
+    refused(tmp_path, steps, r"no place .* shares its memory .*: part\. Clone it")
+    view = nn.Parameter(rand(4, 3))[1:]
+    refused(tmp_path, lambda x: (view @ x).sum(), "reads views alone must be within its reach")
     torsh.export(lambda x: (x * whole[3:]).sum(), (rand(3),), tmp_path / "model", format="c", include_grad=True)
     assert set(Library(tmp_path).states()) == {"whole", "whole.grad"}
 

@@ -71,10 +71,24 @@ def test_contexts_are_of_one_library(folder):
     tune.free()
 
 
-def test_contexts_of_libraries_with_one_name_and_size(tmp_path):
+def deep(act):
+    """Steps enough for a table, the same but for their kernels."""
+
+    def f(x):
+        for _ in range(24):
+            x = act(x.flip(0)).cumsum(0)
+        return x
+
+    return f
+
+
+@pytest.mark.parametrize(
+    "pair", [(lambda x: x + 1, lambda x: (x * 2).sum() + x), (deep(torsh.tanh), deep(torsh.sin))], ids=["short", "long"]
+)
+def test_contexts_of_libraries_with_one_name_and_size(tmp_path, pair):
     need("cc")
     libs = []
-    for i, f in enumerate((lambda x: x + 1, lambda x: (x * 2).sum() + x)):
+    for i, f in enumerate(pair):
         (tmp_path / str(i)).mkdir()
         torsh.export(f, (rand(3),), tmp_path / str(i) / "model", format="c")
         libs.append(Library(tmp_path / str(i)))

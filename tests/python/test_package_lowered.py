@@ -96,6 +96,18 @@ def test_the_graph_is_there_when_somebody_asks(tmp_path):
     assert [traced(*args).tolist() for _ in range(2)] == [direct(*args).tolist() for _ in range(2)]
 
 
+def test_a_graph_beyond_the_limits_of_now_is_read_under_others(tmp_path):
+    path = tmp_path / "step.torsh"
+    train, args = step()
+    torsh.export(train, args, path, targets=("portable",))
+    program = load(path, sha256=hashlib.sha256(path.read_bytes()).digest())
+    wanted = load(path)
+    for _ in range(2):
+        with torsh.limits.override(max_nodes=3), pytest.raises(torsh.TorshError, match="more than 3 nodes"):
+            _ = program.graph
+    assert program.graph == wanted.graph and bits(program, args) == bits(wanted, args)
+
+
 def test_gradients_have_a_program_too(tmp_path):
     path = tmp_path / "model.torsh"
     torsh.manual_seed(1)

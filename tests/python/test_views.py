@@ -140,3 +140,33 @@ def test_a_view_of_a_parameter_has_its_gradient(make, run):
     assert not part.detach().requires_grad and not p.data[:2].requires_grad
     with pytest.raises(RuntimeError, match="a view of a leaf Variable"):
         p[:1].add_(1)
+
+
+@pytest.mark.parametrize("make", ["of another tensor", "layer"])
+def test_a_view_stays_with_the_memory_that_it_was_made_of(make):
+    """Where a parameter gets other data, of any shape or dtype, its views do not follow."""
+    for data in (torsh.zeros(4, 3), torsh.zeros(2, 2), torsh.zeros(4, 3, dtype=torsh.float64)):
+        p = torsh.nn.Parameter(torsh.ones(4, 3)) if make == "of another tensor" else torsh.nn.Linear(3, 4).weight
+        with torsh.no_grad():
+            p.fill_(1.0)
+        rows, turned = p[1:], p.T
+        twice = torsh.compile(lambda rows=rows: rows * 2)
+        assert twice().tolist() == [[2.0] * 3] * 3
+        p.data = data
+        with torsh.no_grad():
+            p.add_(5)
+        assert rows.tolist() == [[1.0] * 3] * 3 and turned.tolist() == [[1.0] * 4] * 3
+        assert (rows * 1).sum().item() == 9 and twice().tolist() == [[2.0] * 3] * 3
+        with torsh.no_grad():
+            rows.fill_(9)
+        assert rows.tolist() == [[9.0] * 3] * 3 and p.tolist() == [[5.0] * p.shape[1]] * p.shape[0]
+
+
+def test_views_of_a_layer_that_gets_another_dtype():
+    layer = torsh.nn.Linear(3, 4)
+    rows = layer.weight[1:]
+    before = rows.tolist()
+    layer.double()
+    with torsh.no_grad():
+        layer.weight.add_(1)
+    assert rows.tolist() == before and rows.dtype == torsh.float32

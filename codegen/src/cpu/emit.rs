@@ -1,7 +1,8 @@
 //! What both schedules share: a function under construction, calls of primitives, loops and addresses.
 //!
 //! Modules are compiled with `opt_level=none` (it keeps program order, which the inline schedule needs), so
-//! nothing is hoisted or folded behind our back, but in blocks for libraries: the helpers here fold what is cheap to fold.
+//! nothing is hoisted or folded behind our back: the helpers here fold what is cheap to fold. Kernels in blocks for
+//! libraries are optimised besides (`emit_with`).
 
 use super::prims::Prim;
 use super::vec;

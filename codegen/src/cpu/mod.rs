@@ -293,6 +293,7 @@ fn emit_with<M: Module>(
     if compact {
         let bug = |e| clif_error("cannot optimise a kernel", format!("{e:?}"));
         let plane = &mut ControlPlane::default();
+        // With `opt_level=none` the module's own run, later, leaves the second of these out.
         ctx.optimize(module.isa(), plane).map_err(bug)?;
         ctx.egraph_pass(module.isa(), plane).map_err(bug)?;
     }

@@ -13,6 +13,7 @@ use crate::program::{LibCall, reach};
 use crate::scalar::{BinOp, CmpOp, ReduceOp, ScalarOp, UnOp};
 use crate::shape::Type;
 use std::cell::Cell;
+use std::rc::Rc;
 
 /// Values that one question may look at.
 const FUEL: u32 = 500;
@@ -92,7 +93,7 @@ enum Source<'a> {
     /// Each number is one of these.
     Among(Values),
     /// By a kernel on these contents of its parameters; the store wrote all of it.
-    Stored(&'a Kernel, &'a Store, Vec<Values>),
+    Stored(&'a Kernel, &'a Store, Rc<[Values]>),
 }
 
 struct Known<'a> {
@@ -104,6 +105,20 @@ struct Known<'a> {
 #[derive(Default)]
 pub struct Facts<'a> {
     known: Vec<Known<'a>>,
+}
+
+/// Per parameter of a kernel: the store that writes it, if one alone does.
+pub(super) fn stores(kernel: &Kernel) -> Vec<Option<(Domain, &Store)>> {
+    let mut found = vec![(0, None); kernel.params.len()];
+    for stage in &kernel.stages {
+        for store in &stage.stores {
+            if let Some((count, of)) = found.get_mut(store.param as usize) {
+                *count += 1;
+                *of = Some((stage.domain, store));
+            }
+        }
+    }
+    found.into_iter().map(|(count, of)| of.filter(|_| count == 1)).collect()
 }
 
 /// Whether a kernel writes indices anywhere.
@@ -130,10 +145,14 @@ impl<'a> Facts<'a> {
     }
 
     /// What parameter `param` of a kernel holds after it ran on these contents.
-    pub fn stored(&mut self, kernel: &'a Kernel, param: usize, args: &[Values]) -> Values {
-        let mut stores = kernel.stages.iter().flat_map(|stage| stage.stores.iter().map(|s| (stage.domain, s)));
-        let mut mine = stores.by_ref().filter(|(_, s)| s.param as usize == param);
-        let (Some((domain, store)), None) = (mine.next(), mine.next()) else { return self.unknown() };
+    pub fn stored(
+        &mut self,
+        kernel: &'a Kernel,
+        param: usize,
+        store: Option<(Domain, &'a Store)>,
+        args: &Rc<[Values]>,
+    ) -> Values {
+        let Some((domain, store)) = store else { return self.unknown() };
         let points = match domain {
             Domain::Row => Some(kernel.rows()),
             Domain::Full => kernel.rows().checked_mul(kernel.row_len()),
@@ -142,7 +161,7 @@ impl<'a> Facts<'a> {
         if points != kernel.params.get(param).map(|p| p.numel) || kernel.params[param].dtype != DType::I64 {
             return self.unknown();
         }
-        self.add(Bounds::of(DType::I64), Source::Stored(kernel, store, args.to_vec()))
+        self.add(Bounds::of(DType::I64), Source::Stored(kernel, store, args.clone()))
     }
 
     /// What a call makes of its first operand.

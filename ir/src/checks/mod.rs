@@ -23,6 +23,7 @@ use crate::verify::program::Region;
 use facts::{Bounds, Facts, Values};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::rc::Rc;
 
 /// The indices that a call accepts of a dim of the type of its first operand; `None` for a call that checks none.
 pub fn accepted(call: &LibCall, of: &Type) -> Option<Bounds> {
@@ -71,10 +72,11 @@ impl<'a, P: Copy + Eq + Hash> Checks<'a, P> {
         if !facts::stores_integers(kernel) {
             return kernel.written().for_each(|p| args.get(p).into_iter().for_each(|&at| self.forget(at)));
         }
-        let values: Vec<Values> = args.iter().map(|&p| self.read(p)).collect();
+        let values: Rc<[Values]> = args.iter().map(|&p| self.read(p)).collect();
+        let stores = facts::stores(kernel);
         for p in kernel.written() {
             if let Some(&place) = args.get(p) {
-                let stored = self.facts.stored(kernel, p, &values);
+                let stored = self.facts.stored(kernel, p, stores.get(p).copied().flatten(), &values);
                 self.held.insert(place, stored);
             }
         }
@@ -82,7 +84,10 @@ impl<'a, P: Copy + Eq + Hash> Checks<'a, P> {
 
     /// A call is to run: whether it may refuse an index, given that no step before it has.
     pub fn call(&mut self, call: &LibCall, args: &[(P, &Type)], out: (P, &Type)) -> bool {
+        // Executors look for the dim of these in the result, which has the base's shape in every program of ours.
+        let of_result = matches!(call, LibCall::Scatter { .. } | LibCall::IndexPut { .. });
         let refuses = match args {
+            [(_, of), ..] if of_result && of.shape != out.1.shape => true,
             [(_, of), (index, ty), ..] => match accepted(call, of) {
                 Some(range) if ty.numel() > 0 => {
                     let index = self.read(*index);

@@ -88,6 +88,23 @@ impl Make {
     }
 }
 
+#[test]
+fn a_result_of_another_shape_has_another_dim() {
+    for (call, refuses) in [
+        (LibCall::IndexPut { dim: 0, mode: ScatterMode::Add }, [false, true]),
+        (LibCall::Scatter { dim: 0, mode: ScatterMode::Add }, [false, true]),
+    ] {
+        for (dims, refuses) in [&[4][..], &[2, 2]].into_iter().zip(refuses) {
+            let mut make = Make::new();
+            let index = make.constant(&[3]);
+            let (base, src) = (make.input(DType::F32, &[4]), make.input(DType::F32, &[1]));
+            let out = make.buffer(DType::F32, dims, Place::Output);
+            make.lib(call.clone(), &[base, index, src], out);
+            assert_eq!(may_refuse(&make.0), [refuses], "{call:?} {dims:?}");
+        }
+    }
+}
+
 fn along(offset: i64, stride: i64) -> Affine {
     Affine { offset, strides: smallvec![stride] }
 }

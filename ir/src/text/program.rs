@@ -1,12 +1,12 @@
 //! The program printer.
 
 use super::number::{print_bits, print_scalar};
+use crate::distinct::Distinct;
 use crate::dtype::DType;
 use crate::kernel::Kernel;
 use crate::program::{
     Attend, BufDecl, BufId, DotOperand, DotStep, LibCall, Place, Program, Step, StepOp, single_stride,
 };
-use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -46,14 +46,15 @@ pub(crate) fn distinct_kernels(program: &Program) -> Vec<&Arc<Kernel>> {
 /// many steps run it.
 fn numbered(program: &Program) -> (Vec<&Arc<Kernel>>, HashMap<*const Kernel, usize>) {
     let (mut kernels, mut by_address) = (Vec::new(), HashMap::new());
-    let mut by_value: HashMap<&Kernel, usize, FxBuildHasher> = HashMap::default();
+    let mut by_value: Distinct<&Kernel> = Distinct::default();
     for step in &program.steps {
         let StepOp::Kernel { kernel, .. } = &step.op else { continue };
         by_address.entry(Arc::as_ptr(kernel)).or_insert_with(|| {
-            *by_value.entry(kernel.as_ref()).or_insert_with(|| {
+            let number = by_value.number(kernel.as_ref(), kernels.len());
+            if number == kernels.len() {
                 kernels.push(kernel);
-                kernels.len() - 1
-            })
+            }
+            number
         });
     }
     (kernels, by_address)

@@ -32,12 +32,12 @@ impl Writer<'_> {
     }
 
     /// A number of this library's own, by which it knows its contexts: those of another one have other memory.
-    fn own(&self) -> u64 {
+    pub(super) fn own(&self, source: &str, object: &[u8]) -> u64 {
         let layout = self.layout;
         let mut hash = <sha2::Sha256 as sha2::Digest>::new();
         let bytes = layout.bytes.to_le_bytes();
-        let texts = [layout.names.library.as_bytes(), &bytes, &layout.weights_hash];
-        for text in texts.into_iter().chain([self.tables.as_bytes(), self.body.as_bytes()]) {
+        let layout = [layout.names.library.as_bytes(), &bytes, &layout.weights_hash];
+        for text in layout.into_iter().chain([source.as_bytes(), self.body.as_bytes(), object]) {
             sha2::Digest::update(&mut hash, (text.len() as u64).to_le_bytes());
             sha2::Digest::update(&mut hash, text);
         }
@@ -46,7 +46,7 @@ impl Writer<'_> {
     }
 
     /// Every function but those that run a program.
-    pub(super) fn functions(&self, weights_at: usize) -> String {
+    pub(super) fn functions(&self, weights_at: usize, own: u64) -> String {
         let layout = self.layout;
         let (names, request) = (&layout.names, layout.request);
         let (n, big, inner) = (&names.library, names.capitals(), names.internal());
@@ -55,7 +55,7 @@ impl Writer<'_> {
         {
             line!(out, "#define T_ERROR_{code} {big}_ERROR_{code}");
         }
-        line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)UINT64_C({:#018x}))", self.own());
+        line!(out, "#define T_CHECK(c) ((uintptr_t)(c)->memory ^ (uintptr_t)UINT64_C({own:#018x}))");
         line!(
             out,
             "#define T_STATE_KIND(i) (t_states[i].place & 3u)\n#define T_STATE_OFFSET(i) (t_states[i].place >> 2)"

@@ -42,7 +42,8 @@ impl Architecture {
         }
     }
 
-    /// Cranelift's view of it. Program order is kept, as the schedule in line relies on it.
+    /// Cranelift's view of it. Program order is kept, as the schedule in line relies on it; kernels in blocks are optimised
+    /// by themselves.
     fn isa(self) -> Result<OwnedTargetIsa> {
         let bug = |e: &dyn std::fmt::Display| Error::compile(format!("cannot set up code generation: {e}"));
         let mut flags = settings::builder();

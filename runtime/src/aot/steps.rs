@@ -134,7 +134,8 @@ pub(super) fn source(layout: &Layout<'_>, object: &Object, weights_at: usize) ->
     }
     out.push_str(&pack::source(&w.table, &States::new(layout)));
     out.push_str(&w.table.runner(object, &inner));
-    out.push_str(&w.functions(weights_at));
+    let own = w.own(&out, &object.bytes);
+    out.push_str(&w.functions(weights_at, own));
     out.push_str(&w.body);
     Ok(out)
 }

@@ -1,4 +1,5 @@
-/* Tables are packed, in the block format of LZ4, and unpacked when the library is loaded. */
+/* Tables are packed, in the block format of LZ4, and unpacked when the library is loaded: before any constructor of a
+ * program that it is linked into, which may use it. */
 static struct {
     t_word words[T_WORDS], sizes[T_STATES];
     char names[T_NAMES];
@@ -20,7 +21,7 @@ static size_t t_length(const unsigned char **s, size_t n) {
     return n;
 }
 
-static __attribute__((constructor, cold)) void t_open(void) {
+static __attribute__((constructor(101), cold)) void t_open(void) {
     const unsigned char *s = t_packed, *const end = s + sizeof t_packed;
     unsigned char *to = (unsigned char *)&t_data;
     t_word i, n, own = 0, first = 0, name = 0;

@@ -4,11 +4,10 @@ use super::Action;
 use crate::executor::Shared;
 use crate::lib_calls;
 use crate::sys::jit;
-use rustc_hash::FxBuildHasher;
-use std::collections::HashMap;
 use std::sync::Arc;
 use torsh_codegen::cpu::{Level, Options};
 use torsh_ir::checks;
+use torsh_ir::distinct::Distinct;
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::program::{BufDecl, BufId, Place, Program, StepOp};
 
@@ -72,7 +71,7 @@ pub(super) fn resolve(
     base: &Options,
     product_level: lib_calls::Level,
 ) -> (Vec<(Arc<Kernel>, Options)>, Vec<Action>) {
-    let mut index: HashMap<(Arc<Kernel>, Aliases), usize, FxBuildHasher> = HashMap::default();
+    let mut index: Distinct<(Arc<Kernel>, Aliases)> = Distinct::default();
     let mut kernels = Vec::new();
     let mut actions = Vec::with_capacity(program.steps.len());
     for step in &program.steps {
@@ -81,7 +80,7 @@ pub(super) fn resolve(
                 let aliases = aliases(program, kernel, args);
                 let options = Options { aliases: aliases.clone(), ..base.clone() };
                 let next = kernels.len();
-                let at = *index.entry((kernel.clone(), aliases)).or_insert(next);
+                let at = index.number((kernel.clone(), aliases), next);
                 if at == next {
                     kernels.push((kernel.clone(), options));
                 }

@@ -11,7 +11,7 @@ pub(super) enum Forward {
     /// One that has been read.
     Read(Arc<Graph>),
     /// The text of one that a lowered program stands for, which is believed: it is read when somebody asks for it.
-    Text(String, OnceLock<Result<Arc<Graph>>>),
+    Text(String, OnceLock<Arc<Graph>>),
 }
 
 impl Forward {
@@ -20,8 +20,12 @@ impl Forward {
         match self {
             Forward::Read(graph) => Ok(graph),
             Forward::Text(text, read) => {
-                let graph = read.get_or_init(|| checked(text, manifest, &manifest.forward, types).map(Arc::new));
-                graph.as_ref().map_err(Error::clone)
+                if let Some(graph) = read.get() {
+                    return Ok(graph);
+                }
+                // Not kept where it fails: the limits may be others next time.
+                let graph = Arc::new(checked(text, manifest, &manifest.forward, types)?);
+                Ok(read.get_or_init(|| graph))
             }
         }
     }

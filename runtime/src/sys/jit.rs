@@ -9,11 +9,11 @@ use crate::codes::{Found, REASON, Shelf};
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::module::default_libcall_names;
 use cranelift_jit::{JITBuilder, JITModule};
-use rustc_hash::FxBuildHasher;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use torsh_codegen::cpu::{self, Emitted, Options};
+use torsh_ir::distinct::Distinct;
 use torsh_ir::kernel::{Access, Kernel};
 use torsh_ir::{DType, Error, Result};
 
@@ -161,13 +161,13 @@ impl Hash for Line<'_> {
 
 /// For each kernel the one whose code it runs: of lines that differ in length alone, the longest.
 fn whose(kernels: &[(Arc<Kernel>, Options)]) -> Vec<usize> {
-    let mut of_line: HashMap<Line<'_>, usize, FxBuildHasher> = HashMap::default();
+    let mut of_line: Distinct<Line<'_>> = Distinct::default();
     // Kernels of a line by the first of them.
     let mut firsts: Vec<usize> = (0..kernels.len()).collect();
     let mut best = firsts.clone();
     for (i, (kernel, options)) in kernels.iter().enumerate() {
         let Some(line) = Line::of(kernel, &options.aliases) else { continue };
-        let first = *of_line.entry(line).or_insert(i);
+        let first = of_line.number(line, i);
         firsts[i] = first;
         if kernels[best[first]].0.row_len() < kernel.row_len() {
             best[first] = i;

@@ -10,7 +10,7 @@
 static unsigned char t_wide;
 #if defined(T_DETECTS)
 #include <cpuid.h>
-static __attribute__((constructor, cold)) void t_detect(void) {
+static __attribute__((constructor(101), cold)) void t_detect(void) {
     unsigned a, b, c, d, low, high;
     /* Fused multiply-adds, AVX, and an operating system that keeps its registers. */
     const unsigned has = 1u << 12 | 1u << 27 | 1u << 28;
