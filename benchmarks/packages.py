@@ -3,8 +3,9 @@ and lowered programs that are believed, and without.
 
 `python -m benchmarks.packages [ROUNDS]` exports both, reads each file in ROUNDS fresh processes (9 by default), and
 prints the smallest milliseconds of each stage, on the clock and of the processor: `load` (`torsh.load`), `first` (the
-first call), `warm` (the least of later calls), `hash` (the SHA-256 of the file's bytes, timed by itself), and `over`,
-the least of load and first call together less a warm call and a hash. Imports and arguments are excluded; modules that
+first call), `warm` (the least of later calls), `hash` (the SHA-256 of the file's bytes, timed by itself), `pages` (to
+take as much memory from the system as the process grew by), and `over`, the least of load and first call together less
+a warm call and a hash; new pages are part of it. Imports and arguments are excluded; modules that
 the first call imports are not. The number of threads is TORSH_THREADS, as ever.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -46,6 +48,19 @@ def write(folder: str) -> None:
             torsh.export(fn, tuple(args), f"{folder}/{program}-{kind}.torsh", targets=targets)
 
 
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def _touch(count: int) -> None:
+    """Takes so many bytes from the system, in huge pages where it has them, as a program's memory is taken."""
+    with mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory[:: mmap.PAGESIZE] = bytes(-(-count // mmap.PAGESIZE))
+
+
 def read(program: str, kind: str, path: str) -> dict[str, float]:
     """The stages of one process, in milliseconds: on the clock, and of the processor under `cpu_`."""
     import torsh
@@ -69,11 +84,14 @@ def read(program: str, kind: str, path: str) -> dict[str, float]:
             out[key] = min(out.get(key, float("inf")), value * 1e3)
         return made
 
+    before = _resident()
     model = timed("load", lambda: torsh.load(path, sha256=digest if kind == "code" else None))
     timed("first", lambda: torsh.eval(model(*args)))
+    grown = max(_resident() - before, mmap.PAGESIZE)
     for _ in range(_WARM):
         timed("warm", lambda: torsh.eval(model(*args)))
         timed("hash", lambda: hashlib.sha256(data).digest())
+        timed("pages", lambda: _touch(grown))
     if kind == "code":
         unused = [entry for entry in (*model.code, *model.lowered) if entry.unused is not None]
         if unused:
@@ -107,7 +125,7 @@ def main() -> None:
         print(json.dumps(read(*sys.argv[2:])))
         return
     rows = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 9)
-    stages = ("load", "first", "warm", "hash", "over")
+    stages = ("load", "first", "warm", "hash", "pages", "over")
     print("milliseconds: clock (processor)")
     print(f"{'':12}" + "".join(f"{stage:>18}" for stage in stages))
     for name, row in rows.items():
