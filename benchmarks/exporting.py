@@ -1,5 +1,5 @@
-"""Export and load of programs: the forward pass of the MLP (784-512-512-10, batch 64) for torsh and jax.export, and the
-whole GPT training step for torsh. A file is written in one process and read in a fresh one.
+"""Export and load of programs: the forward pass of the MLP (784-512-512-10, batch 64) for torsh, jax.export and
+AOTInductor, and the whole GPT training step for torsh. A file is written in one process and read in a fresh one.
 
 `python -m benchmarks.exporting write|read PEER PROGRAM PATH` prints JSON.
 """
@@ -60,8 +60,29 @@ def _jax():
     return jax.jit(forward), ([(put(w), put(b)) for w, b in weights], put(x))
 
 
+def _torch():
+    import torch
+
+    x, weights = _arrays()
+
+    class Forward(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ParameterList([torch.from_numpy(a) for layer in weights for a in layer])
+
+        def forward(self, x):
+            for i in range(0, len(self.layers) - 2, 2):
+                x = torch.relu(x @ self.layers[i] + self.layers[i + 1])
+            return x @ self.layers[-2] + self.layers[-1]
+
+    return Forward().eval(), torch.from_numpy(x)
+
+
 def write(peer: str, program: str, path: str) -> dict:
-    """Milliseconds of an export after the program has been compiled, and bytes of the file beyond the weights."""
+    """Milliseconds of an export after the program has been compiled, and bytes of the file beyond the weights.
+
+    AOTInductor compiles while it exports.
+    """
     if peer == "jax":
         import jax
         import jax.export
@@ -73,6 +94,16 @@ def write(peer: str, program: str, path: str) -> dict:
         with open(path, "wb") as file:
             file.write(data)
         return {"ms": (time.perf_counter() - start) * 1e3, "bytes": len(data)}
+    if peer == "torch-compile":
+        import torch
+
+        model, x = _torch()
+        with torch.no_grad():
+            start = time.perf_counter()
+            torch._inductor.aoti_compile_and_package(torch.export.export(model, (x,)), package_path=f"{path}.pt2")
+            took = (time.perf_counter() - start) * 1e3
+        held = sum(p.numel() * p.element_size() for p in model.parameters())
+        return {"ms": took, "bytes": os.path.getsize(f"{path}.pt2") - held}
     import torsh
 
     fn, args = _torsh(program)
@@ -104,6 +135,14 @@ def read(peer: str, program: str, path: str) -> dict:
             exported = jax.export.deserialize(file.read())
         jax.block_until_ready(exported.call(*args))
         return {"ms": (time.perf_counter() - start) * 1e3}
+    if peer == "torch-compile":
+        import torch
+
+        _, x = _torch()
+        with torch.no_grad():
+            start = time.perf_counter()
+            torch._inductor.aoti_load_package(f"{path}.pt2")(x)
+            return {"ms": (time.perf_counter() - start) * 1e3}
     import torsh
 
     _, args = _torsh(program)
