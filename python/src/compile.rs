@@ -87,6 +87,8 @@ pub struct CompiledFunction {
     warned_storm: AtomicBool,
     // Makes programs without a trace, where it can.
     package: Option<Py<PackageCalls>>,
+    // False, as memory is zeroed, in an object whose fields have not been written yet.
+    made: bool,
 }
 
 /// A program that was made without a trace, the tree of its result and an object of that form.
@@ -125,6 +127,7 @@ impl CompiledFunction {
             warned: AtomicBool::new(false),
             warned_storm: AtomicBool::new(false),
             package,
+            made: true,
         })
     }
 

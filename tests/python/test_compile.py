@@ -1,6 +1,8 @@
 """torsh.compile: signatures, captures, guards, graph breaks, whole training steps."""
 
 import collections
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -469,3 +471,20 @@ def test_explain_says_how_each_step_runs():
     kernel, product = g.explain()["programs"][0]["steps"]
     assert (kernel["together"], product["together"]) == ("prologue", "chain") and kernel["unit"] == product["unit"]
     assert "+ on its rows dot: " in str(g.explain())
+
+
+def test_the_collector_may_run_while_a_compiled_function_is_made():
+    code = """
+import gc, torsh
+f = lambda x: x * 2
+kept = []
+for threshold in range(1, 40):
+    gc.set_threshold(threshold, 1000, 1000)
+    kept += [torsh.compile(f) for _ in range(50)]
+    kept += [torsh.ones(2).requires_grad_() for _ in range(50)]
+gc.set_threshold(700, 10, 10)
+print(kept[0](kept[-1].detach()).tolist())
+"""
+    run = f"import sys; sys.path[:] = {sys.path!r}\n{code}"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[2.0, 2.0]\n"), done.stderr

@@ -9,6 +9,10 @@ use std::sync::TryLockError;
 
 /// Shows the collector each object once.
 pub fn visit(compiled: &CompiledFunction, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+    // The collector may meet an object before it is one: Python 3.11 makes the dict of attributes between the two.
+    if !compiled.made {
+        return Ok(());
+    }
     visit.call(&compiled.function)?;
     visit.call(&compiled.package)?;
     let entries = match compiled.entries.try_lock() {
